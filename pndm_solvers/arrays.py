@@ -1,0 +1,159 @@
+"""What a step asks of an array library, and the libraries that answer.
+
+NumPy, and every library that follows the array API standard (JAX, CuPy), needs no code of its own.
+A library that does not, or that has a faster linear combination, is one subclass and one entry of
+`LIBRARIES`. No other module of the core knows one array library from another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+__all__ = ["LIBRARIES", "ArrayLibrary", "TorchLibrary", "combine", "library"]
+
+
+class ArrayLibrary:
+    """NumPy and the array API standard, through `x.__array_namespace__()`."""
+
+    def is_floating(self, x: Any) -> bool:
+        return bool(x.__array_namespace__().isdtype(x.dtype, "real floating"))
+
+    def combine(self, arrays: Sequence[Any], weights: Sequence[float]) -> Any:
+        """Σ weight·array, of the first array's dtype; float16 and bfloat16 are summed in float32."""
+        dtype = arrays[0].dtype
+        if dtype.itemsize < 4:
+            arrays = [self.wide(array) for array in arrays]
+        total = arrays[0] * weights[0]
+        for array, weight in zip(arrays[1:], weights[1:], strict=True):
+            total = total + array * weight
+        return total if total.dtype == dtype else self.cast(total, dtype)
+
+    def wide(self, x: Any) -> Any:
+        """`x` in float32 where it has fewer bits."""
+        return self.cast(x, x.__array_namespace__().float32) if x.dtype.itemsize < 4 else x
+
+    def cast(self, x: Any, dtype: Any) -> Any:
+        return x.astype(dtype)
+
+    def times(self, x: Any, t: float, *, integer: bool) -> Any:
+        """`t` once for each sample: 1-D `(B,)`, int64 or floating (float64 for a float64 `x`, else float32)."""
+        xp = x.__array_namespace__()
+        dtype = xp.int64 if integer else xp.float64 if x.dtype == xp.float64 else xp.float32
+        return xp.full(x.shape[:1], t, dtype=dtype, device=x.device)
+
+    def from_numpy(self, values: np.ndarray, like: Any) -> Any:
+        """float64 `values` as an array of `like`'s library, dtype and device."""
+        return like.__array_namespace__().asarray(values, dtype=like.dtype, device=like.device)
+
+    def normal(self, like: Any, generator: Any) -> Any:
+        """N(0, I) of `like`'s shape, dtype and device; None draws from fresh entropy."""
+        generator = np.random.default_rng() if generator is None else generator
+        if not isinstance(generator, np.random.Generator):
+            raise TypeError(
+                f"generator is a {type(generator).__name__}; for {type(like).__name__} states pass a "
+                f"numpy.random.Generator, or seed="
+            )
+        return self.from_numpy(generator.standard_normal(like.shape), like)
+
+    def clip(self, x: Any, bound: float) -> Any:
+        return x.__array_namespace__().clip(x, -bound, bound)
+
+    def dynamic_threshold(self, x: Any, quantile: float, bound: float) -> Any:
+        """Each sample clipped to s = max(bound, its quantile of |x|), then scaled by bound/s."""
+        xp = x.__array_namespace__()
+        flat = xp.reshape(self.wide(x), (x.shape[0], -1))
+        s = xp.clip(xp.quantile(xp.abs(flat), quantile, axis=1, keepdims=True), bound, None)
+        return self.cast(xp.reshape(xp.clip(flat, -s, s) * (bound / s), x.shape), x.dtype)
+
+    def concatenate(self, arrays: Sequence[Any]) -> Any:
+        """Along the batch."""
+        return arrays[0].__array_namespace__().concat(arrays, axis=0)
+
+
+class TorchLibrary(ArrayLibrary):
+    """PyTorch, which does not follow the standard, and has a fused multiply-add."""
+
+    def is_floating(self, x: Any) -> bool:
+        return x.is_floating_point()
+
+    def combine(self, arrays: Sequence[Any], weights: Sequence[float]) -> Any:
+        dtype = arrays[0].dtype
+        total = self.wide(arrays[0]) * weights[0]
+        for array, weight in zip(arrays[1:], weights[1:], strict=True):
+            # In place: `total` is this call's own, so each term costs one pass over memory.
+            total = total.add_(array, alpha=weight)
+        return total.to(dtype)
+
+    def wide(self, x: Any) -> Any:
+        return x.float() if x.dtype.itemsize < 4 else x
+
+    def cast(self, x: Any, dtype: Any) -> Any:
+        return x.to(dtype)
+
+    def times(self, x: Any, t: float, *, integer: bool) -> Any:
+        import torch
+
+        dtype = torch.int64 if integer else torch.float64 if x.dtype == torch.float64 else torch.float32
+        return torch.full(x.shape[:1], int(t) if integer else t, dtype=dtype, device=x.device)
+
+    def from_numpy(self, values: np.ndarray, like: Any) -> Any:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device=like.device, dtype=like.dtype)
+
+    def normal(self, like: Any, generator: Any) -> Any:
+        import torch
+
+        if isinstance(generator, np.random.Generator):
+            return super().normal(like, generator)
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(
+                f"generator is a {type(generator).__name__}; for torch states pass a torch.Generator or a "
+                f"numpy.random.Generator, or seed="
+            )
+        # Drawn where the generator lives, so that one on the CPU gives the same noise to every device.
+        device = like.device if generator is None else generator.device
+        return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+    def clip(self, x: Any, bound: float) -> Any:
+        return x.clamp(-bound, bound)
+
+    def dynamic_threshold(self, x: Any, quantile: float, bound: float) -> Any:
+        flat = self.wide(x).flatten(1)
+        s = flat.abs().quantile(quantile, dim=1, keepdim=True).clamp(min=bound)
+        return (flat.clamp(-s, s) * (bound / s)).reshape(x.shape).to(x.dtype)
+
+    def concatenate(self, arrays: Sequence[Any]) -> Any:
+        import torch
+
+        return torch.cat(list(arrays))
+
+
+# By the top-level module in which an array's class, or a class it derives from, is defined.
+LIBRARIES: dict[str, ArrayLibrary] = {"torch": TorchLibrary()}
+_STANDARD = ArrayLibrary()
+
+
+@cache
+def _library_of(kind: type) -> ArrayLibrary:
+    for base in kind.__mro__:
+        found = LIBRARIES.get(base.__module__.partition(".")[0])
+        if found is not None:
+            return found
+    if hasattr(kind, "__array_namespace__"):
+        return _STANDARD
+    raise TypeError(f"a state must be an array of NumPy, torch, JAX or CuPy, not a {kind.__name__}")
+
+
+def library(x: Any) -> ArrayLibrary:
+    """The library of the array `x`; TypeError where it is no array."""
+    return _library_of(type(x))
+
+
+def combine(arrays: Sequence[Any], weights: Sequence[float]) -> Any:
+    """Σ weight·array, by the first array's library, in its dtype and on its device."""
+    return library(arrays[0]).combine(arrays, weights)

@@ -1,0 +1,193 @@
+"""Running a plan: one row at a time, on the caller's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pndm_solvers.arrays import combine, library
+from pndm_solvers.noise import NoiseSource
+from pndm_solvers.prediction import Prediction
+
+if TYPE_CHECKING:
+    from pndm_solvers.plan import Plan
+
+__all__ = ["Model", "State", "Step", "advance", "run", "start"]
+
+Model = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class State:
+    """A run between two rows: a plain value, never changed, from which any number of runs may go on.
+
+    Attributes
+    ----------
+    plan:
+        What is being run.
+    row:
+        The next row; equal to `plan.model_calls` when done.
+    states, answers:
+        The arrays that this or a later row needs, by number.
+    prediction, noise:
+        What the network's answers mean, and where the noise comes from. With `seed=` a state
+        determines all that follows; a generator moves on with each draw, whoever draws.
+    """
+
+    plan: Plan
+    row: int
+    states: Mapping[int, Any] = field(repr=False)
+    answers: Mapping[int, Any] = field(repr=False)
+    prediction: Prediction
+    noise: NoiseSource
+
+    @property
+    def done(self) -> bool:
+        """Whether the last row has been run, so that `x` is the sample."""
+        return self.row == self.plan.model_calls
+
+    @property
+    def x(self) -> Any:
+        """Where the network is to be asked next, `(B, …)`; when done, the sample."""
+        return self.states[self.row]
+
+    @property
+    def t(self) -> Any:
+        """When, 1-D `(B,)` on x's library and device. Raises ValueError when done."""
+        if self.done:
+            raise ValueError("the run is done; its sample is state.x")
+        return library(self.x).times(self.x, self.plan.rows[self.row].t, integer=self.plan.integer_times)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback is told after a model call.
+
+    Attributes
+    ----------
+    row, t:
+        Which row was run, and the time at which the network was asked.
+    x:
+        The state at which it was asked.
+    answer:
+        What the row combines: ε, or x̂_0 where α = 0.
+    state:
+        The run after this row.
+    """
+
+    row: int
+    t: float
+    x: Any = field(repr=False)
+    answer: Any = field(repr=False)
+    state: State = field(repr=False)
+
+    @property
+    def x0(self) -> Any:
+        """The preview x̂_0 = (x − σ·ε)/α: the picture that the network sees in x, computed when asked for."""
+        row = self.state.plan.rows[self.row]
+        return Prediction(row.wanted).convert("sample", self.x, self.answer, row.alpha, row.sigma)
+
+
+def start(
+    plan: Plan, x: Any, prediction: str | Prediction, seed: int | Sequence[int] | None, generator: Any
+) -> State:
+    """See `Plan.start`."""
+    if not library(x).is_floating(x):
+        raise TypeError(f"the state is of dtype {x.dtype}; convert it to a floating one, images to about [-1, 1]")
+    if x.ndim < 1:
+        raise ValueError("the state must be (B, …) with the batch first, not a scalar")
+    prediction = Prediction(prediction) if isinstance(prediction, str) else prediction
+    for row in plan.rows:
+        prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what row k would only refuse later
+    return State(plan, 0, MappingProxyType({0: x}), MappingProxyType({}), prediction, NoiseSource.of(seed, generator))
+
+
+def advance(state: State, answer: Any) -> State:
+    """See `Plan.advance`."""
+    return _advance(state, _combinable(state, answer))
+
+
+def _combinable(state: State, answer: Any) -> Any:
+    """The network's raw answer as what the row combines."""
+    if state.done:
+        raise ValueError("the run is done; its sample is state.x")
+    row, x = state.plan.rows[state.row], state.x
+    if getattr(answer, "shape", None) != x.shape:
+        raise ValueError(
+            f"the model answered {_describe(answer)} at t = {row.t:g} for a state of shape {tuple(x.shape)}; "
+            f"it must answer an array of that shape (with diffusers' networks: model(x, t).sample)"
+        )
+    return state.prediction.convert(row.wanted, x, answer, row.alpha, row.sigma)
+
+
+def _advance(state: State, answer: Any) -> State:
+    k = state.row
+    row = state.plan.rows[k]
+    states, answers = dict(state.states), {**state.answers, k: answer}
+    terms = [(states[i], w) for i, w in row.states] + [(answers[j], w) for j, w in row.answers]
+    if row.noise:
+        terms.append((state.noise.draw(k, like=states[k]), row.noise))
+    arrays, weights = zip(*terms, strict=True)
+    states[k + 1] = combine(arrays, weights)
+    dead_states, dead_answers = state.plan.last_uses[k]
+    return State(
+        state.plan,
+        k + 1,
+        MappingProxyType({i: x for i, x in states.items() if i not in dead_states}),
+        MappingProxyType({j: e for j, e in answers.items() if j not in dead_answers}),
+        state.prediction,
+        state.noise,
+    )
+
+
+def run(
+    plan: Plan,
+    model: Model,
+    x: Any,
+    prediction: str | Prediction,
+    seed: int | Sequence[int] | None,
+    generator: Any,
+    callback: Callable[[Step], None] | None,
+    progress: bool,
+    trajectory: bool,
+) -> Any:
+    """See `Plan.run`."""
+    state = start(plan, x, prediction, seed, generator)
+    points = [x]
+    with _bar(plan, progress) as bar:
+        while not state.done:
+            answer = _combinable(state, model(state.x, state.t))
+            before, state = state, _advance(state, answer)
+            if trajectory and not plan.rows[before.row].stage:
+                points.append(state.x)
+            if callback is not None:
+                callback(Step(before.row, plan.rows[before.row].t, before.x, answer, state))
+            del before, answer  # so that nothing outlives its last use
+            bar.update()
+    return points if trajectory else state.x
+
+
+class _NoBar:
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self) -> None:
+        pass
+
+
+def _bar(plan: Plan, show: bool) -> Any:
+    if not show:
+        return _NoBar()
+    from tqdm.auto import tqdm
+
+    return tqdm(total=plan.model_calls, unit="call", desc=plan.name)
+
+
+def _describe(answer: Any) -> str:
+    shape = getattr(answer, "shape", None)
+    return f"a {type(answer).__name__}" if shape is None else f"shape {tuple(shape)}"

@@ -1,0 +1,212 @@
+"""Time grids: the levels that a run visits. The only place that rounds a time."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pndm_solvers.schedule import Level, NoiseSchedule
+
+__all__ = ["SPACINGS", "Grid", "Spacing", "make_grid"]
+
+# (schedule, number of steps, the level where the run ends) -> the times where the steps begin
+Spacing = Callable[[NoiseSchedule, int, Level], Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The levels t_0, …, t_n of n steps.
+
+    `integral` says that the times were asked for as integers; then those of inner stages are too.
+    """
+
+    schedule: NoiseSchedule
+    levels: tuple[Level, ...]
+    integral: bool
+
+    @property
+    def steps(self) -> Iterator[tuple[Level, Level]]:
+        """Each step's first and last level."""
+        return pairwise(self.levels)
+
+    def between(self, here: Level, there: Level, fraction: float) -> Level:
+        """The level at a fraction of the step in time; on an integral grid rounded down."""
+        if fraction == 1:
+            return there
+        t = here.t + fraction * (there.t - here.t)
+        return self.schedule.level(math.floor(t) if self.integral else t)
+
+
+def make_grid(
+    schedule: NoiseSchedule,
+    num_inference_steps: int | None = None,
+    *,
+    timesteps: Sequence[float] | NDArray[Any] | None = None,
+    spacing: str | Spacing = "trailing",
+    start: float | None = None,
+    stop: float | None = None,
+    final: str = "clean",
+    steps_offset: int = 0,
+) -> Grid:
+    """The grid of a named spacing with `num_inference_steps` steps, or of the caller's own `timesteps`.
+
+    Parameters
+    ----------
+    timesteps:
+        The times t_0 > … > t_{n−1} at which steps begin; integers keep inner stages on integers.
+        Rising times are an inversion, and need a `stop` above them.
+    spacing:
+        One of `SPACINGS`, or a callable of the same kind.
+    start, stop:
+        Cut the grid: the run begins exactly at `start`, visits the grid's times between, and ends
+        exactly at `stop`. With `stop` above `start` it runs upwards, from data to noise.
+    final:
+        Where a run without `stop` ends: "clean" (α = 1, σ = 0) or "first", the lowest trained level.
+    steps_offset:
+        Added to the times of "leading" spacing, as in diffusers.
+
+    Raises ValueError for times that are out of order, out of range or not finite.
+    """
+    if final not in ("clean", "first"):
+        raise ValueError(f"final is {final!r}; it is 'clean' or 'first', or pass stop= for a time of your own")
+    if steps_offset and (timesteps is not None or spacing != "leading"):
+        raise ValueError("steps_offset belongs to spacing='leading' alone")
+    if stop is not None:
+        end = schedule.level(stop)
+    else:
+        end = schedule.clean if final == "clean" else schedule.level(schedule.t_min)
+
+    if timesteps is None:
+        steps = _whole("num_inference_steps", num_inference_steps)
+        if isinstance(spacing, str) and spacing not in SPACINGS:
+            raise ValueError(f"spacing is {spacing!r}; known are {', '.join(map(repr, SPACINGS))}, or pass a callable")
+        make = SPACINGS[spacing] if isinstance(spacing, str) else spacing
+        asked = _checked("spacing", make(schedule, steps, end)) + steps_offset
+        first = float(asked[0] if start is None else start)
+        if start is None and schedule.log_snr(first) > 0 and stop is None:
+            warnings.warn(
+                f"{spacing!r} spacing with {steps} step(s) begins at t = {first:g}, where a state is mostly "
+                f"picture; pass start={first:g} if yours is, else use spacing='trailing'",
+                stacklevel=4,
+            )
+        times = np.sort(asked)[::-1]
+        times = times[::-1] if end.t > first else times
+    else:
+        if start is not None:
+            raise ValueError("start cuts a named spacing; timesteps of your own begin where their first one says")
+        asked = times = _checked("timesteps", timesteps)
+        first = float(times[0])
+        course = np.append(times, [] if times[-1] == end.t else end.t)
+        if not (np.all(np.diff(course) < 0) or (end.t > first and np.all(np.diff(course) > 0))):
+            raise ValueError(
+                f"timesteps must fall strictly down to the end at t = {end.t:g} (or rise strictly up to a stop "
+                f"above them), not {_abridged(times)}"
+            )
+
+    low, high = sorted((first, end.t))
+    inner = times[(low < times) & (times < high)].astype(np.float64)
+    integral = asked.dtype.kind in "iu" and first.is_integer() and float(end.t).is_integer()
+    levels = [schedule.level(t) for t in (first, *inner)]
+    # Where the run begins at its very end, as "leading" with one step and final="first" does, no step is left.
+    return Grid(schedule, (*levels, end) if first != end.t else (end,), integral)
+
+
+def _whole(name: str, value: int | None) -> int:
+    if value is None or isinstance(value, bool) or value != int(value) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return int(value)
+
+
+def _checked(name: str, values: Any) -> NDArray[Any]:
+    times = np.asarray(values)
+    if times.ndim != 1 or times.size == 0 or times.dtype.kind not in "iuf" or not np.isfinite(times).all():
+        raise ValueError(f"{name} must give a non-empty 1-D sequence of finite times, not {values!r}")
+    return times
+
+
+def _abridged(times: NDArray[Any]) -> str:
+    return np.array2string(np.asarray(times), threshold=8, edgeitems=3, separator=", ")
+
+
+def _at_most_table(schedule: NoiseSchedule, steps: int) -> int | None:
+    """T of a table, after a check that it has `steps` levels to give."""
+    size = schedule.num_train_timesteps
+    if size is not None and steps > size:
+        raise ValueError(
+            f"num_inference_steps is {steps}, but the schedule has {size} integer levels; "
+            f"use at most {size}, or a spacing that is not bound to integers ('quadratic', 'log_snr', 'karras')"
+        )
+    return size
+
+
+def leading(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+    """The first level of each of n equal parts, as in DDPM, DDIM and PNDM."""
+    size = _at_most_table(schedule, steps)
+    if size is None:
+        return np.maximum(schedule.t_max * np.arange(steps)[::-1] / steps, schedule.t_min)
+    return np.arange(steps)[::-1] * (size // steps)
+
+
+def trailing(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+    """The last level of each of n equal parts: it begins at pure noise (Lin et al. 2024, table 2)."""
+    size = _at_most_table(schedule, steps)
+    if size is None:
+        return schedule.t_max * (1 - np.arange(steps) / steps)
+    return np.round(size - np.arange(steps) * (size / steps)).astype(np.int64) - 1
+
+
+def linspace(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+    """Evenly from the highest level to the lowest, both included."""
+    size = _at_most_table(schedule, steps)
+    if steps == 1:
+        return np.array([schedule.t_max if size is None else size - 1])
+    times = np.linspace(schedule.t_min, schedule.t_max, steps)[::-1]
+    return times if size is None else times.round().astype(np.int64)
+
+
+def quadratic(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+    """T·(1 − i/n)²: dense near the data, where ε turns fastest; not rounded."""
+    return schedule.t_max * (1 - np.arange(steps) / steps) ** 2
+
+
+def log_snr(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+    """Evenly in log-SNR from the highest level to the lowest (Lu et al. 2022); not rounded."""
+    values = schedule.log_snr(_finite_ends(schedule))
+    return schedule.time_at(_points(values[0], values[1], steps, schedule, end))
+
+
+def karras(schedule: NoiseSchedule, steps: int, end: Level, rho: float = 7.0) -> NDArray[Any]:
+    """Evenly in (σ/α)^(1/7) from the highest level to the lowest: Karras et al. (2022), eq. (5); not rounded."""
+    roots = np.exp(-schedule.log_snr(_finite_ends(schedule)) / (2 * rho))
+    return schedule.time_at(-2 * rho * np.log(_points(roots[0], roots[1], steps, schedule, end)))
+
+
+def _finite_ends(schedule: NoiseSchedule) -> NDArray[np.float64]:
+    if not np.isfinite(schedule.log_snr(schedule.t_max)):
+        raise ValueError(
+            f"{schedule!r} begins at log-SNR −∞ (α = 0), where no spacing in log-SNR or σ/α can start; "
+            f"use spacing='trailing', 'linspace' or 'quadratic'"
+        )
+    return np.array([schedule.t_max, schedule.t_min])
+
+
+def _points(first: float, last: float, steps: int, schedule: NoiseSchedule, end: Level) -> NDArray[np.float64]:
+    """`steps` even points; `last` is one of them unless the run ends there anyway."""
+    return np.linspace(first, last, steps + 1)[:-1] if end.t == schedule.t_min else np.linspace(first, last, steps)
+
+
+SPACINGS: dict[str, Spacing] = {
+    "leading": leading,
+    "trailing": trailing,
+    "linspace": linspace,
+    "quadratic": quadratic,
+    "log_snr": log_snr,
+    "karras": karras,
+}

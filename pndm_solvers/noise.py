@@ -1,0 +1,82 @@
+"""Where a run's random numbers come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pndm_solvers.arrays import library
+
+__all__ = ["NoiseSource", "initial_noise"]
+
+
+@dataclass(frozen=True)
+class NoiseSource:
+    """The z_k of a run: addressed by seed, or drawn in turn from generators.
+
+    Parameters
+    ----------
+    seed:
+        An integer, or one for each sample. The noise of a sample is then a function of its seed
+        and the row alone: not of the batch it stands in, the device, or what was drawn before.
+        One integer for the batch gives its i-th sample the i-th stream of that seed.
+    generator:
+        A generator of the states' library or of NumPy, or a list with one for each sample.
+
+    Neither draws from the library's global generator. ValueError where both are given.
+    """
+
+    seed: int | tuple[int, ...] | None = None
+    generator: Any = None
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and self.generator is not None:
+            raise ValueError("pass seed= or generator=, not both")
+
+    @staticmethod
+    def of(seed: int | Sequence[int] | None, generator: Any) -> NoiseSource:
+        return NoiseSource(seed if seed is None or isinstance(seed, int) else tuple(seed), generator)
+
+    def draw(self, row: int, like: Any) -> Any:
+        """z of one row, N(0, I), of `like`'s `(B, …)` shape, dtype and device."""
+        batch = like.shape[0]
+        if self.seed is not None:
+            if isinstance(self.seed, int):
+                streams = [(self.seed, i) for i in range(batch)]
+            else:
+                streams = [(seed, 0) for seed in _one_each("seed", self.seed, batch)]
+            values = [_seeded(seed, i, row).standard_normal(like.shape[1:]) for seed, i in streams]
+            return library(like).from_numpy(np.stack(values), like)
+        if isinstance(self.generator, Sequence):
+            generators = _one_each("generator", self.generator, batch)
+            return library(like).concatenate(
+                [library(like).normal(like[i : i + 1], generator) for i, generator in enumerate(generators)]
+            )
+        return library(like).normal(like, self.generator)
+
+
+def initial_noise(shape: Sequence[int], seed: int | Sequence[int], like: Any = None) -> Any:
+    """x_T ~ N(0, I) of `shape` `(B, …)`, each sample by its own seed, as float64 NumPy or as `like` is.
+
+    A state of variance-preserving and rectified-flow schedules starts from it as it is; for a
+    variance-exploding schedule multiply it by σ at the first time.
+    """
+    row_before_the_first = -1
+    start = np.empty(tuple(shape)) if like is None else like
+    if tuple(start.shape) != tuple(shape):
+        raise ValueError(f"shape is {tuple(shape)} but like has {tuple(start.shape)}")
+    return NoiseSource.of(seed, None).draw(row_before_the_first, start)
+
+
+def _seeded(seed: int, sample: int, row: int) -> np.random.Generator:
+    # Philox is counter-based: every (seed, sample, row) has its own stream, at no cost to reach.
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(sample, row + 1))))
+
+
+def _one_each(name: str, values: Sequence[Any], batch: int) -> Sequence[Any]:
+    if len(values) != batch:
+        raise ValueError(f"{name} has {len(values)} entries for a batch of {batch}; pass one, or one for each sample")
+    return values

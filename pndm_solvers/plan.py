@@ -1,0 +1,274 @@
+"""A plan: the immutable table to which a solver compiles its method.
+
+Row k means, in exact arithmetic,
+
+    ε_k     = model(x_k, t_k)                                        one model call
+    x_{k+1} = Σ_i A[k,i]·x_i + Σ_j B[k,j]·ε_j + c_k·z_k    (i, j ≤ k; z_k ~ N(0, I))
+
+x_0 is what the caller hands in, the last state is the sample. Whatever the network predicts is
+turned into ε first. At a row with α = 0, where ε tells nothing about the picture, ε_k stands for x̂_0.
+A plan may come from a solver, from a file, or from a fit: nothing that runs it asks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, overload
+
+from pndm_solvers import execute
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.schedule import Level
+
+__all__ = ["Plan", "Row"]
+
+Terms = tuple[tuple[int, float], ...]
+FORMAT = "pndm_solvers.plan/1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model call and the state that is made after it.
+
+    Attributes
+    ----------
+    t, alpha, sigma:
+        The level of the state at which the network is asked.
+    states, answers:
+        The non-zero entries of this row of A and of B: (index, weight), indices rising.
+    noise:
+        c_k ≥ 0, the standard deviation of the fresh noise.
+    stage:
+        Whether the state made is a Runge–Kutta stage, not a point of the solution.
+    """
+
+    t: float
+    alpha: float
+    sigma: float
+    states: Terms
+    answers: Terms
+    noise: float = 0.0
+    stage: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """What this row combines: "epsilon", or "sample" where α = 0."""
+        return "epsilon" if self.alpha > 0 else "sample"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sampler as a table. Compared by its numbers; `name` is only for people.
+
+    Attributes
+    ----------
+    rows:
+        One a model call, in order.
+    end:
+        The level of the sample.
+    integer_times:
+        Whether the network is handed its times as integers.
+
+    Raises ValueError for a row that refers to what does not exist yet, or a number that is not finite.
+    """
+
+    rows: tuple[Row, ...]
+    end: Level
+    integer_times: bool = False
+    name: str = field(default="plan", compare=False)
+
+    def __post_init__(self) -> None:
+        for k, row in enumerate(self.rows):
+            for name, terms in (("states", row.states), ("answers", row.answers)):
+                indices = [index for index, _ in terms]
+                if any(not 0 <= index <= k for index in indices) or sorted(set(indices)) != indices:
+                    raise ValueError(f"row {k}: {name} must name rows 0 to {k}, each once and rising, not {indices}")
+            numbers = [row.t, row.alpha, row.sigma, row.noise, *(w for _, w in row.states + row.answers)]
+            if not all(map(math.isfinite, numbers)) or min(row.alpha, row.sigma, row.noise) < 0:
+                raise ValueError(f"row {k}: numbers must be finite, and alpha, sigma and noise not negative: {row}")
+            if not row.states and not row.answers:
+                raise ValueError(f"row {k}: its state is made of nothing")
+            if self.integer_times and row.t != int(row.t):
+                raise ValueError(f"row {k}: t = {row.t!r} in a plan of integer times")
+
+    # ------------------------------------------------------------- what it costs
+
+    @property
+    def model_calls(self) -> int:
+        """How many times the network is asked."""
+        return len(self.rows)
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The time of each model call."""
+        return tuple(row.t for row in self.rows)
+
+    @cached_property
+    def last_uses(self) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
+        """For each row, the states and the answers that no later row needs."""
+        state_use = {k: k for k in range(len(self.rows))}
+        answer_use = {k: k for k in range(len(self.rows))}
+        for k, row in enumerate(self.rows):
+            state_use.update((i, k) for i, _ in row.states)
+            answer_use.update((j, k) for j, _ in row.answers)
+        return tuple(
+            (
+                frozenset(i for i, last in state_use.items() if last == k),
+                frozenset(j for j, last in answer_use.items() if last == k),
+            )
+            for k in range(len(self.rows))
+        )
+
+    @cached_property
+    def max_stored(self) -> int:
+        """The most arrays of the state's shape that a run holds at once.
+
+        Counted while a row's state is made: the states and answers that this row or a later one
+        needs, the noise, and the new state itself. What the network and a conversion of its
+        answer use in passing comes on top.
+        """
+        most, live = 1, 1
+        for row, (states, answers) in zip(self.rows, self.last_uses, strict=True):
+            live += 2  # the new answer and the new state
+            most = max(most, live + (row.noise > 0))
+            live -= len(states) + len(answers)
+        return most
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether a run draws noise."""
+        return any(row.noise for row in self.rows)
+
+    # ------------------------------------------------------------------ running
+
+    def start(
+        self,
+        x: Any,
+        *,
+        prediction: str | Prediction = "epsilon",
+        seed: int | Sequence[int] | None = None,
+        generator: Any = None,
+    ) -> execute.State:
+        """The state before the first model call, for a loop of the caller's own.
+
+        `x` is `(B, …)`, floating. See `run` for the other arguments.
+        """
+        return execute.start(self, x, prediction, seed, generator)
+
+    def advance(self, state: execute.State, answer: Any) -> execute.State:
+        """The state after one row, given the network's `answer` at `(state.x, state.t)`, of x's shape.
+
+        `state` itself is not changed, so any number of runs may go on from it.
+        """
+        return execute.advance(state, answer)
+
+    @overload
+    def run(self, model: execute.Model, x: Any, *, trajectory: Literal[True], **options: Any) -> list[Any]: ...
+    @overload
+    def run(
+        self,
+        model: execute.Model,
+        x: Any,
+        *,
+        prediction: str | Prediction = ...,
+        seed: int | Sequence[int] | None = ...,
+        generator: Any = ...,
+        callback: Callable[[execute.Step], None] | None = ...,
+        progress: bool = ...,
+        trajectory: Literal[False] = ...,
+    ) -> Any: ...
+
+    def run(
+        self,
+        model: execute.Model,
+        x: Any,
+        *,
+        prediction: str | Prediction = "epsilon",
+        seed: int | Sequence[int] | None = None,
+        generator: Any = None,
+        callback: Callable[[execute.Step], None] | None = None,
+        progress: bool = False,
+        trajectory: bool = False,
+    ) -> Any:
+        """The sample, from the state `x` at the plan's first level.
+
+        Parameters
+        ----------
+        model:
+            Any callable `model(x, t)`: x `(B, …)`, t 1-D `(B,)` on x's library and device, integer
+            where every time of the plan is whole; the answer has x's shape.
+        x:
+            `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device.
+        prediction:
+            What the answer means: "epsilon", "sample", "v_prediction", "score", "flow", or a `Prediction`.
+        seed, generator:
+            Where a stochastic plan's noise comes from: see `NoiseSource`. Other plans draw none.
+        callback:
+            Called after each model call with a `Step`, which holds the preview x̂_0.
+        progress:
+            Whether to show a bar (tqdm).
+        trajectory:
+            Return the list of all points of the solution, from `x` to the sample, instead.
+
+        Raises TypeError for a state that is no floating array, and ValueError for an answer of
+        another shape or a prediction that cannot be used at one of the plan's levels.
+        """
+        return execute.run(self, model, x, prediction, seed, generator, callback, progress, trajectory)
+
+    # ------------------------------------------------------------ print and save
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        calls = f"{self.model_calls} model call{'s' if self.model_calls != 1 else ''}"
+        yield f"{self.name}: {calls}, at most {self.max_stored} arrays stored, ends at t = {self.end.t:g}"
+        cells = [("row", "t", "alpha", "sigma", "next state")]
+        for k, row in enumerate(self.rows):
+            terms = [(w, f"x{i}") for i, w in row.states]
+            terms += [(w, f"{'ε' if self.rows[j].alpha > 0 else 'x̂'}{j}") for j, w in row.answers]
+            terms += [(row.noise, f"z{k}")] if row.noise else []
+            sum_ = " ".join(f"{'-' if w < 0 else '+'} {abs(w):.6g}·{name}" for w, name in terms).removeprefix("+ ")
+            t = f"{row.t:.0f}" if self.integer_times else f"{row.t:.6g}"
+            mark = "  (stage)" if row.stage else ""
+            cells.append((str(k), t, f"{row.alpha:.6f}", f"{row.sigma:.6f}", f"x{k + 1} = {sum_}{mark}"))
+        widths = [max(len(cell[i]) for cell in cells) for i in range(4)]
+        for cell in cells:
+            yield "  ".join(text.rjust(width) for text, width in zip(cell, widths, strict=False)) + "  " + cell[4]
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The plan as JSON, from which `from_json` restores every bit. `docs/plan-format.md` is its specification."""
+        rows = [
+            {"t": r.t, "alpha": r.alpha, "sigma": r.sigma, "states": r.states, "answers": r.answers,
+             "noise": r.noise, "stage": r.stage}
+            for r in self.rows
+        ]  # fmt: skip
+        document = {"format": FORMAT, "name": self.name, "integer_times": self.integer_times, "end": self.end._asdict()}
+        return json.dumps(document | {"rows": rows}, indent=indent, allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Plan:
+        """The plan that `to_json` wrote. Raises ValueError for anything else."""
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT:
+                raise ValueError(f"format is {document['format']!r}; this version reads {FORMAT!r}")
+            return Plan(
+                rows=tuple(
+                    Row(
+                        *(float(row[name]) for name in ("t", "alpha", "sigma")),
+                        *(tuple((int(i), float(w)) for i, w in row[name]) for name in ("states", "answers")),
+                        float(row["noise"]),
+                        bool(row["stage"]),
+                    )
+                    for row in document["rows"]
+                ),
+                end=Level(**{name: float(value) for name, value in document["end"].items()}),
+                integer_times=bool(document["integer_times"]),
+                name=str(document["name"]),
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not the JSON of a plan: {error!r}; write one with Plan.to_json()") from error

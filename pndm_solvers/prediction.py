@@ -1,0 +1,109 @@
+"""What networks predict, and what is done to it before a plan combines it.
+
+Every prediction in use is a mean of the picture and the noise, `a·x_0 + b·ε`, with two numbers
+that depend on the level. Together with `x_t = α·x_0 + σ·ε` that is two equations for two unknowns,
+so one formula turns any prediction into ε or x̂_0. A new kind of prediction is one entry below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pndm_solvers import arrays
+
+__all__ = ["PREDICTIONS", "Prediction", "classifier_free_guidance"]
+
+# name: (a, b) at the level (α, σ)
+PREDICTIONS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
+    "epsilon": lambda alpha, sigma: (0.0, 1.0),
+    "sample": lambda alpha, sigma: (1.0, 0.0),
+    "v_prediction": lambda alpha, sigma: (-sigma, alpha),  # Salimans and Ho (2022), section 4
+    "score": lambda alpha, sigma: (0.0, -1.0 / sigma),  # ∇ log p_t(x) = −ε/σ
+    "flow": lambda alpha, sigma: (-1.0, 1.0),  # dx/dt of the straight path, Liu et al. (2023)
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network's answer means, and how its implied picture x̂_0 is kept in range.
+
+    Parameters
+    ----------
+    type:
+        "epsilon", "sample" (x_0), "v_prediction" (α·ε − σ·x_0), "score" (−ε/σ) or "flow" (ε − x_0).
+    clip:
+        x̂_0 is clipped to [−clip, clip]; None leaves it. ε is then derived from what remains.
+    threshold:
+        Dynamic thresholding (Saharia et al. 2022, section 2.3): the quantile, in (0, 1], of |x̂_0|
+        over each sample, to which that sample is clipped and by which it is then divided, where it
+        exceeds 1. With `clip` that quotient's bound is `clip` in the place of 1.
+
+    Raises ValueError for an unknown type, a clip ≤ 0 or a threshold outside (0, 1].
+    """
+
+    type: str = "epsilon"
+    clip: float | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.type not in PREDICTIONS:
+            raise ValueError(f"prediction is {self.type!r}; known are {', '.join(map(repr, PREDICTIONS))}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip is {self.clip:g}; it must be above 0, or None for no clipping")
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold:g}; it is a quantile in (0, 1], 0.995 say, or None")
+
+    def weights(self, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
+        """(p, q) such that the wanted one ("epsilon" or "sample") is `p·x + q·answer` at the level (α, σ).
+
+        Raises ValueError where the answer does not determine it, as ε does not determine x̂_0 at α = 0.
+        """
+        undetermined = ValueError(
+            f"a network that predicts {self.type!r} does not determine {wanted!r} at α = {alpha:g}, σ = {sigma:g}; "
+            f"use a network that predicts 'v_prediction', 'sample' or 'flow', or times away from that end"
+        )
+        if sigma == 0 and self.type == "score":
+            raise undetermined
+        a, b = PREDICTIONS[self.type](alpha, sigma)
+        determinant = alpha * b - sigma * a
+        if determinant == 0:
+            raise undetermined
+        return (-a / determinant, alpha / determinant) if wanted == "epsilon" else (b / determinant, -sigma / determinant)
+
+    def convert(self, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:
+        """The wanted one ("epsilon" or "sample") at the state `x`, of x's shape and dtype.
+
+        `x` and `answer` are `(B, …)` arrays of one library.
+        """
+        if self.clip is None and self.threshold is None:
+            if wanted == self.type:
+                return answer
+            return arrays.combine([x, answer], self.weights(wanted, alpha, sigma))
+        sample = arrays.combine([x, answer], self.weights("sample", alpha, sigma))
+        bound = 1.0 if self.clip is None else self.clip
+        if self.threshold is not None:
+            sample = arrays.library(sample).dynamic_threshold(sample, self.threshold, bound)
+        else:
+            sample = arrays.library(sample).clip(sample, bound)
+        return Prediction("sample").convert(wanted, x, sample, alpha, sigma)
+
+
+def classifier_free_guidance(
+    conditional: Callable[[Any, Any], Any], unconditional: Callable[[Any, Any], Any], scale: float
+) -> Callable[[Any, Any], Any]:
+    """A model that answers `unconditional + scale·(conditional − unconditional)`: Ho and Salimans (2022).
+
+    Both are models `(x, t)` of the same kind of prediction. Each call of the result calls both once;
+    with `scale=1` only the conditional one, with `scale=0` only the other.
+    """
+    if scale == 1:
+        return conditional
+    if scale == 0:
+        return unconditional
+
+    def guided(x: Any, t: Any) -> Any:
+        return arrays.combine([conditional(x, t), unconditional(x, t)], [scale, 1 - scale])
+
+    return guided

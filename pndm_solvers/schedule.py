@@ -1,0 +1,403 @@
+"""Noise schedules: how much signal and how much noise a state holds at each time.
+
+A schedule is the pair of functions of `x_t = α(t)·x_0 + σ(t)·ε`, in float64, with times in the
+units in which the network was trained. It knows no grid and no method.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Level", "NoiseSchedule"]
+
+Float64 = NDArray[np.float64]
+
+
+class Level(NamedTuple):
+    """One noise level: the time `t`, and α and σ there."""
+
+    t: float
+    alpha: float
+    sigma: float
+
+
+class NoiseSchedule(ABC):
+    """α(t) and σ(t) of `x_t = α(t)·x_0 + σ(t)·ε`.
+
+    Made by one of the class methods below. A schedule is immutable, hashable and compared by value.
+
+    Attributes
+    ----------
+    t_min, t_max:
+        The lowest and the highest time that the network was trained for.
+    clean:
+        The level without noise (α = 1, σ = 0), where `final="clean"` ends.
+    num_train_timesteps:
+        How many levels a table has; None for a continuous schedule.
+
+    A new kind of schedule is one subclass with `t_min`, `t_max`, `clean`, `alpha`, `sigma`, `rates`.
+    """
+
+    num_train_timesteps: int | None = None
+    t_min: float
+    t_max: float
+
+    @property
+    @abstractmethod
+    def clean(self) -> Level:
+        """The level α = 1, σ = 0, and the time that stands for it."""
+
+    @abstractmethod
+    def alpha(self, t: ArrayLike) -> Float64:
+        """α at the times `t` (any shape), float64 of t's shape."""
+
+    @abstractmethod
+    def sigma(self, t: ArrayLike) -> Float64:
+        """σ at the times `t` (any shape), float64 of t's shape."""
+
+    @abstractmethod
+    def rates(self, t: float) -> tuple[float, float]:
+        """(dα/dt, dσ/dt) at one time, per unit of time; what the raw probability-flow ODE needs."""
+
+    def log_snr(self, t: ArrayLike) -> Float64:
+        """log(α²/σ²) at the times `t` (any shape), in nats; −∞ where α = 0, +∞ where σ = 0."""
+        with np.errstate(divide="ignore"):
+            return 2 * (np.log(self.alpha(t)) - np.log(self.sigma(t)))
+
+    def level(self, t: float) -> Level:
+        """The level at time `t`. Raises ValueError outside `[t_min, t_max]`, but for the clean time."""
+        t = float(t)
+        if t == self.clean.t:
+            return self.clean
+        if not self.t_min <= t <= self.t_max:
+            raise ValueError(
+                f"time {t:g} is outside the trained range [{self.t_min:g}, {self.t_max:g}] of {self!r}; "
+                f"pass times inside it, or final='clean' for the noise-free end"
+            )
+        return Level(t, float(self.alpha(t)), float(self.sigma(t)))
+
+    def time_at(self, log_snr: ArrayLike) -> Float64:
+        """The times at which log-SNR (nats, any shape) is met, clamped to `[t_min, t_max]`.
+
+        By bisection to the last bit, since log-SNR falls strictly with time in every schedule.
+        """
+        target = np.asarray(log_snr, np.float64)
+        low, high = np.full(target.shape, self.t_min), np.full(target.shape, self.t_max)
+        for _ in range(80):
+            middle = (low + high) / 2
+            too_clean = self.log_snr(middle) > target
+            low, high = np.where(too_clean, middle, low), np.where(too_clean, high, middle)
+        return np.where(self.log_snr(low) <= target, low, high)
+
+    # ------------------------------------------------------------------ tables
+
+    @staticmethod
+    def linear(num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+        """β rises linearly: Ho et al. (2020), section 4; the schedule of DDPM and of PNDM."""
+        return NoiseSchedule.from_betas(np.linspace(beta_start, beta_end, _count(num_train_timesteps)))
+
+    @staticmethod
+    def scaled_linear(
+        num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+    ) -> NoiseSchedule:
+        """√β rises linearly, as in latent diffusion; "quad" in the code of DDIM and PNDM."""
+        roots = np.linspace(beta_start**0.5, beta_end**0.5, _count(num_train_timesteps))
+        return NoiseSchedule.from_betas(roots**2)
+
+    @staticmethod
+    def cosine(num_train_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+        """√ᾱ follows a cosine: Nichol and Dhariwal (2021), eq. (17); β is capped at `max_beta`."""
+        steps = np.arange(_count(num_train_timesteps) + 1) / num_train_timesteps
+        alphas_cumprod = np.cos((steps + offset) / (1 + offset) * math.pi / 2) ** 2
+        return NoiseSchedule.from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], max_beta))
+
+    @staticmethod
+    def from_betas(betas: ArrayLike) -> NoiseSchedule:
+        """From the variances β_0 … β_{T−1} of the forward steps: ᾱ_t = Π (1 − β_i), i ≤ t.
+
+        Raises ValueError unless `betas` is a non-empty 1-D table inside (0, 1).
+        """
+        table = _table("betas", betas)
+        if not np.all((table > 0) & (table < 1)):
+            worst = int(np.argmax(~((table > 0) & (table < 1))))
+            raise ValueError(f"betas must lie in (0, 1); betas[{worst}] is {table[worst]:g}")
+        # Summing logarithms keeps 1 − ᾱ exact near t = 0, where ᾱ itself rounds to almost 1.
+        log_alphas_cumprod = np.cumsum(np.log1p(-table))
+        return Table(tuple((log_alphas_cumprod - np.log(-np.expm1(log_alphas_cumprod))).tolist()))
+
+    @staticmethod
+    def from_alphas_cumprod(alphas_cumprod: ArrayLike) -> NoiseSchedule:
+        """From the table ᾱ_0 … ᾱ_{T−1}. The last one may be 0 (zero terminal SNR).
+
+        Raises ValueError unless `alphas_cumprod` is a non-empty 1-D table inside (0, 1), strictly falling.
+        """
+        table = _table("alphas_cumprod", alphas_cumprod)
+        inside = (table > 0) & (table < 1)
+        inside[-1] |= table[-1] == 0
+        if not inside.all():
+            worst = int(np.argmin(inside))
+            raise ValueError(f"alphas_cumprod must lie in (0, 1); alphas_cumprod[{worst}] is {table[worst]:g}")
+        if not np.all(np.diff(table) < 0):
+            worst = int(np.argmax(np.diff(table) >= 0))
+            raise ValueError(
+                f"alphas_cumprod must fall strictly; [{worst}] is {table[worst]:g} and [{worst + 1}] is "
+                f"{table[worst + 1]:g}. If the table is ordered from noise to data, reverse it"
+            )
+        with np.errstate(divide="ignore"):
+            return Table(tuple((np.log(table) - np.log1p(-table)).tolist()))
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> NoiseSchedule:
+        """From a diffusers scheduler config: a dict, a JSON file, or a folder that holds one.
+
+        Read are `num_train_timesteps`, `beta_schedule`, `beta_start`, `beta_end`, `trained_betas`
+        and `rescale_betas_zero_snr`, with diffusers' defaults where absent.
+        """
+        if not isinstance(config, Mapping):
+            path = Path(config)
+            path = path / "scheduler_config.json" if path.is_dir() else path
+            config = json.loads(path.read_text())
+            if not isinstance(config, Mapping):
+                raise ValueError(f"{path} holds a {type(config).__name__}; a scheduler config is a JSON object")
+        names = {
+            "linear": NoiseSchedule.linear,
+            "scaled_linear": NoiseSchedule.scaled_linear,
+            "squaredcos_cap_v2": NoiseSchedule.cosine,
+        }
+        steps = config.get("num_train_timesteps", 1000)
+        name = config.get("beta_schedule", "linear")
+        if config.get("trained_betas") is not None:
+            schedule = NoiseSchedule.from_betas(config["trained_betas"])
+        elif name not in names:
+            raise ValueError(f"beta_schedule is {name!r}; known are {', '.join(map(repr, names))} and trained_betas")
+        elif name == "squaredcos_cap_v2":
+            schedule = NoiseSchedule.cosine(steps)
+        else:
+            schedule = names[name](steps, config.get("beta_start", 1e-4), config.get("beta_end", 0.02))
+        return schedule.rescale_zero_terminal_snr() if config.get("rescale_betas_zero_snr") else schedule
+
+    def rescale_zero_terminal_snr(self) -> NoiseSchedule:
+        """A new table whose last level is pure noise: Lin et al. (2024), algorithm 1.
+
+        √ᾱ is shifted to end at 0 and scaled to keep its first value. Raises TypeError for a
+        continuous schedule, which has no table.
+        """
+        raise TypeError(f"only a table of levels can be rescaled to zero terminal SNR, and {self!r} is continuous")
+
+    # -------------------------------------------------------------- continuous
+
+    @staticmethod
+    def vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> NoiseSchedule:
+        """The variance-preserving SDE of Song et al. (2021), eq. (32), times from `t_min` to 1.
+
+        log α(t) = −t²·(β_max − β_min)/4 − t·β_min/2, σ² = 1 − α².
+        """
+        return VariancePreserving(float(beta_min), float(beta_max), float(t_min))
+
+    @staticmethod
+    def ve(sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
+        """Variance exploding as in Karras et al. (2022): α = 1, and the time is σ itself."""
+        return VarianceExploding(float(sigma_min), float(sigma_max))
+
+    @staticmethod
+    def rectified_flow(t_min: float = 1e-3) -> NoiseSchedule:
+        """The straight path of Liu et al. (2023): α = 1 − t, σ = t, times from `t_min` to 1."""
+        return RectifiedFlow(float(t_min))
+
+
+def _count(num_train_timesteps: int) -> int:
+    if num_train_timesteps < 1:
+        raise ValueError(f"num_train_timesteps must be at least 1, not {num_train_timesteps}")
+    return num_train_timesteps
+
+
+def _table(name: str, values: ArrayLike) -> Float64:
+    table = np.asarray(values, np.float64)
+    if table.ndim != 1 or table.size == 0:
+        raise ValueError(f"{name} must be a non-empty 1-D table, not one of shape {table.shape}")
+    if not np.isfinite(table).all():
+        raise ValueError(f"{name} must be finite; {name}[{int(np.argmin(np.isfinite(table)))}] is not")
+    return table
+
+
+@dataclass(frozen=True)
+class Table(NoiseSchedule):
+    """Variance-preserving levels at the integers 0 … T − 1, given by their log-SNR (nats).
+
+    Between the integers log-SNR is a monotone cubic (Fritsch and Butland, 1984): exact at the
+    integers and with a continuous slope, so that no method sees a kink. A terminal level with
+    α = 0 has no finite log-SNR; towards it α falls linearly.
+    """
+
+    log_snrs: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        ends = ", ".join(f"{v:.4g}" for v in (self.log_snrs[0], self.log_snrs[-1]))
+        return f"<NoiseSchedule of {len(self.log_snrs)} levels, log-SNR {ends}>"
+
+    @property
+    def num_train_timesteps(self) -> int:  # type: ignore[override]
+        return len(self.log_snrs)
+
+    t_min = 0.0
+
+    @property
+    def t_max(self) -> float:  # type: ignore[override]
+        return float(len(self.log_snrs) - 1)
+
+    @property
+    def clean(self) -> Level:
+        # The level before the first of the table, where the product that defines ᾱ is still empty.
+        return Level(-1.0, 1.0, 0.0)
+
+    @cached_property
+    def _knots(self) -> tuple[Float64, Float64]:
+        """The finite log-SNRs, and the slope of the interpolant at each."""
+        values = np.array(self.log_snrs)
+        values = values[np.isfinite(values)]
+        rises = np.diff(values)
+        if not rises.size:
+            return values, np.zeros_like(values)
+        harmonic = 2 * rises[1:] * rises[:-1] / (rises[1:] + rises[:-1])
+        return values, np.concatenate([rises[:1], harmonic, rises[-1:]])
+
+    def _interpolate(self, t: ArrayLike) -> tuple[Float64, Float64]:
+        """Log-SNR and its slope at times within the finite part of the table (Hermite's cubic)."""
+        values, slopes = self._knots
+        t = np.clip(np.asarray(t, np.float64), 0, len(values) - 1)
+        i = np.minimum(t.astype(np.int64), max(len(values) - 2, 0))
+        j = np.minimum(i + 1, len(values) - 1)
+        s = t - i
+        rise, left, right = values[j] - values[i], slopes[i], slopes[j]
+        curve, twist = 3 * rise - 2 * left - right, left + right - 2 * rise
+        return values[i] + s * (left + s * (curve + s * twist)), left + s * (2 * curve + s * 3 * twist)
+
+    def _beyond(self, t: ArrayLike) -> Float64:
+        """How far `t` lies past the last finite level, 0 to 1."""
+        return np.clip(np.asarray(t, np.float64) - (len(self._knots[0]) - 1), 0, 1)
+
+    def alpha(self, t: ArrayLike) -> Float64:
+        log_snr, _ = self._interpolate(t)
+        return (1 - self._beyond(t)) / np.sqrt(1 + np.exp(-log_snr))
+
+    def sigma(self, t: ArrayLike) -> Float64:
+        log_snr, _ = self._interpolate(t)
+        return np.where(self._beyond(t) > 0, np.sqrt(1 - self.alpha(t) ** 2), 1 / np.sqrt(1 + np.exp(log_snr)))
+
+    def log_snr(self, t: ArrayLike) -> Float64:
+        return np.where(self._beyond(t) > 0, super().log_snr(t), self._interpolate(t)[0])
+
+    def rates(self, t: float) -> tuple[float, float]:
+        alpha, sigma = float(self.alpha(t)), float(self.sigma(t))
+        if self._beyond(t) > 0:
+            slope = -float(self.alpha(len(self._knots[0]) - 1))
+            return slope, -alpha * slope / sigma
+        half = float(self._interpolate(t)[1]) / 2
+        return half * alpha * sigma**2, -half * sigma * alpha**2
+
+    def rescale_zero_terminal_snr(self) -> NoiseSchedule:
+        alphas = self.alpha(np.arange(len(self.log_snrs)))
+        if len(alphas) < 2:
+            raise ValueError("a table of one level cannot both keep its first level and end at zero SNR")
+        return NoiseSchedule.from_alphas_cumprod(
+            ((alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))) ** 2
+        )
+
+
+@dataclass(frozen=True)
+class VariancePreserving(NoiseSchedule):
+    """See `NoiseSchedule.vp`."""
+
+    beta_min: float
+    beta_max: float
+    t_min: float
+    t_max = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_min <= self.beta_max < math.inf:
+            raise ValueError(f"need 0 < beta_min ≤ beta_max, not {self.beta_min:g} and {self.beta_max:g}")
+        _check_t_min(self.t_min)
+
+    @property
+    def clean(self) -> Level:
+        return Level(0.0, 1.0, 0.0)
+
+    def _log_alpha(self, t: ArrayLike) -> Float64:
+        t = np.asarray(t, np.float64)
+        return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
+
+    def alpha(self, t: ArrayLike) -> Float64:
+        return np.exp(self._log_alpha(t))
+
+    def sigma(self, t: ArrayLike) -> Float64:
+        return np.sqrt(-np.expm1(2 * self._log_alpha(t)))
+
+    def rates(self, t: float) -> tuple[float, float]:
+        alpha, sigma = float(self.alpha(t)), float(self.sigma(t))
+        beta = self.beta_min + t * (self.beta_max - self.beta_min)
+        return -beta / 2 * alpha, beta / 2 * alpha**2 / sigma
+
+
+@dataclass(frozen=True)
+class VarianceExploding(NoiseSchedule):
+    """See `NoiseSchedule.ve`."""
+
+    t_min: float
+    t_max: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.t_min < self.t_max < math.inf:
+            raise ValueError(f"need 0 < sigma_min < sigma_max, not {self.t_min:g} and {self.t_max:g}")
+
+    @property
+    def clean(self) -> Level:
+        return Level(0.0, 1.0, 0.0)
+
+    def alpha(self, t: ArrayLike) -> Float64:
+        return np.ones_like(np.asarray(t, np.float64))
+
+    def sigma(self, t: ArrayLike) -> Float64:
+        return np.array(t, np.float64)
+
+    def rates(self, t: float) -> tuple[float, float]:
+        return 0.0, 1.0
+
+
+@dataclass(frozen=True)
+class RectifiedFlow(NoiseSchedule):
+    """See `NoiseSchedule.rectified_flow`."""
+
+    t_min: float
+    t_max = 1.0
+
+    def __post_init__(self) -> None:
+        _check_t_min(self.t_min)
+
+    @property
+    def clean(self) -> Level:
+        return Level(0.0, 1.0, 0.0)
+
+    def alpha(self, t: ArrayLike) -> Float64:
+        return 1 - np.asarray(t, np.float64)
+
+    def sigma(self, t: ArrayLike) -> Float64:
+        return np.array(t, np.float64)
+
+    def rates(self, t: float) -> tuple[float, float]:
+        return -1.0, 1.0
+
+
+def _check_t_min(t_min: float) -> None:
+    if not 0 < t_min < 1:
+        raise ValueError(f"t_min must lie in (0, 1), not {t_min:g}: it is the lowest time the network was trained for")

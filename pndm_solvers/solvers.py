@@ -1,0 +1,399 @@
+"""The methods: one small frozen class each, which writes its rows.
+
+A solver is a schedule and a method's options. It holds no state and sees no array: `plan` compiles
+it, for the times of one run, to a `Plan`. ε with index k below is the answer to row k.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, Unpack
+
+from pndm_solvers.execute import Step
+from pndm_solvers.grid import Spacing, make_grid
+from pndm_solvers.plan import Plan
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.program import Program
+from pndm_solvers.schedule import Level, NoiseSchedule
+from pndm_solvers.tableaux import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau
+
+__all__ = ["DDIMSolver", "DDPMSolver", "FONSolver", "PLMSSolver", "PNDMSolver", "PRKSolver", "Solver"]
+
+
+class GridOptions(TypedDict, total=False):
+    """Which times a run visits: see `make_grid`."""
+
+    timesteps: Sequence[float] | Any
+    spacing: str | Spacing
+    start: float | None
+    stop: float | None
+    final: str
+    steps_offset: int
+
+
+class SampleOptions(GridOptions, total=False):
+    """What `Solver.sample` passes to `Solver.plan` and to `Plan.run`."""
+
+    max_model_calls: int
+    prediction: str | Prediction
+    seed: int | Sequence[int] | None
+    generator: Any
+    callback: Callable[[Step], None] | None
+    progress: bool
+
+
+class Solver(ABC):
+    """A method on a noise schedule. Immutable, hashable, and free to share between threads."""
+
+    schedule: NoiseSchedule
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the method is called, with its options, in tables and on progress bars."""
+
+    @property
+    @abstractmethod
+    def convergence_order(self) -> int | None:
+        """p where the error falls as (step size)^p on a smooth ε; None for a stochastic method."""
+
+    @abstractmethod
+    def write(self, program: Program) -> None:
+        """Writes the method's rows for each step of `program.grid`."""
+
+    def plan(
+        self,
+        num_inference_steps: int | None = None,
+        *,
+        max_model_calls: int | None = None,
+        **options: Unpack[GridOptions],
+    ) -> Plan:
+        """The method compiled for the times of one run; no model is called.
+
+        Exactly one of the three says how long the run is.
+
+        Parameters
+        ----------
+        num_inference_steps:
+            Steps of a named spacing over the whole schedule.
+        max_model_calls:
+            The most steps of a named spacing whose plan makes no more than this many model calls.
+        timesteps:
+            The caller's own times.
+        spacing, start, stop, final, steps_offset:
+            See `make_grid`.
+
+        Raises ValueError for options that contradict each other or times that the schedule lacks.
+        """
+        given = {"num_inference_steps": num_inference_steps, "max_model_calls": max_model_calls}
+        given["timesteps"] = options.get("timesteps")
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            raise ValueError(f"pass exactly one of {', '.join(given)}; got {' and '.join(named) or 'none'}")
+        if max_model_calls is None:
+            return self._compile(num_inference_steps, options)
+        return self._within(max_model_calls, options)
+
+    def _compile(self, num_inference_steps: int | None, options: GridOptions) -> Plan:
+        program = Program(make_grid(self.schedule, num_inference_steps, **options))
+        self.write(program)
+        return program.plan(self.name)
+
+    def _within(self, max_model_calls: int, options: GridOptions) -> Plan:
+        """Doubles the number of steps until the calls no longer fit, then halves the gap."""
+        if isinstance(max_model_calls, bool) or max_model_calls != int(max_model_calls) or max_model_calls < 1:
+            raise ValueError(f"max_model_calls must be a whole number of at least 1, not {max_model_calls!r}")
+        size = self.schedule.num_train_timesteps
+        bounded = size is not None and options.get("spacing", DEFAULT_SPACING) in ("leading", "trailing", "linspace")
+        best, fits, fails = None, 0, None
+        while fails is None or fails - fits > 1:
+            steps = 2 * fits + 1 if fails is None else (fits + fails) // 2
+            if bounded and size is not None and fails is None and steps > size:
+                steps, fails = size, size + 1
+            plan = self._compile(steps, options)
+            if plan.model_calls <= max_model_calls:
+                best, fits = plan, steps
+            else:
+                fails = steps
+        if best is None:
+            raise ValueError(f"{self.name} needs more than {max_model_calls} model call(s) even for one step")
+        return best
+
+    def sample(
+        self,
+        model: Callable[[Any, Any], Any],
+        x_T: Any,  # noqa: N803 — the field's name for it
+        num_inference_steps: int | None = None,
+        **options: Unpack[SampleOptions],
+    ) -> Any:
+        """The sample from `x_T`: `plan` with its options, then `Plan.run` with its own.
+
+        >>> import numpy as np
+        >>> solver = PLMSSolver(NoiseSchedule.linear())
+        >>> solver.sample(lambda x, t: x, np.ones((2, 3)), 10).shape
+        (2, 3)
+        """
+        run = {name: options.pop(name) for name in RUN_OPTIONS if name in options}  # type: ignore[misc]
+        return self.plan(num_inference_steps, **options).run(model, x_T, **run)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class DDIMSolver(Solver):
+    """DDIM: pseudo Euler, one transfer a step.
+
+    Also known as: denoising diffusion implicit models; PNDM of order 1; Euler's method in σ/α.
+    Orders: formula 1, convergence 1. Model calls: N for N steps.
+    Reference: Song, Meng and Ermon (2021), eq. (12) and (16).
+
+    `eta` in [0, 1] replaces part of the predicted noise by fresh noise: 0 is deterministic, 1 is DDPM.
+    """
+
+    schedule: NoiseSchedule
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie in [0, 1], not {self.eta:g}")
+
+    @property
+    def name(self) -> str:
+        return "DDIM" if self.eta == 0 else f"DDIM (η = {self.eta:g})"
+
+    @property
+    def convergence_order(self) -> int | None:
+        return 1 if self.eta == 0 else None
+
+    def write(self, program: Program) -> None:
+        for here, there in program.grid.steps:
+            k = program.newest
+            noise = self.eta * posterior_deviation(here, there) if self.eta else 0.0
+            program.transfer(k, {k: 1.0}, there, sigma=(there.sigma**2 - noise**2) ** 0.5, noise=noise)
+
+
+@dataclass(frozen=True)
+class DDPMSolver(Solver):
+    """DDPM: ancestral sampling, each step a draw from the posterior q(x_s | x_t, x̂_0).
+
+    Orders: none, the method is stochastic. Model calls: N for N steps.
+    Reference: Ho, Jain and Abbeel (2020), eq. (6), (7) and section 3.2; fewer steps than the
+    network was trained with as in Nichol and Dhariwal (2021), eq. (19).
+
+    `variance` is "fixed_small", the posterior's own β̃, or "fixed_large", β of the step; the mean is
+    the posterior's in both. The last step, to the clean picture, adds no noise.
+    """
+
+    schedule: NoiseSchedule
+    variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
+
+    def __post_init__(self) -> None:
+        if self.variance not in ("fixed_small", "fixed_large"):
+            raise ValueError(f"variance is {self.variance!r}; it is 'fixed_small' or 'fixed_large'")
+
+    @property
+    def name(self) -> str:
+        return f"DDPM ({self.variance.replace('_', ' ')})"
+
+    @property
+    def convergence_order(self) -> None:
+        return None
+
+    def write(self, program: Program) -> None:
+        for here, there in program.grid.steps:
+            k = program.newest
+            small = posterior_deviation(here, there)
+            noise = small if self.variance == "fixed_small" or there.sigma == 0 else forward_deviation(here, there)
+            program.transfer(k, {k: 1.0}, there, sigma=(there.sigma**2 - small**2) ** 0.5, noise=noise)
+
+
+@dataclass(frozen=True)
+class PRKSolver(Solver):
+    """Pseudo Runge–Kutta: any explicit tableau, with the transfer in the place of addition.
+
+    Also known as: pseudo Heun, pseudo RK4. `tableau` is "heun", "rk4", "euler", or a `ButcherTableau`.
+    Orders: formula as the tableau; convergence at most 2, since its weights are right for steps in
+    t while φ steps in σ/α. Model calls: stages · N, and one for a step that ends at σ = 0.
+    Reference: Liu et al. (2022), eq. (9) and (12).
+    """
+
+    schedule: NoiseSchedule
+    tableau: str | ButcherTableau = "rk4"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tableau, ButcherTableau) and self.tableau not in TABLEAUX:
+            raise ValueError(f"tableau is {self.tableau!r}; known are {', '.join(map(repr, TABLEAUX))}")
+
+    @property
+    def _tableau(self) -> ButcherTableau:
+        return self.tableau if isinstance(self.tableau, ButcherTableau) else TABLEAUX[self.tableau]
+
+    @property
+    def name(self) -> str:
+        return f"PRK ({self._tableau.name})"
+
+    @property
+    def order(self) -> int:
+        return self._tableau.order
+
+    @property
+    def convergence_order(self) -> int:
+        return min(self.order, 2)
+
+    def write(self, program: Program) -> None:
+        for _, there in program.grid.steps:
+            # No network knows σ = 0, where the last stages would ask it; one Euler step into it has a
+            # local error of second order, as the whole has.
+            runge_kutta_step(program, self._tableau if there.sigma > 0 else TABLEAUX["euler"], there, program.transfer)
+
+
+Starter = Literal["ramp", "heun", "rk4"]
+
+
+@dataclass(frozen=True)
+class PLMSSolver(Solver):
+    """Pseudo linear multistep: Adams–Bashforth on the ε of the last steps, then one transfer.
+
+    Also known as: PLMS (latent diffusion, with `starter="heun"`), iPNDM (`starter="ramp"`),
+    F-PNDM (`starter="rk4"`, see `PNDMSolver`).
+    Orders: formula `order`, 1 to 4; convergence at most 2, since the weights are right for steps in
+    t while φ steps in σ/α. Model calls for N steps: N with "ramp", which takes orders 1, 2, 3 first;
+    N + 1 with "heun", which makes the first step by improved Euler; N + 3·(order − 1) with "rk4",
+    which makes the first order − 1 steps by Runge–Kutta. A step into σ = 0 is always multistep.
+    Reference: Liu et al. (2022), eq. (10) and (13).
+    """
+
+    schedule: NoiseSchedule
+    order: int = 4
+    starter: Starter = "ramp"
+
+    def __post_init__(self) -> None:
+        if self.order not in ADAMS_BASHFORTH:
+            raise ValueError(f"order is {self.order!r}; it is 1, 2, 3 or 4")
+        if self.starter not in ("ramp", "heun", "rk4"):
+            raise ValueError(f"starter is {self.starter!r}; it is 'ramp', 'heun' or 'rk4'")
+
+    @property
+    def name(self) -> str:
+        return f"PLMS {self.order} ({self.starter})"
+
+    @property
+    def convergence_order(self) -> int:
+        return min(self.order, 2)
+
+    def write(self, program: Program) -> None:
+        linear_multistep(program, self.order, self.starter, program.transfer)
+
+
+@dataclass(frozen=True)
+class PNDMSolver(Solver):
+    """PNDM, the paper's own two: F-PNDM (`order=4`) and S-PNDM (`order=2`).
+
+    F-PNDM starts with three steps of pseudo RK4, S-PNDM with one of improved Euler, and both go on
+    with linear multistep.
+    Orders: formula 4 and 2, convergence 2. Model calls for N steps: N + 9 and N + 1.
+    Reference: Liu et al. (2022), algorithm 2 and section 3.3.
+    """
+
+    schedule: NoiseSchedule
+    order: Literal[2, 4] = 4
+
+    def __post_init__(self) -> None:
+        if self.order not in (2, 4):
+            raise ValueError(f"order is {self.order!r}; it is 4 (F-PNDM) or 2 (S-PNDM)")
+
+    @property
+    def name(self) -> str:
+        return "F-PNDM" if self.order == 4 else "S-PNDM"
+
+    @property
+    def convergence_order(self) -> int:
+        return 2
+
+    def write(self, program: Program) -> None:
+        linear_multistep(program, self.order, "rk4" if self.order == 4 else "heun", program.transfer)
+
+
+@dataclass(frozen=True)
+class FONSolver(Solver):
+    """FON, the paper's baseline: classical Adams–Bashforth 4 on the raw ODE, after three RK4 steps.
+
+    It adds dx/dt where PNDM transfers, so it leaves the data's manifold at large steps, and a
+    constant ε is not solved exactly.
+    Orders: formula 4, convergence 4. Model calls for N steps: N + 9.
+    Reference: Liu et al. (2022), section 4.1 ("fourth-order numerical method").
+    """
+
+    schedule: NoiseSchedule
+
+    @property
+    def name(self) -> str:
+        return "FON"
+
+    @property
+    def order(self) -> int:
+        return 4
+
+    @property
+    def convergence_order(self) -> int:
+        return 4
+
+    def write(self, program: Program) -> None:
+        linear_multistep(program, self.order, "rk4", program.classical)
+
+
+# ------------------------------------------------------------------ what methods are made of
+
+# A program's way to make the next state from a base state and a mean of ε: `transfer` or `classical`.
+Move = Callable[..., None]
+
+
+def runge_kutta_step(program: Program, tableau: ButcherTableau, there: Level, move: Move) -> int:
+    """Writes one step of a tableau; returns the row of its first evaluation.
+
+    Stage i is a move through the fraction c_i of the step, along the mean `Σ_j (a_ij/c_i)·ε_j`.
+    """
+    first = program.newest
+    here = program.levels[first]
+
+    def mean(weights: Sequence[Any], total: Any) -> Mapping[int, float]:
+        return {first + j: float(w / total) for j, w in enumerate(weights) if w}
+
+    for c, a in zip(tableau.c[1:], tableau.a[1:], strict=True):
+        move(first, mean(a, c), program.grid.between(here, there, float(c)), stage=True)
+    move(first, mean(tableau.b, 1), there)
+    return first
+
+
+def linear_multistep(program: Program, order: int, starter: Starter, move: Move) -> None:
+    """Writes Adams–Bashforth steps, as high as the history goes, after the starter's own steps."""
+    tableau, single_steps = {"ramp": ("euler", 1), "heun": ("heun", 1), "rk4": ("rk4", order - 1)}[starter]
+    history: list[int] = []  # each step's first evaluation, the newest first
+    for _, there in program.grid.steps:
+        if len(history) < min(single_steps, order - 1) and there.sigma > 0:
+            history.insert(0, runge_kutta_step(program, TABLEAUX[tableau], there, move))
+        else:
+            k = program.newest
+            history.insert(0, k)
+            weights = ADAMS_BASHFORTH[min(order, len(history))]
+            move(k, {row: float(w) for row, w in zip(history, weights, strict=False)}, there)
+
+
+def forward_deviation(here: Level, there: Level) -> float:
+    """√(σ_t² − (α_t/α_s)²·σ_s²): the noise that the forward process adds between `there` (s) and `here` (t).
+
+    Its square is β of the step, 1 − ᾱ_t/ᾱ_s, where α² + σ² = 1. Raises ValueError for s above t.
+    """
+    variance = here.sigma**2 - (here.alpha / there.alpha * there.sigma) ** 2 if there.alpha else -1.0
+    if variance < 0:
+        raise ValueError(f"a stochastic solver runs from noise to data, not from t = {here.t:g} to {there.t:g}")
+    return variance**0.5
+
+
+def posterior_deviation(here: Level, there: Level) -> float:
+    """√β̃ of the step: the deviation of q(x_s | x_t, x_0), Ho et al. (2020), eq. (7)."""
+    return there.sigma / here.sigma * forward_deviation(here, there)
+
+
+DEFAULT_SPACING = "trailing"
+RUN_OPTIONS = ("prediction", "seed", "generator", "callback", "progress", "trajectory")

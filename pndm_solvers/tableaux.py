@@ -1,0 +1,105 @@
+"""Coefficients as data: Butcher tableaux and Adams–Bashforth weights, in exact fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction as F
+
+__all__ = ["ADAMS_BASHFORTH", "TABLEAUX", "ButcherTableau"]
+
+
+@dataclass(frozen=True)
+class ButcherTableau:
+    """An explicit Runge–Kutta method: nodes c, stage weights a (below the diagonal), weights b.
+
+    Numbers may be integers, fractions, or strings such as "1/2". Raises ValueError unless the
+    method is explicit, each row of `a` sums to its c, b sums to 1, and every c after the first lies
+    in (0, 1], since a stage is a transfer to the level at that fraction of the step.
+    """
+
+    name: str
+    c: tuple[F, ...]
+    a: tuple[tuple[F, ...], ...]
+    b: tuple[F, ...]
+
+    def __init__(self, name: str, c: Sequence, a: Sequence[Sequence], b: Sequence) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "c", tuple(map(F, c)))
+        object.__setattr__(self, "a", tuple(tuple(map(F, row)) for row in a))
+        object.__setattr__(self, "b", tuple(map(F, b)))
+        if not len(self.c) == len(self.a) == len(self.b) > 0:
+            raise ValueError(f"tableau {name!r}: c, a and b have {len(self.c)}, {len(self.a)} and {len(self.b)} rows")
+        if self.c[0] != 0 or not all(0 < node <= 1 for node in self.c[1:]):
+            raise ValueError(f"tableau {name!r}: c must be 0 first and then in (0, 1], not {_show(self.c)}")
+        for i, (node, row) in enumerate(zip(self.c, self.a, strict=True)):
+            if len(row) != i:
+                raise ValueError(f"tableau {name!r}: row {i} of a must have {i} entries (explicit), not {len(row)}")
+            if sum(row) != node:
+                raise ValueError(f"tableau {name!r}: row {i} of a must sum to c = {node}, not {sum(row)}")
+        if sum(self.b) != 1:
+            raise ValueError(f"tableau {name!r}: b must sum to 1, not {sum(self.b)}")
+
+    @property
+    def order(self) -> int:
+        """The order of the classical method, from the order conditions up to 4 (Butcher 1963).
+
+        With the row sums given, a method has order p when `Σ b·Φ = 1/γ` for every rooted tree of
+        up to p nodes, Φ the tree's elementary weight and γ its density.
+        """
+        c = self.c
+
+        def inner(values: Sequence[F]) -> list[F]:
+            return [sum((w * v for w, v in zip(row, values, strict=False)), F(0)) for row in self.a]
+
+        def holds(values: Sequence[F], density: int) -> bool:
+            return sum(w * v for w, v in zip(self.b, values, strict=True)) == F(1, density)
+
+        def times(left: Sequence[F], right: Sequence[F]) -> list[F]:
+            return [p * q for p, q in zip(left, right, strict=True)]
+
+        ac = inner(c)
+        conditions: list[Callable[[], bool]] = [
+            lambda: holds(c, 2),
+            lambda: holds(times(c, c), 3) and holds(ac, 6),
+            lambda: (
+                holds(times(c, times(c, c)), 4)
+                and holds(times(c, ac), 8)
+                and holds(inner(times(c, c)), 12)
+                and holds(inner(ac), 24)
+            ),
+        ]
+        order = 1
+        for condition in conditions:
+            if not condition():
+                break
+            order += 1
+        return order
+
+
+def _show(values: Sequence[F]) -> str:
+    return "(" + ", ".join(map(str, values)) + ")"
+
+
+EULER = ButcherTableau("euler", c=[0], a=[[]], b=[1])
+
+# Improved Euler: the paper's S-PNDM starts with it, latent diffusion's PLMS too.
+HEUN = ButcherTableau("heun", c=[0, 1], a=[[], [1]], b=["1/2", "1/2"])
+
+# Kutta's "the" method of 1901: the paper's F-PNDM starts with it.
+RK4 = ButcherTableau(
+    "rk4",
+    c=[0, "1/2", "1/2", 1],
+    a=[[], ["1/2"], [0, "1/2"], [0, 0, 1]],
+    b=["1/6", "1/3", "1/3", "1/6"],
+)
+
+TABLEAUX = {tableau.name: tableau for tableau in (EULER, HEUN, RK4)}
+
+# order: weights of the newest evaluation first (Bashforth and Adams, 1883); each sums to 1.
+ADAMS_BASHFORTH = {
+    1: (F(1),),
+    2: (F(3, 2), F(-1, 2)),
+    3: (F(23, 12), F(-16, 12), F(5, 12)),
+    4: (F(55, 24), F(-59, 24), F(37, 24), F(-9, 24)),
+}
