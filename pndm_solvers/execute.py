@@ -90,9 +90,7 @@ class Step:
         return Prediction(row.wanted).convert("sample", self.x, self.answer, row.alpha, row.sigma)
 
 
-def start(
-    plan: Plan, x: Any, prediction: str | Prediction, seed: int | Sequence[int] | None, generator: Any
-) -> State:
+def start(plan: Plan, x: Any, prediction: str | Prediction, seed: int | Sequence[int] | None, generator: Any) -> State:
     """See `Plan.start`."""
     if not library(x).is_floating(x):
         raise TypeError(f"the state is of dtype {x.dtype}; convert it to a floating one, images to about [-1, 1]")

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from pndm_solvers.schedule import Level, NoiseSchedule
 
-__all__ = ["SPACINGS", "Grid", "Spacing", "make_grid"]
+__all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "Spacing", "make_grid"]
+
+DEFAULT_SPACING = "trailing"
+
+# Those that are bound to a table's integers, and so to at most T steps.
+INTEGRAL_SPACINGS = ("leading", "trailing", "linspace")
 
 # (schedule, number of steps, the level where the run ends) -> the times where the steps begin
 Spacing = Callable[[NoiseSchedule, int, Level], Any]
@@ -49,7 +54,7 @@ def make_grid(
     num_inference_steps: int | None = None,
     *,
     timesteps: Sequence[float] | NDArray[Any] | None = None,
-    spacing: str | Spacing = "trailing",
+    spacing: str | Spacing = DEFAULT_SPACING,
     start: float | None = None,
     stop: float | None = None,
     final: str = "clean",
@@ -59,6 +64,10 @@ def make_grid(
 
     Parameters
     ----------
+    schedule:
+        Where the levels are taken from.
+    num_inference_steps:
+        Steps of the named spacing over the whole schedule, before `start` and `stop` cut it.
     timesteps:
         The times t_0 > … > t_{n−1} at which steps begin; integers keep inner stages on integers.
         Rising times are an inversion, and need a `stop` above them.

@@ -41,7 +41,7 @@ class NoiseSource:
         return NoiseSource(seed if seed is None or isinstance(seed, int) else tuple(seed), generator)
 
     def draw(self, row: int, like: Any) -> Any:
-        """z of one row, N(0, I), of `like`'s `(B, …)` shape, dtype and device."""
+        """Z of one row, N(0, I), of `like`'s `(B, …)` shape, dtype and device."""
         batch = like.shape[0]
         if self.seed is not None:
             if isinstance(self.seed, int):

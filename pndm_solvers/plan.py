@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, overload
+from typing import Any
 
 from pndm_solvers import execute
 from pndm_solvers.prediction import Prediction
@@ -165,22 +165,6 @@ class Plan:
         """
         return execute.advance(state, answer)
 
-    @overload
-    def run(self, model: execute.Model, x: Any, *, trajectory: Literal[True], **options: Any) -> list[Any]: ...
-    @overload
-    def run(
-        self,
-        model: execute.Model,
-        x: Any,
-        *,
-        prediction: str | Prediction = ...,
-        seed: int | Sequence[int] | None = ...,
-        generator: Any = ...,
-        callback: Callable[[execute.Step], None] | None = ...,
-        progress: bool = ...,
-        trajectory: Literal[False] = ...,
-    ) -> Any: ...
-
     def run(
         self,
         model: execute.Model,
@@ -257,18 +241,16 @@ class Plan:
             if document["format"] != FORMAT:
                 raise ValueError(f"format is {document['format']!r}; this version reads {FORMAT!r}")
             return Plan(
-                rows=tuple(
-                    Row(
-                        *(float(row[name]) for name in ("t", "alpha", "sigma")),
-                        *(tuple((int(i), float(w)) for i, w in row[name]) for name in ("states", "answers")),
-                        float(row["noise"]),
-                        bool(row["stage"]),
-                    )
-                    for row in document["rows"]
-                ),
+                rows=tuple(_row(**row) for row in document["rows"]),
                 end=Level(**{name: float(value) for name, value in document["end"].items()}),
                 integer_times=bool(document["integer_times"]),
                 name=str(document["name"]),
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not the JSON of a plan: {error!r}; write one with Plan.to_json()") from error
+
+
+def _row(*, t: Any, alpha: Any, sigma: Any, states: Any, answers: Any, noise: Any, stage: Any) -> Row:
+    """A row from the values of its JSON."""
+    states, answers = (tuple((int(i), float(w)) for i, w in terms) for terms in (states, answers))
+    return Row(float(t), float(alpha), float(sigma), states, answers, float(noise), bool(stage))

@@ -70,7 +70,9 @@ class Prediction:
         determinant = alpha * b - sigma * a
         if determinant == 0:
             raise undetermined
-        return (-a / determinant, alpha / determinant) if wanted == "epsilon" else (b / determinant, -sigma / determinant)
+        return (
+            (-a / determinant, alpha / determinant) if wanted == "epsilon" else (b / determinant, -sigma / determinant)
+        )
 
     def convert(self, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:
         """The wanted one ("epsilon" or "sample") at the state `x`, of x's shape and dtype.

@@ -9,17 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypedDict, Unpack
 
 from pndm_solvers.execute import Step
-from pndm_solvers.grid import Spacing, make_grid
+from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, Spacing, make_grid
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.program import Program
 from pndm_solvers.schedule import Level, NoiseSchedule
 from pndm_solvers.tableaux import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau
 
-__all__ = ["DDIMSolver", "DDPMSolver", "FONSolver", "PLMSSolver", "PNDMSolver", "PRKSolver", "Solver"]
+__all__ = ["SOLVERS", "DDIMSolver", "DDPMSolver", "FONSolver", "PLMSSolver", "PNDMSolver", "PRKSolver", "Solver"]
 
 
 class GridOptions(TypedDict, total=False):
@@ -57,7 +58,7 @@ class Solver(ABC):
     @property
     @abstractmethod
     def convergence_order(self) -> int | None:
-        """p where the error falls as (step size)^p on a smooth ε; None for a stochastic method."""
+        """The p of an error that falls as (step size)^p where ε is smooth; None for a stochastic method."""
 
     @abstractmethod
     def write(self, program: Program) -> None:
@@ -87,8 +88,11 @@ class Solver(ABC):
 
         Raises ValueError for options that contradict each other or times that the schedule lacks.
         """
-        given = {"num_inference_steps": num_inference_steps, "max_model_calls": max_model_calls}
-        given["timesteps"] = options.get("timesteps")
+        given = {
+            "num_inference_steps": num_inference_steps,
+            "max_model_calls": max_model_calls,
+            "timesteps": options.get("timesteps"),
+        }
         named = [name for name, value in given.items() if value is not None]
         if len(named) != 1:
             raise ValueError(f"pass exactly one of {', '.join(given)}; got {' and '.join(named) or 'none'}")
@@ -106,7 +110,7 @@ class Solver(ABC):
         if isinstance(max_model_calls, bool) or max_model_calls != int(max_model_calls) or max_model_calls < 1:
             raise ValueError(f"max_model_calls must be a whole number of at least 1, not {max_model_calls!r}")
         size = self.schedule.num_train_timesteps
-        bounded = size is not None and options.get("spacing", DEFAULT_SPACING) in ("leading", "trailing", "linspace")
+        bounded = size is not None and options.get("spacing", DEFAULT_SPACING) in INTEGRAL_SPACINGS
         best, fits, fails = None, 0, None
         while fails is None or fails - fits > 1:
             steps = 2 * fits + 1 if fails is None else (fits + fails) // 2
@@ -395,5 +399,15 @@ def posterior_deviation(here: Level, there: Level) -> float:
     return there.sigma / here.sigma * forward_deviation(here, there)
 
 
-DEFAULT_SPACING = "trailing"
 RUN_OPTIONS = ("prediction", "seed", "generator", "callback", "progress", "trajectory")
+
+# Every method by the name that the command line uses, and that tests run over.
+SOLVERS: dict[str, Callable[..., Solver]] = {
+    "ddim": DDIMSolver,
+    "ddpm": DDPMSolver,
+    "prk-heun": partial(PRKSolver, tableau="heun"),
+    "prk-rk4": partial(PRKSolver, tableau="rk4"),
+    "plms": PLMSSolver,
+    "pndm": PNDMSolver,
+    "fon": FONSolver,
+}

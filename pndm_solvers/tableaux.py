@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction as F
+from fractions import Fraction
 
 __all__ = ["ADAMS_BASHFORTH", "TABLEAUX", "ButcherTableau"]
 
@@ -19,15 +19,15 @@ class ButcherTableau:
     """
 
     name: str
-    c: tuple[F, ...]
-    a: tuple[tuple[F, ...], ...]
-    b: tuple[F, ...]
+    c: tuple[Fraction, ...]
+    a: tuple[tuple[Fraction, ...], ...]
+    b: tuple[Fraction, ...]
 
     def __init__(self, name: str, c: Sequence, a: Sequence[Sequence], b: Sequence) -> None:
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "c", tuple(map(F, c)))
-        object.__setattr__(self, "a", tuple(tuple(map(F, row)) for row in a))
-        object.__setattr__(self, "b", tuple(map(F, b)))
+        object.__setattr__(self, "c", tuple(map(Fraction, c)))
+        object.__setattr__(self, "a", tuple(tuple(map(Fraction, row)) for row in a))
+        object.__setattr__(self, "b", tuple(map(Fraction, b)))
         if not len(self.c) == len(self.a) == len(self.b) > 0:
             raise ValueError(f"tableau {name!r}: c, a and b have {len(self.c)}, {len(self.a)} and {len(self.b)} rows")
         if self.c[0] != 0 or not all(0 < node <= 1 for node in self.c[1:]):
@@ -49,13 +49,13 @@ class ButcherTableau:
         """
         c = self.c
 
-        def inner(values: Sequence[F]) -> list[F]:
-            return [sum((w * v for w, v in zip(row, values, strict=False)), F(0)) for row in self.a]
+        def inner(values: Sequence[Fraction]) -> list[Fraction]:
+            return [sum((w * v for w, v in zip(row, values, strict=False)), Fraction(0)) for row in self.a]
 
-        def holds(values: Sequence[F], density: int) -> bool:
-            return sum(w * v for w, v in zip(self.b, values, strict=True)) == F(1, density)
+        def holds(values: Sequence[Fraction], density: int) -> bool:
+            return sum(w * v for w, v in zip(self.b, values, strict=True)) == Fraction(1, density)
 
-        def times(left: Sequence[F], right: Sequence[F]) -> list[F]:
+        def times(left: Sequence[Fraction], right: Sequence[Fraction]) -> list[Fraction]:
             return [p * q for p, q in zip(left, right, strict=True)]
 
         ac = inner(c)
@@ -77,7 +77,7 @@ class ButcherTableau:
         return order
 
 
-def _show(values: Sequence[F]) -> str:
+def _show(values: Sequence[Fraction]) -> str:
     return "(" + ", ".join(map(str, values)) + ")"
 
 
@@ -98,8 +98,8 @@ TABLEAUX = {tableau.name: tableau for tableau in (EULER, HEUN, RK4)}
 
 # order: weights of the newest evaluation first (Bashforth and Adams, 1883); each sums to 1.
 ADAMS_BASHFORTH = {
-    1: (F(1),),
-    2: (F(3, 2), F(-1, 2)),
-    3: (F(23, 12), F(-16, 12), F(5, 12)),
-    4: (F(55, 24), F(-59, 24), F(37, 24), F(-9, 24)),
+    1: (Fraction(1),),
+    2: (Fraction(3, 2), Fraction(-1, 2)),
+    3: (Fraction(23, 12), Fraction(-16, 12), Fraction(5, 12)),
+    4: (Fraction(55, 24), Fraction(-59, 24), Fraction(37, 24), Fraction(-9, 24)),
 }

@@ -20,13 +20,11 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """
     from sklearn.datasets import load_digits
 
-    data = load_digits()
-    return (data.images[:, None] / 8 - 1).astype(np.float32), data.target.astype(np.int64)
+    pixels, labels = load_digits(return_X_y=True)
+    return (pixels.reshape(-1, 1, 8, 8) / 8 - 1).astype(np.float32), np.asarray(labels, np.int64)
 
 
-def fashion(
-    folder: Path = FASHION_FOLDER, split: str = "train"
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def fashion(folder: Path = FASHION_FOLDER, split: str = "train") -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Fashion-MNIST: images `(60000, 1, 28, 28)` in [-1, 1] and labels `(60000,)`; split "t10k" has 10,000.
 
     Xiao, Rasul and Vollgraf (2017), © Zalando SE, MIT licence. Raises FileNotFoundError with the

@@ -12,9 +12,16 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 GROUPS = 8
+
+
+def _zeroed(convolution: nn.Conv2d) -> nn.Conv2d:
+    """Its weights set to 0, so that a block starts as the identity and depth does not slow the first steps."""
+    for parameter in convolution.parameters():
+        nn.init.zeros_(parameter)
+    return convolution
 
 
 class ResidualBlock(nn.Module):
@@ -26,17 +33,14 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.condition = nn.Linear(condition, 2 * channels_out)
         self.norm2 = nn.GroupNorm(GROUPS, channels_out)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.conv2 = _zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
-        # Every block starts as the identity, so that depth does not slow the first steps of training.
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(functional.silu(self.norm1(x)))
         scale, shift = self.condition(condition)[:, :, None, None].chunk(2, dim=1)
         h = self.norm2(h) * (1 + scale) + shift
-        return self.skip(x) + self.conv2(F.silu(h))
+        return self.skip(x) + self.conv2(functional.silu(h))
 
 
 class SelfAttention(nn.Module):
@@ -47,15 +51,13 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.norm = nn.GroupNorm(GROUPS, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         q, k, v = qkv.transpose(-1, -2).unbind(1)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+        attended = functional.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
         return x + self.out(attended.reshape(batch, channels, height, width))
 
 
@@ -75,9 +77,6 @@ class UNet(nn.Module):
     classes:
         0 for an unconditional network. Otherwise labels run from 0 to `classes - 1`, and the
         label `classes` is the null class, the unconditional answer that guidance needs.
-    dropout:
-        Probability of zeroing features before the second convolution is not used: the data sets
-        outweigh the networks by far.
     """
 
     def __init__(
@@ -94,9 +93,7 @@ class UNet(nn.Module):
         self.size, self.channels, self.patch, self.classes = size, channels, patch, classes
         condition = 4 * width
         self.frequencies = width
-        self.embed_time = nn.Sequential(
-            nn.Linear(2 * width, condition), nn.SiLU(), nn.Linear(condition, condition)
-        )
+        self.embed_time = nn.Sequential(nn.Linear(2 * width, condition), nn.SiLU(), nn.Linear(condition, condition))
         self.embed_label = nn.Embedding(classes + 1, condition) if classes else None
 
         folded = channels * patch**2
@@ -121,9 +118,7 @@ class UNet(nn.Module):
                 c = w
             self.up.append(level)
         self.last_norm = nn.GroupNorm(GROUPS, c)
-        self.last = nn.Conv2d(c, folded, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = _zeroed(nn.Conv2d(c, folded, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The network's answer, of x's shape, for states `x` `(B, C, H, W)` at times `t` `(B,)`.
@@ -138,20 +133,20 @@ class UNet(nn.Module):
             if label is None:
                 label = torch.full_like(t, self.classes, dtype=torch.long)
             condition = condition + self.embed_label(label)
-        condition = F.silu(condition)
+        condition = functional.silu(condition)
 
-        h = self.first(F.pixel_unshuffle(x, self.patch))
+        h = self.first(functional.pixel_unshuffle(x, self.patch))
         skips = []
         for depth, level in enumerate(self.down):
             if depth:
-                h = F.avg_pool2d(h, 2)
-            for block in level:
+                h = functional.avg_pool2d(h, 2)
+            for block in level.children():
                 h = block(h, condition)
                 skips.append(h)
         h = self.middle2(self.attention(self.middle1(h, condition)), condition)
         for height, level in enumerate(self.up):
             if height:
-                h = F.interpolate(h, scale_factor=2.0, mode="nearest")
-            for block in level:
+                h = functional.interpolate(h, scale_factor=2.0, mode="nearest")
+            for block in level.children():
                 h = block(torch.cat([h, skips.pop()], dim=1), condition)
-        return F.pixel_shuffle(self.last(F.silu(self.last_norm(h))), self.patch)
+        return functional.pixel_shuffle(self.last(functional.silu(self.last_norm(h))), self.patch)

@@ -1,0 +1,197 @@
+"""Data distributions whose exact ε and exact flow are known: what solvers are measured on."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pndm_solvers.execute import Model
+from pndm_solvers.prediction import PREDICTIONS
+from pndm_solvers.schedule import Level, NoiseSchedule
+
+__all__ = ["Distribution", "Empirical", "Gaussian", "GaussianMixture"]
+
+Float64 = NDArray[np.float64]
+
+
+class Distribution(ABC):
+    """A distribution of x_0 in d dimensions, as float64 arrays `(B, d)` or any `(B, …)` of d values."""
+
+    @abstractmethod
+    def posterior(self, x: Float64, alpha: float, sigma: float) -> tuple[Float64, Float64]:
+        """The means of x_0 and of ε given `x = α·x_0 + σ·ε`, for `x` `(B, d)`.
+
+        The second is what a perfect network answers. Each is computed on its own, so that neither
+        loses digits at either end of the schedule.
+        """
+
+    @abstractmethod
+    def sample(self, count: int, seed: int = 0) -> Float64:
+        """`count` draws of x_0, `(count, d)`."""
+
+    def model(self, schedule: NoiseSchedule, prediction: str = "epsilon") -> Model:
+        """The perfect network `model(x, t)` of a schedule, for any kind of prediction, on NumPy arrays.
+
+        One batch may stand at several times.
+        """
+        mix = PREDICTIONS[prediction]
+
+        def answer(x: Float64, t: Any) -> Float64:
+            result = np.empty_like(x)
+            for time in np.unique(t):
+                _, alpha, sigma = schedule.level(float(time))
+                at = t == time
+                x0, epsilon = self.posterior(x[at].reshape(at.sum(), -1), alpha, sigma)
+                a, b = mix(alpha, sigma)
+                result[at] = (a * x0 + b * epsilon).reshape(x[at].shape)
+            return result
+
+        return answer
+
+    def flow(self, x: ArrayLike, here: Level, there: Level) -> Float64:
+        """Where the probability-flow ODE carries `x` `(B, d)` from the level `here` to `there`.
+
+        By SciPy's DOP853 at 1e-10. On the circle α = cos θ, σ = sin θ the flow is dz/dθ = v (Salimans
+        and Ho 2022, appendix D), which is finite at both ends; other schedules are scaled onto it.
+        """
+        from scipy.integrate import solve_ivp
+
+        x = np.asarray(x, np.float64)
+        scale_here, scale_there = (math.hypot(level.alpha, level.sigma) for level in (here, there))
+        angle_here, angle_there = (math.atan2(level.sigma, level.alpha) for level in (here, there))
+        if angle_here == angle_there:
+            return x * (scale_there / scale_here)
+
+        def v(theta: float, z: Float64) -> Float64:
+            alpha, sigma = math.cos(theta), math.sin(theta)
+            x0, epsilon = self.posterior(z.reshape(x.shape), alpha, sigma)
+            return (alpha * epsilon - sigma * x0).ravel()
+
+        solution = solve_ivp(
+            v, (angle_here, angle_there), (x / scale_here).ravel(), method="DOP853", rtol=1e-10, atol=1e-10
+        )
+        if not solution.success:
+            raise RuntimeError(f"the exact flow could not be integrated: {solution.message}")
+        return solution.y[:, -1].reshape(x.shape) * scale_there
+
+
+class Gaussian(Distribution):
+    """N(mean, covariance): `mean` `(d,)`, `covariance` `(d, d)`, or `(d,)` variances along the axes.
+
+    ε is linear in x, and the exact flow is a closed form: along each eigenvector of the covariance,
+    with eigenvalue λ, the distance from the mean scales as √(α²·λ + σ²).
+    """
+
+    def __init__(self, mean: ArrayLike, covariance: ArrayLike) -> None:
+        self.mean = np.asarray(mean, np.float64)
+        self.variances, self.axes = _eigen(covariance, self.mean.size)
+
+    def posterior(self, x: Float64, alpha: float, sigma: float) -> tuple[Float64, Float64]:
+        total = alpha**2 * self.variances + sigma**2
+        along = (x - alpha * self.mean) @ self.axes
+        x0 = self.mean + (along * (alpha * self.variances / total)) @ self.axes.T
+        return x0, (along * (sigma / total)) @ self.axes.T
+
+    def sample(self, count: int, seed: int = 0) -> Float64:
+        z = np.random.default_rng(seed).standard_normal((count, self.mean.size))
+        return self.mean + (z * np.sqrt(self.variances)) @ self.axes.T
+
+    def flow(self, x: ArrayLike, here: Level, there: Level) -> Float64:
+        """As `Distribution.flow`, in closed form."""
+        spread_here, spread_there = (
+            np.sqrt(level.alpha**2 * self.variances + level.sigma**2) for level in (here, there)
+        )
+        along = (np.asarray(x, np.float64) - here.alpha * self.mean) @ self.axes
+        return there.alpha * self.mean + (along * (spread_there / spread_here)) @ self.axes.T
+
+
+class GaussianMixture(Distribution):
+    """Σ weights_k·N(means_k, covariances_k): `(K,)`, `(K, d)`, and `(K, d, d)` or `(K, d)` variances."""
+
+    def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> None:
+        self.weights = np.asarray(weights, np.float64)
+        means, covariances = np.asarray(means, np.float64), np.asarray(covariances, np.float64)
+        if not (self.weights.min() > 0 and math.isclose(self.weights.sum(), 1, rel_tol=1e-9)):
+            raise ValueError(f"weights must be positive and sum to 1, not {self.weights}")
+        if not len(self.weights) == len(means) == len(covariances):
+            raise ValueError(
+                f"weights, means and covariances have {len(self.weights)}, {len(means)} and {len(covariances)} parts"
+            )
+        self.parts = [Gaussian(mean, covariance) for mean, covariance in zip(means, covariances, strict=True)]
+
+    @staticmethod
+    def ring(modes: int = 8, radius: float = 0.8, width: float = 0.1) -> GaussianMixture:
+        """Equal round modes of deviation `width`, even on a circle in the plane."""
+        angles = 2 * math.pi * np.arange(modes) / modes
+        means = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        return GaussianMixture(np.full(modes, 1 / modes), means, np.full((modes, 2), width**2))
+
+    def posterior(self, x: Float64, alpha: float, sigma: float) -> tuple[Float64, Float64]:
+        logs, pictures, noises = [], [], []
+        for weight, part in zip(self.weights, self.parts, strict=True):
+            total = alpha**2 * part.variances + sigma**2
+            along = (x - alpha * part.mean) @ part.axes
+            logs.append(math.log(weight) - 0.5 * (along**2 / total).sum(1) - 0.5 * np.log(total).sum())
+            x0, epsilon = part.posterior(x, alpha, sigma)
+            pictures.append(x0)
+            noises.append(epsilon)
+        share = _softmax(np.stack(logs))[..., None]
+        return (share * np.stack(pictures)).sum(0), (share * np.stack(noises)).sum(0)
+
+    def sample(self, count: int, seed: int = 0) -> Float64:
+        choice = np.random.default_rng(seed).choice(len(self.parts), count, p=self.weights)
+        draws = np.stack([part.sample(count, seed + 1 + k) for k, part in enumerate(self.parts)])
+        return draws[choice, np.arange(count)]
+
+
+class Empirical(Distribution):
+    """A data set as a kernel mixture: N(x, width²·I) around each of its rows, `data` `(K, …)`.
+
+    The network that has learnt the data by heart, blurred by `width` > 0.
+    """
+
+    def __init__(self, data: ArrayLike, width: float) -> None:
+        data = np.asarray(data, np.float64)
+        self.data, self.width = data.reshape(len(data), -1), float(width)
+        if not self.width > 0:
+            raise ValueError(f"width must be above 0, not {width:g}: without it the flow has no end")
+        self._squares = (self.data**2).sum(1)
+
+    def posterior(self, x: Float64, alpha: float, sigma: float) -> tuple[Float64, Float64]:
+        total = (alpha * self.width) ** 2 + sigma**2
+        # −|x − α·y|²/2 for every pair, less what is common to a row of x.
+        logs = (alpha * x @ self.data.T - alpha**2 * self._squares / 2) / total
+        nearest = _softmax(logs.T).T @ self.data
+        away = x - alpha * nearest
+        return nearest + (alpha * self.width**2 / total) * away, (sigma / total) * away
+
+    def sample(self, count: int, seed: int = 0) -> Float64:
+        generator = np.random.default_rng(seed)
+        chosen = self.data[generator.integers(len(self.data), size=count)]
+        return chosen + self.width * generator.standard_normal(chosen.shape)
+
+
+def _softmax(logs: Float64) -> Float64:
+    """Over the first axis."""
+    shares = np.exp(logs - logs.max(0))
+    return shares / shares.sum(0)
+
+
+def _eigen(covariance: ArrayLike, dimension: int) -> tuple[Float64, Float64]:
+    covariance = np.asarray(covariance, np.float64)
+    if covariance.shape == (dimension,):
+        variances, axes = covariance, np.eye(dimension)
+    elif covariance.shape == (dimension, dimension) and np.allclose(covariance, covariance.T):
+        variances, axes = np.linalg.eigh(covariance)
+    else:
+        raise ValueError(
+            f"covariance must be symmetric ({dimension}, {dimension}) or ({dimension},) variances, "
+            f"not of shape {covariance.shape}"
+        )
+    if variances.min() < -1e-10 * variances.max():
+        raise ValueError(f"covariance must be positive semi-definite; its lowest eigenvalue is {variances.min():g}")
+    return np.maximum(variances, 0), axes

@@ -1,0 +1,32 @@
+"""Images in [-1, 1] as pictures for people (Pillow)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["frames", "grid_image"]
+
+
+def grid_image(images: NDArray[np.floating], side: int = 720) -> Image.Image:
+    """`(B, C, H, W)` images in [-1, 1], C 1 or 3, in a near-square grid of about `side` pixels."""
+    count, channels, height, width = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    scale = max(1, side // (columns * width))
+    gap = 1
+    page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
+    for i, image in enumerate(np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8)):
+        y, x = (gap + index * (size + gap) for index, size in zip(divmod(i, columns), (height, width), strict=True))
+        page[y : y + height, x : x + width] = image.transpose(1, 2, 0)
+    picture = Image.fromarray(page[:, :, 0] if channels == 1 else page)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def frames(batches: Iterable[NDArray[np.floating]]) -> Iterator[Image.Image]:
+    """One grid a batch, in the palette mode that a GIF wants."""
+    return (grid_image(batch, side=480).convert("P") for batch in batches)

@@ -1,0 +1,101 @@
+"""The bundled reference networks: *digits* (8×8) and *fashion* (28×28, with classes).
+
+Small enough for tests and a demonstration on a CPU. They need torch and safetensors; importing
+this package does not. How each was made stands in the model card beside its weights.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Any
+
+from pndm_solvers.execute import Model
+from pndm_solvers.prediction import classifier_free_guidance
+from pndm_solvers.schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    import torch
+
+    from pndm_solvers.reference.unet import UNet
+
+__all__ = ["NETWORK_NAMES", "ReferenceNetwork", "load_network"]
+
+NETWORK_NAMES = ("digits", "fashion")
+
+
+@dataclass(frozen=True)
+class ReferenceNetwork:
+    """A bundled network and what one must know to sample from it.
+
+    Attributes
+    ----------
+    unet:
+        The torch module, in evaluation mode, float32.
+    schedule, prediction:
+        What it was trained with. Both networks know real times between the integers.
+    labels:
+        The names of its classes; empty for a network without.
+    shape:
+        One image: (channels, height, width), values about [-1, 1].
+    """
+
+    name: str
+    unet: UNet = field(repr=False)
+    schedule: NoiseSchedule
+    prediction: str
+    labels: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.unet.channels, self.unet.size, self.unet.size
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The network without a class, as a model."""
+        return self.unet(x, t)
+
+    def model(self, label: torch.Tensor | None = None, guidance: float = 1.0) -> Model:
+        """The network for the classes `label` `(B,)`, by classifier-free guidance of scale `guidance`.
+
+        Raises ValueError for labels that the network lacks.
+        """
+        if label is None:
+            return self
+        if not self.labels:
+            raise ValueError(f"the network {self.name!r} has no classes")
+        if label.min() < 0 or label.max() >= len(self.labels):
+            raise ValueError(f"labels must lie in 0 to {len(self.labels) - 1}, not {label.tolist()}")
+
+        def conditional(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.unet(x, t, label)
+
+        return classifier_free_guidance(conditional, self, guidance)
+
+
+def load_network(name: str, device: Any = "cpu") -> ReferenceNetwork:
+    """The network "digits" or "fashion", on a torch device.
+
+    Raises ValueError for another name, and ImportError with the remedy where torch is not installed.
+    """
+    if name not in NETWORK_NAMES:
+        raise ValueError(f"network is {name!r}; bundled are {', '.join(map(repr, NETWORK_NAMES))}")
+    try:
+        from safetensors import safe_open
+
+        from pndm_solvers.reference.unet import UNet
+    except ImportError as error:
+        raise ImportError(
+            "the reference networks need torch and safetensors: pip install 'pndm_solvers[demo]'"
+        ) from error
+    with (
+        as_file(files("pndm_solvers.reference") / f"{name}.safetensors") as path,
+        safe_open(path, framework="pt", device=str(device)) as file,
+    ):
+        facts = json.loads(file.metadata()["network"])
+        weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 — no mapping
+    unet = UNet(**facts["architecture"]).to(device).eval()
+    unet.load_state_dict(weights)
+    return ReferenceNetwork(
+        name, unet, NoiseSchedule.from_config(facts["schedule"]), facts["prediction"], tuple(facts["labels"])
+    )
