@@ -153,7 +153,7 @@ def run(
 ) -> Any:
     """See `Plan.run`."""
     state = start(plan, x, prediction, seed, generator)
-    points = [x]
+    points = [x] if trajectory else []
     with _bar(plan, progress) as bar:
         while not state.done:
             answer = _combinable(state, model(state.x, state.t))

@@ -112,6 +112,8 @@ def make_grid(
             raise ValueError("start cuts a named spacing; timesteps of your own begin where their first one says")
         asked = times = _checked("timesteps", timesteps)
         first = float(times[0])
+        for t in times:
+            _asked(schedule, t)
         course = np.append(times, [] if times[-1] == end.t else end.t)
         if not (np.all(np.diff(course) < 0) or (end.t > first and np.all(np.diff(course) > 0))):
             raise ValueError(
@@ -122,9 +124,20 @@ def make_grid(
     low, high = sorted((first, end.t))
     inner = times[(low < times) & (times < high)].astype(np.float64)
     integral = asked.dtype.kind in "iu" and first.is_integer() and float(end.t).is_integer()
-    levels = [schedule.level(t) for t in (first, *inner)]
+    levels = [_asked(schedule, t) for t in (first, *inner)]
     # Where the run begins at its very end, as "leading" with one step and final="first" does, no step is left.
     return Grid(schedule, (*levels, end) if first != end.t else (end,), integral)
+
+
+def _asked(schedule: NoiseSchedule, t: float) -> Level:
+    """The level at which the network is to be asked."""
+    level = schedule.level(t)
+    if level.sigma == 0:
+        raise ValueError(
+            f"a step cannot begin at t = {t:g}, the clean level, which no network has seen; begin at t = "
+            f"{schedule.t_min:g}, and to end at the clean level leave it out of the times and pass final='clean'"
+        )
+    return level
 
 
 def _whole(name: str, value: int | None) -> int:

@@ -1,0 +1,69 @@
+"""What tests run over: every registered schedule and method, and problems with a known answer."""
+
+import numpy as np
+import pytest
+
+from pndm_solvers import NoiseSchedule, PLMSSolver, PRKSolver, ButcherTableau, PNDMSolver
+from pndm_solvers.analytic import Gaussian, GaussianMixture
+from pndm_solvers.solvers import SOLVERS
+
+SCHEDULES = {
+    "linear": NoiseSchedule.linear(),
+    "scaled_linear": NoiseSchedule.scaled_linear(),
+    "cosine": NoiseSchedule.cosine(),
+    "vp": NoiseSchedule.vp(),
+    "ve": NoiseSchedule.ve(),
+    "rectified_flow": NoiseSchedule.rectified_flow(),
+    "zero_terminal_snr": NoiseSchedule.linear().rescale_zero_terminal_snr(),
+}
+
+# First-same-as-last: its fourth stage is the next step's first (Bogacki and Shampine, 1989).
+BOGACKI_SHAMPINE = ButcherTableau(
+    "bogacki-shampine",
+    c=[0, "1/2", "3/4", 1],
+    a=[[], ["1/2"], [0, "3/4"], ["2/9", "1/3", "4/9"]],
+    b=["2/9", "1/3", "4/9", 0],
+)
+
+
+def all_solvers(schedule):
+    """Every registered method, and every option of those that have one."""
+    solvers = [make(schedule) for make in SOLVERS.values()]
+    solvers += [PLMSSolver(schedule, order, starter) for order in (1, 2, 3, 4) for starter in ("ramp", "heun", "rk4")]
+    solvers += [PNDMSolver(schedule, order=2), PRKSolver(schedule, "euler"), PRKSolver(schedule, BOGACKI_SHAMPINE)]
+    return list(dict.fromkeys(solvers))
+
+
+def deterministic_solvers(schedule):
+    return [solver for solver in all_solvers(schedule) if solver.convergence_order is not None]
+
+
+def pseudo_solvers(schedule):
+    """Those whose steps are transfers: all deterministic ones but FON."""
+    return [solver for solver in deterministic_solvers(schedule) if solver.name != "FON"]
+
+
+def named(values):
+    """For pytest's ids."""
+    return [getattr(value, "name", str(value)) for value in values]
+
+
+def random_gaussian(dimension=4, seed=0):
+    generator = np.random.default_rng(seed)
+    root = generator.standard_normal((dimension, dimension))
+    return Gaussian(generator.standard_normal(dimension), root @ root.T / dimension)
+
+
+def random_mixture(dimension=3, seed=0):
+    generator = np.random.default_rng(seed)
+    roots = generator.standard_normal((4, dimension, dimension)) / 3
+    return GaussianMixture([0.1, 0.2, 0.3, 0.4], generator.standard_normal((4, dimension)), roots @ roots.mT)
+
+
+def relative_error(value, exact):
+    return np.abs(value - exact).max() / np.abs(exact).max()
+
+
+@pytest.fixture
+def linear():
+    return SCHEDULES["linear"]

@@ -1,0 +1,242 @@
+import gc
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEDULES, all_solvers, deterministic_solvers, named, random_mixture
+
+from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver, execute, initial_noise
+from pndm_solvers.noise import NoiseSource
+
+LINEAR = SCHEDULES["linear"]
+START = initial_noise((4, 3), seed=0)
+
+
+def smooth(x, t):
+    """Any smooth model, of NumPy and of torch."""
+    return x / (1 + x * x) + t[:, None] / 1000
+
+
+@pytest.mark.parametrize("solver", all_solvers(LINEAR), ids=named)
+def test_calls_and_times_are_as_the_plan_says(solver):
+    for steps in range(1, 61):
+        plan = solver.plan(steps)
+        seen = []
+
+        def model(x, t, seen=seen):
+            assert t.shape == (4,)
+            assert t.dtype == (np.int64 if plan.integer_times else np.float64)
+            seen.append(t[0])
+            return smooth(x, t)
+
+        result = plan.run(model, START, seed=1)
+        assert len(seen) == plan.model_calls
+        assert tuple(seen) == plan.times
+        assert np.isfinite(result).all()
+
+
+@pytest.mark.parametrize(("name", "calls"), [("DDIM", 0), ("DDPM (fixed small)", 0), ("F-PNDM", 9), ("S-PNDM", 1)])
+def test_what_n_steps_cost(name, calls):
+    solver = next(s for s in all_solvers(LINEAR) if s.name == name)
+    for steps in range(5, 61):
+        assert solver.plan(steps).model_calls == steps + calls
+
+
+@pytest.mark.parametrize("solver", all_solvers(LINEAR), ids=named)
+def test_push_is_pull_to_the_last_bit(solver):
+    plan = solver.plan(9)
+    state = plan.start(START, seed=7)
+    while not state.done:
+        state = plan.advance(state, smooth(state.x, state.t))
+    assert np.array_equal(state.x, plan.run(smooth, START, seed=7))
+    assert np.array_equal(state.x, solver.sample(smooth, START, 9, seed=7))
+
+
+@pytest.mark.parametrize("solver", all_solvers(LINEAR), ids=named)
+def test_states_are_values(solver):
+    """Two runs interleaved, and a third that forks from the first, do not disturb each other."""
+    plan = solver.plan(8)
+    a, b = plan.start(START, seed=1), plan.start(-2 * START, seed=2)
+    fork = None
+    while not a.done:
+        a = plan.advance(a, smooth(a.x, a.t))
+        b = plan.advance(b, smooth(b.x, b.t))
+        fork = a if a.row == 4 else fork
+    while fork is not None and not fork.done:
+        fork = plan.advance(fork, smooth(fork.x, fork.t))
+    assert np.array_equal(a.x, plan.run(smooth, START, seed=1))
+    assert np.array_equal(b.x, plan.run(smooth, -2 * START, seed=2))
+    assert np.array_equal(fork.x, a.x)
+
+
+@pytest.mark.parametrize("solver", all_solvers(LINEAR), ids=named)
+@pytest.mark.parametrize("steps", [1, 2, 5, 12])
+def test_live_tensors_never_exceed_max_stored(solver, steps, monkeypatch):
+    """Counted by the garbage collector at the moment each new state has been made."""
+    plan = solver.plan(steps)
+    shape = (2, 5, 7)
+    start = torch.randn(shape, dtype=torch.float64)
+    most = 0
+    combine = execute.combine
+
+    def counting(arrays, weights):
+        nonlocal most
+        result = combine(arrays, weights)
+        live = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.shape == shape and o is not start]
+        most = max(most, len(live))
+        return result
+
+    monkeypatch.setattr(execute, "combine", counting)
+    plan.run(lambda x, t: x.sin(), start, seed=0)
+    assert most <= plan.max_stored
+    if steps == 12:
+        # not by a wide margin either: x_T itself is the caller's and was not counted
+        assert most >= plan.max_stored - 1
+
+
+def test_max_stored_by_hand():
+    assert DDIMSolver(LINEAR).plan(9).max_stored == 3  # x, ε and the new x
+    assert DDPMSolver(LINEAR).plan(9).max_stored == 4  # and z
+    assert PLMSSolver(LINEAR, 4).plan(9).max_stored == 6  # three older ε
+
+
+@pytest.mark.parametrize("solver", deterministic_solvers(LINEAR), ids=named)
+def test_torch_as_numpy(solver):
+    plan = solver.plan(6)
+    expected = plan.run(smooth, START)
+    result = plan.run(smooth, torch.from_numpy(START))
+    assert result.dtype == torch.float64
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_torch_keeps_dtype_and_hands_over_times(dtype):
+    def model(x, t):
+        assert x.dtype == dtype
+        assert t.dtype == (torch.int64 if plan.integer_times else wide)
+        return torch.zeros_like(x)
+
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for plan in (PNDMSolver(LINEAR).plan(4), PNDMSolver(LINEAR).plan(4, spacing="quadratic")):
+        assert plan.run(model, torch.zeros(3, 2, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_numpy_keeps_dtype(dtype):
+    result = PLMSSolver(LINEAR).sample(smooth, START.astype(dtype), 5)
+    assert result.dtype == dtype
+
+
+def test_half_precision_is_summed_in_float32():
+    """8·ε₀ − 7·ε₁ and the like: the products must not round before they meet."""
+    arrays = [torch.full((1, 1), value, dtype=torch.bfloat16) for value in (1.0, 1.0078125)]
+    assert execute.combine(arrays, [-100.0, 100.0]).item() == 0.78125
+
+
+def test_gradients_flow_through_a_run():
+    start = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    plan = PLMSSolver(LINEAR).plan(5)
+    assert torch.autograd.gradcheck(lambda x: plan.run(smooth, x), start)
+
+
+def test_noise_free_plans_draw_nothing():
+    generator = torch.Generator().manual_seed(0)
+    before, global_before = generator.get_state(), torch.get_rng_state()
+    DDIMSolver(LINEAR).sample(smooth, torch.from_numpy(START), 5, generator=generator)
+    assert torch.equal(generator.get_state(), before)
+    assert torch.equal(torch.get_rng_state(), global_before)
+
+
+def test_noise_of_a_sample_does_not_depend_on_its_batch():
+    plan = DDPMSolver(LINEAR).plan(6)
+    together = plan.run(smooth, START, seed=5)
+    assert np.array_equal(plan.run(smooth, START[:2], seed=5), together[:2])
+    seeds = [11, 12, 13, 14]
+    each = plan.run(smooth, START, seed=seeds)
+    for i, seed in enumerate(seeds):
+        assert np.array_equal(plan.run(smooth, START[i : i + 1], seed=[seed]), each[i : i + 1])
+    assert np.array_equal(initial_noise((2, 3), seed=0), START[:2])
+    in_torch = plan.run(smooth, torch.from_numpy(START), seed=5)
+    np.testing.assert_allclose(in_torch.numpy(), together, rtol=1e-12)
+
+
+def test_generators():
+    plan = DDPMSolver(LINEAR).plan(6)
+    x = torch.from_numpy(START)
+
+    def run(generator):
+        return plan.run(smooth, x, generator=generator)
+
+    assert torch.equal(run(torch.Generator().manual_seed(3)), run(torch.Generator().manual_seed(3)))
+    assert not torch.equal(run(torch.Generator().manual_seed(3)), run(torch.Generator().manual_seed(4)))
+    several = run([torch.Generator().manual_seed(i) for i in range(4)])
+    alone = plan.run(smooth, x[2:3], generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(several[2:3], alone, rtol=0, atol=0)
+    numpy_run = plan.run(smooth, START, generator=np.random.default_rng(1))
+    np.testing.assert_allclose(run(np.random.default_rng(1)).numpy(), numpy_run, rtol=1e-12)
+    torch.manual_seed(0)
+    first = plan.run(smooth, x)
+    torch.manual_seed(0)
+    assert torch.equal(first, plan.run(smooth, x))
+
+
+def test_noise_is_standard_normal():
+    draws = np.concatenate([NoiseSource(seed=0).draw(row, np.empty((50, 400))) for row in range(5)])
+    assert abs(draws.mean()) < 4 / draws.size**0.5
+    assert abs(draws.var() - 1) < 4 * (2 / draws.size) ** 0.5
+    assert abs(np.corrcoef(draws[:50].ravel(), draws[50:100].ravel())[0, 1]) < 0.03
+
+
+def test_callback_sees_every_call_and_previews_the_picture():
+    mixture = random_mixture()
+    steps = []
+    plan = PNDMSolver(LINEAR).plan(6)
+    plan.run(mixture.model(LINEAR), START, callback=steps.append)
+    assert [step.row for step in steps] == list(range(plan.model_calls))
+    assert tuple(step.t for step in steps) == plan.times
+    for step in steps:
+        level = LINEAR.level(step.t)
+        np.testing.assert_allclose(step.x0, mixture.posterior(step.x, *level[1:])[0], atol=1e-8)
+        assert step.state.row == step.row + 1
+
+
+def test_trajectory_holds_the_points_of_the_solution():
+    plan = PNDMSolver(LINEAR).plan(6)
+    points = plan.run(smooth, START, trajectory=True)
+    assert len(points) == 7  # x_T, then one a step, however many stages it took
+    assert points[0] is START
+    assert np.array_equal(points[-1], plan.run(smooth, START))
+
+
+def test_progress_bar(capsys):
+    DDIMSolver(LINEAR).sample(smooth, START, 3, progress=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("x", "model", "options", "error", "message"),
+    [
+        (np.zeros((2, 3), np.uint8), smooth, {}, TypeError, "uint8"),
+        (torch.zeros(2, 3, dtype=torch.int64), smooth, {}, TypeError, "int64"),
+        ([[0.0]], smooth, {}, TypeError, "not a list"),
+        (np.zeros(()), smooth, {}, ValueError, "batch first"),
+        (START, lambda x, t: x[:1], {}, ValueError, r"answered shape \(1, 3\)"),
+        (START, lambda x, t: None, {}, ValueError, "answered a NoneType"),
+        (START, smooth, {"prediction": "noise"}, ValueError, "prediction is 'noise'"),
+        (START, smooth, {"seed": 1, "generator": np.random.default_rng()}, ValueError, "not both"),
+        (START, smooth, {"seed": [1, 2]}, ValueError, "2 entries for a batch of 4"),
+        (START, smooth, {"generator": [np.random.default_rng()]}, ValueError, "1 entries for a batch of 4"),
+        (START, smooth, {"generator": 3}, TypeError, "generator is a int"),
+    ],
+)
+def test_bad_runs_are_refused(x, model, options, error, message):
+    with pytest.raises(error, match=message):
+        DDPMSolver(LINEAR).sample(model, x, 4, **options)
+
+
+def test_a_run_that_is_done_cannot_go_on():
+    plan = DDIMSolver(LINEAR).plan(1)
+    done = plan.advance(plan.start(START), START)
+    for further in (lambda: done.t, lambda: plan.advance(done, START)):
+        with pytest.raises(ValueError, match="is done"):
+            further()

@@ -1,0 +1,125 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from conftest import BOGACKI_SHAMPINE, SCHEDULES, all_solvers, named
+
+from pndm_solvers import DDIMSolver, DDPMSolver, Level, Plan, PLMSSolver, PNDMSolver, PRKSolver, Row
+
+LINEAR = SCHEDULES["linear"]
+CASES = [solver for name in ("linear", "rectified_flow") for solver in all_solvers(SCHEDULES[name])]
+
+
+@pytest.mark.parametrize("solver", CASES, ids=named)
+def test_json_restores_every_bit(solver):
+    plan = solver.plan(7)
+    text = plan.to_json()
+    assert Plan.from_json(text) == plan
+    assert Plan.from_json(text).name == plan.name
+    assert Plan.from_json(text).to_json() == text
+    json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "3", '{"format": "pndm_solvers.plan/1"}', '{"format": "other"}'])
+def test_what_is_no_plan_is_refused(text):
+    with pytest.raises(ValueError, match=r"not the JSON of a plan|format is 'other'"):
+        Plan.from_json(text)
+
+
+def test_a_plan_prints_as_a_table():
+    text = str(PNDMSolver(LINEAR).plan(5))
+    lines = text.splitlines()
+    assert lines[0].startswith("F-PNDM: 14 model calls, at most ")
+    assert len(lines) == 2 + 14
+    assert "x13 + " in lines[-1]
+    assert text.count("(stage)") == 9
+    assert "z0" in str(DDPMSolver(LINEAR).plan(2))
+    assert "x̂0" in str(DDIMSolver(SCHEDULES["rectified_flow"]).plan(2))
+
+
+def test_pseudo_euler_has_three_names_and_one_plan():
+    for options in ({"num_inference_steps": 10}, {"timesteps": [900.5, 80.0]}):
+        plans = [
+            solver.plan(**options)
+            for solver in (DDIMSolver(LINEAR), PRKSolver(LINEAR, "euler"), PLMSSolver(LINEAR, order=1))
+        ]
+        assert plans[0] == plans[1] == plans[2]
+        assert len({hash(plan) for plan in plans}) == 1
+
+
+def test_f_pndm_is_plms_started_by_runge_kutta():
+    assert PNDMSolver(LINEAR, 4).plan(9) == PLMSSolver(LINEAR, 4, "rk4").plan(9)
+    assert PNDMSolver(LINEAR, 2).plan(9) == PLMSSolver(LINEAR, 2, "heun").plan(9)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_call_without_effect(name):
+    for solver in all_solvers(SCHEDULES[name]):
+        for final in ("clean", "first"):
+            plan = solver.plan(6, spacing="linspace", final=final)
+            used = {j for row in plan.rows for j, _ in row.answers}
+            assert used == set(range(plan.model_calls)), solver.name
+
+
+def test_first_same_as_last_is_found_in_the_table():
+    """Bogacki and Shampine's fourth stage is the next step's first: 3 calls a step, not 4."""
+    plan = PRKSolver(LINEAR, BOGACKI_SHAMPINE).plan(6, final="first")
+    assert plan.model_calls == 3 * 6
+
+    def model(x, t):
+        return np.tanh(x) + t[:, None] / 1000
+
+    x = start = np.random.default_rng(0).standard_normal((3, 2))
+    grid = [level.t for level in (Level(r.t, r.alpha, r.sigma) for r in plan.rows[::3])] + [0]
+    for here, there in zip(grid, grid[1:], strict=False):
+        x = PRKSolver(LINEAR, BOGACKI_SHAMPINE).plan(timesteps=[int(here)], stop=int(there)).run(model, x)
+    np.testing.assert_allclose(plan.run(model, start), x, rtol=1e-12)
+
+
+def test_a_run_that_begins_at_its_end_does_nothing():
+    with pytest.warns(UserWarning, match="mostly picture"):
+        plan = DDIMSolver(LINEAR).plan(1, spacing="leading", final="first")
+    x = np.ones((2, 2))
+    assert plan.model_calls == 0
+    assert plan.run(lambda x, t: pytest.fail("no call is due"), x) is x
+
+
+def row(**changes):
+    values = {"t": 5.0, "alpha": 0.5, "sigma": 0.5, "states": ((0, 1.0),), "answers": ((0, 1.0),)}
+    return Row(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"states": ((1, 1.0),)}, "rows 0 to 0"),
+        ({"answers": ((-1, 1.0),)}, "rows 0 to 0"),
+        ({"answers": ((0, 1.0), (0, 2.0))}, "each once"),
+        ({"answers": ((0, float("nan")),)}, "finite"),
+        ({"sigma": float("inf")}, "finite"),
+        ({"noise": -0.1}, "not negative"),
+        ({"states": (), "answers": ()}, "made of nothing"),
+        ({"t": 5.5}, "integer times"),
+    ],
+)
+def test_a_plan_checks_itself(changes, message):
+    assert Plan((row(),), Level(0, 1, 0), integer_times=True).model_calls == 1
+    with pytest.raises(ValueError, match=message):
+        Plan((row(**changes),), Level(0, 1, 0), integer_times=True)
+
+
+def test_a_plan_from_anywhere_runs():
+    """Nothing assumes that a solver wrote the numbers."""
+    rows = (row(t=9.0, answers=((0, -0.3),)), row(t=4.0, states=((0, 0.2), (1, 0.5)), answers=((0, 0.7), (1, 0.1))))
+    x = np.array([[2.0]])
+    x1 = x - 0.3 * (x + 9)
+    x2 = 0.2 * x + 0.5 * x1 + 0.7 * (x + 9) + 0.1 * (x1 + 4)
+    result = Plan(rows, Level(0, 1, 0)).run(lambda x, t: x + t[:, None], x)
+    np.testing.assert_allclose(result, x2, rtol=1e-15)
+
+
+def test_a_plan_is_immutable():
+    plan = DDIMSolver(LINEAR).plan(3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.rows = ()

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEDULES, deterministic_solvers, named, random_mixture, relative_error
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, classifier_free_guidance
+from pndm_solvers.prediction import PREDICTIONS
+
+LINEAR = SCHEDULES["linear"]
+MIXTURE = random_mixture()
+START = np.random.default_rng(3).standard_normal((5, 3))
+
+
+@given(st.sampled_from(sorted(PREDICTIONS)), st.floats(0.01, 1), st.floats(0.01, 3), st.integers(0, 2**32))
+def test_every_prediction_gives_back_picture_and_noise(name, alpha, sigma, seed):
+    x0, epsilon = np.random.default_rng(seed).standard_normal((2, 3, 4))
+    a, b = PREDICTIONS[name](alpha, sigma)
+    x, answer = alpha * x0 + sigma * epsilon, a * x0 + b * epsilon
+    prediction = Prediction(name)
+    np.testing.assert_allclose(prediction.convert("epsilon", x, answer, alpha, sigma), epsilon, atol=1e-10)
+    np.testing.assert_allclose(prediction.convert("sample", x, answer, alpha, sigma), x0, atol=1e-10)
+
+
+@pytest.mark.parametrize("solver", deterministic_solvers(LINEAR), ids=named)
+@pytest.mark.parametrize("spacing", ["trailing", "quadratic"])
+def test_one_model_in_five_forms_gives_one_sample(solver, spacing):
+    plan = solver.plan(12, spacing=spacing)
+    samples = [plan.run(MIXTURE.model(LINEAR, name), START, prediction=name) for name in PREDICTIONS]
+    for other in samples[1:]:
+        assert relative_error(other, samples[0]) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["sample", "v_prediction", "flow"])
+@pytest.mark.parametrize("schedule", [SCHEDULES["zero_terminal_snr"], SCHEDULES["rectified_flow"]], ids=str)
+def test_from_pure_noise_the_mean_picture_comes_out_first(name, schedule):
+    """At α = 0 the answer is the mean of the data, and one step to the clean level ends there."""
+    model = MIXTURE.model(schedule, name)
+    mean = sum(w * part.mean for w, part in zip(MIXTURE.weights, MIXTURE.parts, strict=True))
+    once = DDIMSolver(schedule).sample(model, START, 1, prediction=name)
+    np.testing.assert_allclose(once, np.broadcast_to(mean, once.shape), rtol=1e-12)
+    for solver in deterministic_solvers(schedule):
+        sample = solver.sample(model, START, 200, spacing="linspace", prediction=name)
+        exact = MIXTURE.flow(START, schedule.level(schedule.t_max), schedule.clean)
+        assert np.median(np.abs(sample - exact)) < 0.02, solver.name
+
+
+@pytest.mark.parametrize("name", ["epsilon", "score"])
+def test_epsilon_is_refused_at_pure_noise_before_any_call(name):
+    plan = PLMSSolver(SCHEDULES["zero_terminal_snr"]).plan(5)
+    with pytest.raises(ValueError, match="does not determine 'sample' at α = 0"):
+        plan.run(lambda x, t: pytest.fail("the model was called"), START, prediction=name)
+
+
+@pytest.mark.parametrize("convert", [lambda x: x, torch.from_numpy], ids=["numpy", "torch"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_clipping_and_thresholding(convert, prediction):
+    x0 = np.array([[0.5, -3.0, 2.0, 0.1], [0.2, 0.4, -0.6, 0.1]])
+    noise = np.random.default_rng(0).standard_normal(x0.shape)
+    alpha, sigma = 0.6, 0.8
+    a, b = PREDICTIONS[prediction](alpha, sigma)
+    x, answer = convert(alpha * x0 + sigma * noise), convert(a * x0 + b * noise)
+
+    def picture(**options):
+        epsilon = Prediction(prediction, **options).convert("epsilon", x, answer, alpha, sigma)
+        return np.asarray((x - sigma * epsilon) / alpha)
+
+    np.testing.assert_allclose(picture(), x0, atol=1e-12)
+    np.testing.assert_allclose(picture(clip=1), np.clip(x0, -1, 1), atol=1e-12)
+    # the first sample's largest value is 3: divided by it; the second stays inside ±1: untouched
+    np.testing.assert_allclose(picture(threshold=1.0), x0 / [[3], [1]], atol=1e-12)
+    s = np.quantile(np.abs(x0[0]), 0.5)
+    np.testing.assert_allclose(picture(threshold=0.5)[0], np.clip(x0[0], -s, s) / s, atol=1e-12)
+    np.testing.assert_allclose(picture(threshold=1.0, clip=2)[0], x0[0] * 2 / 3, atol=1e-12)
+
+
+def test_guidance_mixes_two_models():
+    up, down = (lambda x, t: x + 1), (lambda x, t: x - 1)
+    x, t = np.zeros((2, 3)), np.zeros(2)
+    assert np.all(classifier_free_guidance(up, down, 3.0)(x, t) == 5)
+    assert classifier_free_guidance(up, down, 1) is up
+    assert classifier_free_guidance(up, down, 0) is down
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"type": "eps"}, "known are 'epsilon'"),
+        ({"clip": 0}, "clip is 0"),
+        ({"clip": float("nan")}, "clip is nan"),
+        ({"threshold": 1.5}, "threshold is 1.5"),
+    ],
+)
+def test_bad_predictions_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Prediction(**options)
