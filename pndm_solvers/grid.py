@@ -194,8 +194,8 @@ def linspace(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
 
 
 def quadratic(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
-    """T·(1 − i/n)²: dense near the data, where ε turns fastest; not rounded."""
-    return schedule.t_max * (1 - np.arange(steps) / steps) ** 2
+    """T·(1 − i/n)² above the lowest level: dense near the data, where ε turns fastest; not rounded."""
+    return schedule.t_min + (schedule.t_max - schedule.t_min) * (1 - np.arange(steps) / steps) ** 2
 
 
 def log_snr(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:

@@ -43,9 +43,9 @@ def pseudo_solvers(schedule):
     return [solver for solver in deterministic_solvers(schedule) if solver.name != "FON"]
 
 
-def named(values):
+def named(value):
     """For pytest's ids."""
-    return [getattr(value, "name", str(value)) for value in values]
+    return getattr(value, "name", str(value))
 
 
 def random_gaussian(dimension=4, seed=0):
