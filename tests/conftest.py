@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pndm_solvers import NoiseSchedule, PLMSSolver, PRKSolver, ButcherTableau, PNDMSolver
+from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PNDMSolver, PRKSolver
 from pndm_solvers.analytic import Gaussian, GaussianMixture
 from pndm_solvers.solvers import SOLVERS
 
@@ -56,7 +56,7 @@ def random_gaussian(dimension=4, seed=0):
 
 def random_mixture(dimension=3, seed=0):
     generator = np.random.default_rng(seed)
-    roots = generator.standard_normal((4, dimension, dimension)) / 3
+    roots = generator.standard_normal((4, dimension, dimension)) / 2
     return GaussianMixture([0.1, 0.2, 0.3, 0.4], generator.standard_normal((4, dimension)), roots @ roots.mT)
 
 

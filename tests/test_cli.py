@@ -1,0 +1,103 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from pndm_solvers import NoiseSchedule, Plan, PNDMSolver, cli
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs a command line in this process; returns (exit status, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pndm-solvers", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        status = exit_.value.code
+        return (status, out, err) if isinstance(status, int) else (1, out, err + str(status))
+
+    return call
+
+
+def test_the_demo(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("sample", "--calls", 3)
+    assert status == 0
+    for word in ("fashion", "PLMS 4 (ramp)", "3 model calls", " s ", "samples.png"):
+        assert word in out
+    assert "3/3" in err
+    picture = Image.open(tmp_path / "samples.png")
+    assert min(picture.size) > 400
+
+
+def test_sample_with_everything(run, tmp_path):
+    out, gif = tmp_path / "one.png", tmp_path / "one.gif"
+    arguments = ("sample", "--solver", "pndm", "--order", 2, "--steps", 4, "--class", "Bag", "--guidance", 2,
+                 "--count", 3, "--seed", 1, "--spacing", "quadratic", "--clip", 1, "--out", out, "--gif", gif)  # fmt: skip
+    assert run(*arguments)[0] == 0
+    first = out.read_bytes()
+    assert Image.open(gif).n_frames == 5 + 1
+    assert run(*arguments)[0] == 0
+    assert out.read_bytes() == first
+
+
+def test_sample_digits(run, tmp_path):
+    out = tmp_path / "digits.png"
+    assert run("sample", "--network", "digits", "--solver", "ddpm", "--steps", 5, "--out", out)[0] == 0
+    assert out.exists()
+
+
+def test_plan_prints_and_exports(run):
+    status, out, _ = run("plan", "--solver", "pndm", "--steps", 6)
+    assert status == 0
+    assert out.startswith("F-PNDM: 15 model calls")
+    status, out, _ = run("plan", "--solver", "pndm", "--steps", 6, "--json")
+    assert Plan.from_json(out) == PNDMSolver(NoiseSchedule.linear()).plan(6)
+    assert run("plan", "--calls", 7, "--schedule", "rectified_flow", "--final", "first")[0] == 0
+    assert run("plan", "--solver", "ddim", "--steps", 4, "--start", 0, "--stop", 999)[0] == 0
+
+
+def test_plan_reads_a_config(run, tmp_path):
+    path = tmp_path / "scheduler_config.json"
+    path.write_text(json.dumps({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}))
+    assert run("plan", "--schedule", path)[1] == run("plan", "--schedule", "scaled_linear")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sample", "--network", "cats"), "bundled are"),
+        (("sample", "--solver", "euler"), "known are ddim"),
+        (("sample", "--solver", "ddpm", "--eta", 1), "--eta is not an option"),
+        (("sample", "--solver", "prk-heun", "--order", 1), "--order is not an option"),
+        (("sample", "--class", "hat"), "9 ankle boot"),
+        (("sample", "--network", "digits", "--class", "3"), "no classes"),
+        (("sample", "--steps", 3, "--calls", 3), "not both"),
+        (("sample", "--out", "/nowhere/x.png"), "no folder"),
+        (("plan", "--schedule", "sigmoid"), "schedule is 'sigmoid'"),
+        (("plan", "--steps", 0), "at least 1"),
+    ],
+)
+def test_mistakes_are_one_clear_line(run, arguments, message):
+    status, out, err = run(*arguments)
+    assert status != 0
+    assert message in err
+    assert "Traceback" not in err
+    assert not out
+
+
+def test_help_names_every_choice(run):
+    for command in ("sample", "plan"):
+        status, out, _ = run(command, "--help")
+        assert status == 0
+        assert all(word in out for word in ("ddim", "prk-rk4", "trailing", "karras"))
+
+
+def test_as_a_module():
+    command = [sys.executable, "-m", "pndm_solvers", "plan", "--calls", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "3 model calls" in done.stdout

@@ -1,0 +1,204 @@
+"""The methods: the field's check values, constant ε, and the moments of the stochastic ones."""
+
+import numpy as np
+import pytest
+from conftest import SCHEDULES, all_solvers, named, pseudo_solvers, random_gaussian, relative_error
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pndm_solvers import (
+    SPACINGS,
+    DDIMSolver,
+    DDPMSolver,
+    FONSolver,
+    PLMSSolver,
+    PNDMSolver,
+    Prediction,
+    PRKSolver,
+    transfer,
+)
+
+LINEAR = SCHEDULES["linear"]
+GENERATOR = np.random.default_rng(0)
+START, NOISE = GENERATOR.standard_normal((2, 3, 5))
+
+
+class TestStandardDummyLoop:
+    """The dummy model of diffusers' own scheduler tests: 10 steps, leading, final at ᾱ_0."""
+
+    sample = (np.arange(768).reshape(3, 8, 8, 4) / 768).transpose(3, 0, 1, 2)
+
+    @staticmethod
+    def model(x, t):
+        return x * (t / (t + 1))[:, None, None, None]
+
+    @pytest.mark.parametrize(
+        ("solver", "rows", "total"),
+        [(PNDMSolver(LINEAR), 18, 198.1318), (PLMSSolver(LINEAR, starter="heun"), 10, 197.7155)],
+        ids=["F-PNDM", "PLMS"],
+    )
+    def test_sum_of_the_last_state(self, solver, rows, total):
+        plan = solver.plan(10, spacing="leading", final="first")
+        assert plan.model_calls == rows
+        assert np.abs(plan.run(self.model, self.sample)).sum() == pytest.approx(total, abs=1e-3)
+
+    def test_ddim_with_a_clipped_picture(self):
+        plan = DDIMSolver(LINEAR).plan(10, spacing="leading")
+        result = plan.run(self.model, self.sample, prediction=Prediction(clip=1.0))
+        assert np.abs(result).sum() == pytest.approx(172.0067, abs=1e-3)
+
+
+def constant(x, t):
+    return NOISE
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "vp", "ve"])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_constant_epsilon_is_solved_exactly(name, spacing):
+    """Every row's ε-weights act as a mean, so every pseudo method then is one transfer, as DDIM is."""
+    schedule = SCHEDULES[name]
+    for solver in pseudo_solvers(schedule):
+        for steps in (2, 5, 20):
+            for final in ("clean", "first"):
+                plan = solver.plan(steps, spacing=spacing, final=final)
+                exact = transfer(START, NOISE, schedule.level(plan.rows[0].t), plan.end)
+                assert relative_error(plan.run(constant, START), exact) < 1e-12, (solver.name, steps)
+
+
+@given(
+    st.sampled_from(["linear", "cosine", "vp", "ve"]),
+    st.lists(st.floats(0, 1), min_size=1, max_size=12, unique=True),
+    st.booleans(),
+)
+def test_constant_epsilon_on_any_grid(name, fractions, upwards):
+    schedule = SCHEDULES[name]
+    times = schedule.t_min + (schedule.t_max - schedule.t_min) * np.sort([*fractions, 0.0 if upwards else 1.0])
+    times = np.unique(times) if upwards else np.unique(times)[::-1]
+    if len(times) < 2:
+        return
+    *visited, stop = times
+    exact = transfer(START, NOISE, schedule.level(visited[0]), schedule.level(stop))
+    for solver in pseudo_solvers(schedule):
+        result = solver.plan(timesteps=visited, stop=stop).run(constant, START)
+        assert relative_error(result, exact) < 1e-12, solver.name
+
+
+@pytest.mark.parametrize("name", ["zero_terminal_snr", "rectified_flow"])
+def test_constant_picture_is_solved_exactly_from_pure_noise(name):
+    """Where α = 0 at the start, the network's picture takes the part of ε."""
+    schedule = SCHEDULES[name]
+    for solver in pseudo_solvers(schedule):
+        for steps in (1, 2, 5, 20):
+            plan = solver.plan(steps, spacing="linspace", stop=schedule.t_max * 0.25)
+            result = plan.run(lambda x, t: NOISE, START, prediction="sample")
+            exact = plan.end.alpha * NOISE + plan.end.sigma * START
+            assert relative_error(result, exact) < 1e-12, (solver.name, steps)
+
+
+@pytest.mark.parametrize(("steps", "low", "high"), [(10, 5e-3, 2e-2), (20, 5e-4, 2e-3), (40, 4e-5, 2e-4)])
+def test_fon_does_not_solve_a_constant_epsilon(steps, low, high):
+    """The classical method does so only in the limit: here is by how much it fails, where the others have 1e-12."""
+    visited = np.linspace(999, 100, steps + 1)[:-1]
+    plan = FONSolver(LINEAR).plan(timesteps=visited, stop=100)
+    exact = transfer(START, NOISE, LINEAR.level(999), LINEAR.level(100))
+    assert low < relative_error(plan.run(constant, START), exact) < high
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("spacing", ["trailing", "quadratic"])
+def test_equation_12_of_ddim(eta, spacing):
+    """x_s = α_s·x̂_0 + √(σ_s² − c²)·ε + c·z with c = η·√((1 − ᾱ_s)/(1 − ᾱ_t))·√(1 − ᾱ_t/ᾱ_s)."""
+    plan = DDIMSolver(LINEAR, eta).plan(7, spacing=spacing)
+    ends = [*plan.rows[1:], None]
+    for row, after in zip(plan.rows, ends, strict=True):
+        a_t, a_s = row.alpha**2, after.alpha**2 if after else 1.0
+        c = eta * ((1 - a_s) / (1 - a_t) * (1 - a_t / a_s)) ** 0.5
+        assert row.noise == pytest.approx(c, abs=1e-12)
+        assert row.states[0][1] == pytest.approx((a_s / a_t) ** 0.5, rel=1e-12)
+        direction = (1 - a_s - c**2) ** 0.5 - (a_s / a_t * (1 - a_t)) ** 0.5
+        assert row.answers[0][1] == pytest.approx(direction, rel=1e-9)
+
+
+def test_ddim_with_eta_1_is_ddpm():
+    assert DDIMSolver(LINEAR, eta=1.0).plan(20) == DDPMSolver(LINEAR).plan(20)
+
+
+def test_equation_7_of_ddpm():
+    """On adjacent levels: mean √ᾱ_{t−1}·β/(1 − ᾱ_t)·x̂_0 + √(1 − β)·(1 − ᾱ_{t−1})/(1 − ᾱ_t)·x_t, variance β̃ or β."""
+    betas = np.linspace(1e-4, 0.02, 1000)
+    alphas_cumprod = np.cumprod(1 - betas)
+    small, large = (DDPMSolver(LINEAR, variance).plan(1000) for variance in ("fixed_small", "fixed_large"))
+    for t in (999, 500, 10, 1):
+        k, beta, before, at = 999 - t, betas[t], alphas_cumprod[t - 1], alphas_cumprod[t]
+        picture = before**0.5 * beta / (1 - at)
+        state = (1 - beta) ** 0.5 * (1 - before) / (1 - at)
+        row = small.rows[k]
+        assert row.states[0][1] == pytest.approx(state + picture / at**0.5, rel=1e-9)
+        assert row.answers[0][1] == pytest.approx(-picture * ((1 - at) / at) ** 0.5, rel=1e-9)
+        assert row.noise**2 == pytest.approx(beta * (1 - before) / (1 - at), rel=1e-9)
+        assert large.rows[k].noise ** 2 == pytest.approx(beta, rel=1e-9)
+        assert (large.rows[k].states, large.rows[k].answers) == (row.states, row.answers)
+    assert small.rows[-1].noise == large.rows[-1].noise == 0
+
+
+@pytest.mark.parametrize(
+    "solver", [DDPMSolver(LINEAR), DDPMSolver(LINEAR, "fixed_large"), DDIMSolver(LINEAR, 0.5)], ids=named
+)
+def test_stochastic_solvers_sample_the_gaussian(solver):
+    """The moments of the sample, propagated through the plan itself: no sampling noise."""
+    mean, variance = 0.7, 0.3
+    plan = solver.plan(1000)
+    # For Gaussian data ε = gain·(x − α·mean): the plan is linear in x_0 and each z.
+    m, v = 0.0, 1.0
+    for row in plan.rows:
+        gain = row.sigma / (row.alpha**2 * variance + row.sigma**2)
+        (_, a), (_, b) = row.states[0], row.answers[0]
+        m = (a + b * gain) * m - b * gain * row.alpha * mean
+        v = (a + b * gain) ** 2 * v + row.noise**2
+    assert m == pytest.approx(mean, rel=0.02)
+    assert v == pytest.approx(variance, rel=0.02)
+
+
+def test_inversion_and_back():
+    """Up from the data to the noise by small steps, and down again by the same."""
+    gaussian = random_gaussian()
+    data = gaussian.sample(6)
+    first, last = LINEAR.level(0), LINEAR.level(999)
+    x0 = first.alpha * data
+    for solver, tolerance in ((DDIMSolver(LINEAR), 0.03), (PNDMSolver(LINEAR, 2), 2e-3), (PRKSolver(LINEAR), 2e-3)):
+        up = solver.plan(500, spacing="linspace", start=0, stop=999)
+        assert up.end == last
+        noise = up.run(gaussian.model(LINEAR), x0)
+        assert relative_error(noise, gaussian.flow(x0, first, last)) < tolerance
+        back = solver.plan(500, spacing="linspace", final="first").run(gaussian.model(LINEAR), noise)
+        assert relative_error(back, x0) < tolerance
+
+
+@pytest.mark.parametrize("solver", [DDPMSolver(LINEAR), DDIMSolver(LINEAR, eta=0.5)], ids=named)
+def test_stochastic_solvers_only_run_down(solver):
+    with pytest.raises(ValueError, match="from noise to data"):
+        solver.plan(timesteps=[0, 100], stop=999)
+
+
+def test_solvers_are_values():
+    solvers, twins = all_solvers(LINEAR), all_solvers(LINEAR)
+    assert solvers == twins
+    assert len(set(solvers + twins)) == len(solvers)
+    assert len({solver.name for solver in solvers}) == len(solvers)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DDIMSolver(LINEAR, eta=1.5), "eta"),
+        (lambda: DDIMSolver(LINEAR, eta=float("nan")), "eta"),
+        (lambda: DDPMSolver(LINEAR, variance="learned"), "variance is 'learned'"),
+        (lambda: PRKSolver(LINEAR, tableau="rk5"), "tableau is 'rk5'"),
+        (lambda: PLMSSolver(LINEAR, order=5), "order is 5"),
+        (lambda: PLMSSolver(LINEAR, starter="euler"), "starter is 'euler'"),
+        (lambda: PNDMSolver(LINEAR, order=3), "order is 3"),
+    ],
+)
+def test_bad_options_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
