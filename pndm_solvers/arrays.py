@@ -20,6 +20,7 @@ class ArrayLibrary:
     """NumPy and the array API standard, through `x.__array_namespace__()`."""
 
     def is_floating(self, x: Any) -> bool:
+        """Whether `x` holds real floating-point numbers."""
         return bool(x.__array_namespace__().isdtype(x.dtype, "real floating"))
 
     def combine(self, arrays: Sequence[Any], weights: Sequence[float]) -> Any:
@@ -37,6 +38,7 @@ class ArrayLibrary:
         return self.cast(x, x.__array_namespace__().float32) if x.dtype.itemsize < 4 else x
 
     def cast(self, x: Any, dtype: Any) -> Any:
+        """`x` in another dtype of its library."""
         return x.astype(dtype)
 
     def times(self, x: Any, t: float, *, integer: bool) -> Any:
@@ -60,6 +62,7 @@ class ArrayLibrary:
         return self.from_numpy(generator.standard_normal(like.shape), like)
 
     def clip(self, x: Any, bound: float) -> Any:
+        """`x` held within [−bound, bound]."""
         return x.__array_namespace__().clip(x, -bound, bound)
 
     def dynamic_threshold(self, x: Any, quantile: float, bound: float) -> Any:

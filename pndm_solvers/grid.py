@@ -16,7 +16,7 @@ from pndm_solvers.schedule import Level, NoiseSchedule
 
 __all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "Spacing", "make_grid"]
 
-DEFAULT_SPACING = "trailing"
+DEFAULT_SPACING = "quadratic"
 
 # Those that are bound to a table's integers, and so to at most T steps.
 INTEGRAL_SPACINGS = ("leading", "trailing", "linspace")

@@ -26,7 +26,8 @@ class NoiseSource:
     generator:
         A generator of the states' library or of NumPy, or a list with one for each sample.
 
-    Neither draws from the library's global generator. ValueError where both are given.
+    With neither, noise comes from torch's global generator, or from fresh entropy elsewhere.
+    ValueError where both are given.
     """
 
     seed: int | tuple[int, ...] | None = None
@@ -38,6 +39,7 @@ class NoiseSource:
 
     @staticmethod
     def of(seed: int | Sequence[int] | None, generator: Any) -> NoiseSource:
+        """A source from the arguments of `Plan.run`."""
         return NoiseSource(seed if seed is None or isinstance(seed, int) else tuple(seed), generator)
 
     def draw(self, row: int, like: Any) -> Any:

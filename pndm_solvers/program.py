@@ -7,6 +7,7 @@ answers that rows are made of.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -116,33 +117,53 @@ class Program:
 
     def plan(self, name: str) -> Plan:
         """The finished table, without the rows whose model call would have no effect."""
-        drafts = list(self._drafts)
-        for k in reversed(range(1, len(drafts))):
-            used = any(k in draft.answers for draft in drafts)
-            kept = any(k in draft.states for draft in drafts[k + 1 :])
-            if not used and not kept:
-                self._drop(drafts, k)
+        drafts = _without_idle_rows(self._drafts)
         table = self.grid.schedule.num_train_timesteps is not None
         return Plan(
             rows=tuple(
-                Row(*draft.level, tuple(sorted(draft.states.items())), tuple(sorted(draft.answers.items())),
-                    draft.noise, draft.stage)
+                Row(
+                    *draft.level,
+                    states=tuple(sorted(draft.states.items())),
+                    answers=tuple(sorted(draft.answers.items())),
+                    noise=draft.noise,
+                    stage=draft.stage,
+                )
                 for draft in drafts
             ),
             end=self.levels[-1],
             integer_times=table and all(float(draft.level.t).is_integer() for draft in drafts),
             name=name,
-        )  # fmt: skip
+        )
 
-    @staticmethod
-    def _drop(drafts: list[_Draft], k: int) -> None:
-        """Takes out row k, whose answer nobody uses: its result is made one row earlier, without x_k."""
-        before, dropped = drafts[k - 1], drafts.pop(k)
-        scale = dropped.states.pop(k, 0.0)
-        made = _Draft(before.level, dropped.states, dropped.answers, stage=dropped.stage)
-        made.add(*({i: scale * w for i, w in part.items()} for part in (before.states, before.answers)))
-        made.noise = math.hypot(dropped.noise, scale * before.noise)
-        drafts[k - 1] = made
-        for draft in drafts:
-            for name in ("states", "answers"):
-                setattr(draft, name, {i - (i > k): w for i, w in getattr(draft, name).items() if w})
+
+def _without_idle_rows(drafts: list[_Draft]) -> list[_Draft]:
+    """Takes out each row whose answer nobody uses, and whose state nobody else does.
+
+    What it makes is then made one row earlier, without asking the network at its own state. So a
+    tableau whose last stage is the next step's first (first same as last) costs no call for it.
+    """
+    rows = dict(enumerate(drafts))
+    uses = Counter(("answer", j) for draft in drafts for j in draft.answers)
+    uses.update(("state", i) for draft in drafts for i in draft.states)
+    for k in reversed(range(1, len(drafts))):
+        idle, before = rows[k], rows[k - 1]
+        if uses["answer", k] or uses["state", k] > (k in idle.states):
+            continue
+        del rows[k]
+        scale = idle.states.get(k, 0.0)
+        made = _Draft(before.level, noise=math.hypot(idle.noise, scale * before.noise), stage=idle.stage)
+        made.add({i: w for i, w in idle.states.items() if i != k}, idle.answers)
+        if scale:
+            made.add(
+                {i: scale * w for i, w in before.states.items()}, {j: scale * w for j, w in before.answers.items()}
+            )
+        for draft, count in ((idle, -1), (before, -1), (made, 1)):
+            for kind, terms in (("state", draft.states), ("answer", draft.answers)):
+                for index in terms:
+                    uses[kind, index] += count
+        rows[k - 1] = made
+    number = {k: n for n, k in enumerate(rows)}
+    for draft in rows.values():
+        draft.states = {number[i]: w for i, w in draft.states.items()}
+        draft.answers = {number[j]: w for j, w in draft.answers.items()}
+    return list(rows.values())

@@ -238,6 +238,7 @@ class PRKSolver(Solver):
 
     @property
     def order(self) -> int:
+        """The order of the tableau as a classical method."""
         return self._tableau.order
 
     @property
@@ -336,6 +337,7 @@ class FONSolver(Solver):
 
     @property
     def order(self) -> int:
+        """The order of its formula."""
         return 4
 
     @property

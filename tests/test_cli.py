@@ -36,8 +36,10 @@ def test_the_demo(run, tmp_path, monkeypatch):
 
 def test_sample_with_everything(run, tmp_path):
     out, gif = tmp_path / "one.png", tmp_path / "one.gif"
-    arguments = ("sample", "--solver", "pndm", "--order", 2, "--steps", 4, "--class", "Bag", "--guidance", 2,
-                 "--count", 3, "--seed", 1, "--spacing", "quadratic", "--clip", 1, "--out", out, "--gif", gif)  # fmt: skip
+    options = (
+        "--solver pndm --order 2 --steps 4 --class Bag --guidance 2 --count 3 --seed 1 --spacing quadratic --clip 1"
+    )
+    arguments = ("sample", *options.split(), "--out", out, "--gif", gif)
     assert run(*arguments)[0] == 0
     first = out.read_bytes()
     assert Image.open(gif).n_frames == 5 + 1

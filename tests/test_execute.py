@@ -22,10 +22,11 @@ def test_calls_and_times_are_as_the_plan_says(solver):
     for steps in range(1, 61):
         plan = solver.plan(steps)
         seen = []
+        expected = np.int64 if plan.integer_times else np.float64
 
-        def model(x, t, seen=seen):
+        def model(x, t, seen=seen, expected=expected):
             assert t.shape == (4,)
-            assert t.dtype == (np.int64 if plan.integer_times else np.float64)
+            assert t.dtype == expected
             seen.append(t[0])
             return smooth(x, t)
 

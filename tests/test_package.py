@@ -45,7 +45,7 @@ def public_names():
                 yield pytest.param(value, id=f"{module.__name__}.{name}")
 
 
-@pytest.mark.parametrize("value", public_names())
+@pytest.mark.parametrize("value", list(public_names()))
 def test_public_names_are_documented(value):
     members = [value]
     if inspect.isclass(value):

@@ -37,8 +37,6 @@ class ReferenceNetwork:
         What it was trained with. Both networks know real times between the integers.
     labels:
         The names of its classes; empty for a network without.
-    shape:
-        One image: (channels, height, width), values about [-1, 1].
     """
 
     name: str
@@ -49,6 +47,7 @@ class ReferenceNetwork:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """One image: (channels, height, width)."""
         return self.unet.channels, self.unet.size, self.unet.size
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
