@@ -218,7 +218,7 @@ class PRKSolver(Solver):
     Also known as: pseudo Heun, pseudo RK4. `tableau` is "heun", "rk4", "euler", or a `ButcherTableau`.
     Orders: formula as the tableau; convergence at most 2, since its weights are right for steps in
     t while φ steps in σ/α. Model calls: stages · N, and one for a step that ends at σ = 0.
-    Reference: Liu et al. (2022), eq. (9) and (12).
+    Reference: Liu et al. (2022), eq. (9), (12) and (13).
     """
 
     schedule: NoiseSchedule
@@ -265,7 +265,7 @@ class PLMSSolver(Solver):
     t while φ steps in σ/α. Model calls for N steps: N with "ramp", which takes orders 1, 2, 3 first;
     N + 1 with "heun", which makes the first step by improved Euler; N + 3·(order − 1) with "rk4",
     which makes the first order − 1 steps by Runge–Kutta. A step into σ = 0 is always multistep.
-    Reference: Liu et al. (2022), eq. (10) and (13).
+    Reference: Liu et al. (2022), eq. (9), (12) and (13).
     """
 
     schedule: NoiseSchedule
@@ -297,7 +297,7 @@ class PNDMSolver(Solver):
     F-PNDM starts with three steps of pseudo RK4, S-PNDM with one of improved Euler, and both go on
     with linear multistep.
     Orders: formula 4 and 2, convergence 2. Model calls for N steps: N + 9 and N + 1.
-    Reference: Liu et al. (2022), algorithm 2 and section 3.3.
+    Reference: Liu et al. (2022), eq. (9), (12), (13) and algorithm 2.
     """
 
     schedule: NoiseSchedule
@@ -326,7 +326,7 @@ class FONSolver(Solver):
     It adds dx/dt where PNDM transfers, so it leaves the data's manifold at large steps, and a
     constant ε is not solved exactly.
     Orders: formula 4, convergence 4. Model calls for N steps: N + 9.
-    Reference: Liu et al. (2022), section 4.1 ("fourth-order numerical method").
+    Reference: Liu et al. (2022), section 4, where FON stands for the fourth-order numerical method.
     """
 
     schedule: NoiseSchedule

@@ -2,10 +2,12 @@
 
 import importlib
 import inspect
+import io
 import pkgutil
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -68,8 +70,10 @@ def test_every_module_says_what_it_is():
 
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    namespace, printed = {}, io.StringIO()
+    with redirect_stdout(printed):
+        for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
+            exec(compile(block, "README.md", "exec"), namespace)
+    shown = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
+    assert "".join(shown) == printed.getvalue()

@@ -28,7 +28,7 @@ def test_weights_and_cards_are_small_and_complete():
     folder = files("pndm_solvers.reference")
     assert sum(len((folder / f"{name}.safetensors").read_bytes()) for name in NETWORK_NAMES) <= 4_000_000
     for name in NETWORK_NAMES:
-        card = (folder / f"{name}.md").read_text()
+        card = (folder / f"{name}.md").read_text(encoding="utf-8")
         for heading in ("Data", "Licence", "Architecture", "Training", "Loss"):
             assert f"**{heading}" in card, (name, heading)
 
