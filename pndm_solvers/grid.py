@@ -81,7 +81,10 @@ def make_grid(
     steps_offset:
         Added to the times of "leading" spacing, as in diffusers.
 
-    Raises ValueError for times that are out of order, out of range or not finite.
+    Raises
+    ------
+    ValueError:
+        For times that are out of order, out of range or not finite.
     """
     if final not in ("clean", "first"):
         raise ValueError(f"final is {final!r}; it is 'clean' or 'first', or pass stop= for a time of your own")

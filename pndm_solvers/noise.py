@@ -26,8 +26,12 @@ class NoiseSource:
     generator:
         A generator of the states' library or of NumPy, or a list with one for each sample.
 
-    With neither, noise comes from torch's global generator, or from fresh entropy elsewhere.
-    ValueError where both are given.
+        With neither, noise comes from torch's global generator, or from fresh entropy elsewhere.
+
+    Raises
+    ------
+    ValueError:
+        Where both are given.
     """
 
     seed: int | tuple[int, ...] | None = None

@@ -197,8 +197,12 @@ class Plan:
         trajectory:
             Return the list of all points of the solution, from `x` to the sample, instead.
 
-        Raises TypeError for a state that is no floating array, and ValueError for an answer of
-        another shape or a prediction that cannot be used at one of the plan's levels.
+        Raises
+        ------
+        TypeError:
+            For a state that is no floating array.
+        ValueError:
+            For an answer of another shape, or a prediction that cannot be used at one of the plan's levels.
         """
         return execute.run(self, model, x, prediction, seed, generator, callback, progress, trajectory)
 

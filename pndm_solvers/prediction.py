@@ -40,7 +40,10 @@ class Prediction:
         over each sample, to which that sample is clipped and by which it is then divided, where it
         exceeds 1. With `clip` that quotient's bound is `clip` in the place of 1.
 
-    Raises ValueError for an unknown type, a clip ≤ 0 or a threshold outside (0, 1].
+    Raises
+    ------
+    ValueError:
+        For an unknown type, a clip ≤ 0 or a threshold outside (0, 1].
     """
 
     type: str = "epsilon"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack
 
+from numpy.typing import NDArray
+
 from pndm_solvers.execute import Step
 from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, Spacing, make_grid
 from pndm_solvers.plan import Plan
@@ -26,7 +28,7 @@ __all__ = ["SOLVERS", "DDIMSolver", "DDPMSolver", "FONSolver", "PLMSSolver", "PN
 class GridOptions(TypedDict, total=False):
     """Which times a run visits: see `make_grid`."""
 
-    timesteps: Sequence[float] | Any
+    timesteps: Sequence[float] | NDArray[Any] | None
     spacing: str | Spacing
     start: float | None
     stop: float | None
@@ -68,8 +70,13 @@ class Solver(ABC):
         self,
         num_inference_steps: int | None = None,
         *,
+        timesteps: Sequence[float] | NDArray[Any] | None = None,
         max_model_calls: int | None = None,
-        **options: Unpack[GridOptions],
+        spacing: str | Spacing = DEFAULT_SPACING,
+        start: float | None = None,
+        stop: float | None = None,
+        final: str = "clean",
+        steps_offset: int = 0,
     ) -> Plan:
         """The method compiled for the times of one run; no model is called.
 
@@ -79,23 +86,40 @@ class Solver(ABC):
         ----------
         num_inference_steps:
             Steps of a named spacing over the whole schedule.
+        timesteps:
+            The caller's own times t_0 > … > t_{n−1}; integers keep inner stages on integers.
         max_model_calls:
             The most steps of a named spacing whose plan makes no more than this many model calls.
-        timesteps:
-            The caller's own times.
-        spacing, start, stop, final, steps_offset:
-            See `make_grid`.
+        spacing:
+            One of `SPACINGS`, or a callable `(schedule, steps, end) -> times`.
+        start, stop:
+            Cut the grid to begin exactly at `start` and to end exactly at `stop`; upwards where `stop` is above.
+        final:
+            Where a run without `stop` ends: "clean" (α = 1, σ = 0) or "first", the lowest trained level.
+        steps_offset:
+            Added to the times of "leading" spacing.
 
-        Raises ValueError for options that contradict each other or times that the schedule lacks.
+        Raises
+        ------
+        ValueError:
+            For options that contradict each other, or times that the schedule lacks.
         """
         given = {
             "num_inference_steps": num_inference_steps,
+            "timesteps": timesteps,
             "max_model_calls": max_model_calls,
-            "timesteps": options.get("timesteps"),
         }
         named = [name for name, value in given.items() if value is not None]
         if len(named) != 1:
             raise ValueError(f"pass exactly one of {', '.join(given)}; got {' and '.join(named) or 'none'}")
+        options: GridOptions = {
+            "timesteps": timesteps,
+            "spacing": spacing,
+            "start": start,
+            "stop": stop,
+            "final": final,
+            "steps_offset": steps_offset,
+        }
         if max_model_calls is None:
             return self._compile(num_inference_steps, options)
         return self._within(max_model_calls, options)
@@ -110,7 +134,7 @@ class Solver(ABC):
         if isinstance(max_model_calls, bool) or max_model_calls != int(max_model_calls) or max_model_calls < 1:
             raise ValueError(f"max_model_calls must be a whole number of at least 1, not {max_model_calls!r}")
         size = self.schedule.num_train_timesteps
-        bounded = size is not None and options.get("spacing", DEFAULT_SPACING) in INTEGRAL_SPACINGS
+        bounded = size is not None and options.get("spacing") in INTEGRAL_SPACINGS
         best, fits, fails = None, 0, None
         while fails is None or fails - fits > 1:
             steps = 2 * fits + 1 if fails is None else (fits + fails) // 2

@@ -1,5 +1,6 @@
 import gc
 
+import array_api_strict as xp
 import numpy as np
 import pytest
 import torch
@@ -108,6 +109,22 @@ def test_torch_as_numpy(solver):
     result = plan.run(smooth, torch.from_numpy(START))
     assert result.dtype == torch.float64
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_any_library_of_the_array_api_standard(dtype):
+    """array_api_strict has what the standard names and nothing more."""
+    start = xp.asarray(START, dtype=getattr(xp, dtype))
+    plan = DDPMSolver(LINEAR).plan(6)
+
+    def model(x, t):
+        assert t.dtype == start.dtype
+        return x / (1 + x * x) + xp.reshape(t, (-1, 1)) / 1000
+
+    result = plan.run(model, start, seed=2)
+    assert result.dtype == start.dtype
+    expected = plan.run(smooth, START.astype(dtype), seed=2)
+    np.testing.assert_allclose(np.asarray(result), expected, rtol=1e-10 if dtype == "float64" else 1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -1,3 +1,4 @@
+import array_api_strict as xp
 import numpy as np
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_epsilon_is_refused_at_pure_noise_before_any_call(name):
         plan.run(lambda x, t: pytest.fail("the model was called"), START, prediction=name)
 
 
-@pytest.mark.parametrize("convert", [lambda x: x, torch.from_numpy], ids=["numpy", "torch"])
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy, xp.asarray], ids=["numpy", "torch", "standard"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_clipping_and_thresholding(convert, prediction):
     x0 = np.array([[0.5, -3.0, 2.0, 0.1], [0.2, 0.4, -0.6, 0.1]])

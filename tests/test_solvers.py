@@ -127,7 +127,9 @@ def test_equation_7_of_ddpm():
     """On adjacent levels: mean √ᾱ_{t−1}·β/(1 − ᾱ_t)·x̂_0 + √(1 − β)·(1 − ᾱ_{t−1})/(1 − ᾱ_t)·x_t, variance β̃ or β."""
     betas = np.linspace(1e-4, 0.02, 1000)
     alphas_cumprod = np.cumprod(1 - betas)
-    small, large = (DDPMSolver(LINEAR, variance).plan(1000) for variance in ("fixed_small", "fixed_large"))
+    small, large = (
+        DDPMSolver(LINEAR, variance).plan(1000, spacing="leading") for variance in ("fixed_small", "fixed_large")
+    )
     for t in (999, 500, 10, 1):
         k, beta, before, at = 999 - t, betas[t], alphas_cumprod[t - 1], alphas_cumprod[t]
         picture = before**0.5 * beta / (1 - at)
@@ -147,7 +149,7 @@ def test_equation_7_of_ddpm():
 def test_stochastic_solvers_sample_the_gaussian(solver):
     """The moments of the sample, propagated through the plan itself: no sampling noise."""
     mean, variance = 0.7, 0.3
-    plan = solver.plan(1000)
+    plan = solver.plan(1000, spacing="leading")
     # For Gaussian data ε = gain·(x − α·mean): the plan is linear in x_0 and each z.
     m, v = 0.0, 1.0
     for row in plan.rows:
