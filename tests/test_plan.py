@@ -40,12 +40,11 @@ def test_a_plan_prints_as_a_table():
 
 
 def test_pseudo_euler_has_three_names_and_one_plan():
+    names = [DDIMSolver(LINEAR), PRKSolver(LINEAR, "euler")]
+    names += [PLMSSolver(LINEAR, order=1, starter=starter) for starter in ("ramp", "heun", "rk4")]
     for options in ({"num_inference_steps": 10}, {"timesteps": [900.5, 80.0]}):
-        plans = [
-            solver.plan(**options)
-            for solver in (DDIMSolver(LINEAR), PRKSolver(LINEAR, "euler"), PLMSSolver(LINEAR, order=1))
-        ]
-        assert plans[0] == plans[1] == plans[2]
+        plans = [solver.plan(**options) for solver in names]
+        assert all(plan == plans[0] for plan in plans)
         assert len({hash(plan) for plan in plans}) == 1
 
 
