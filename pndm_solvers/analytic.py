@@ -41,9 +41,12 @@ class Distribution(ABC):
         mix = PREDICTIONS[prediction]
 
         def answer(x: Float64, t: Any) -> Float64:
-            result = np.empty_like(x)
+            x = np.asarray(x)
+            result = np.empty(x.shape, np.result_type(x, np.float32))
             for time in np.unique(t):
-                _, alpha, sigma = schedule.level(float(time))
+                # A float32 time may lie past the end by its own rounding.
+                inside = np.clip(time, schedule.t_min, schedule.t_max)
+                _, alpha, sigma = schedule.level(inside if np.isclose(time, inside, rtol=1e-6) else time)
                 at = t == time
                 x0, epsilon = self.posterior(x[at].reshape(at.sum(), -1), alpha, sigma)
                 a, b = mix(alpha, sigma)
@@ -192,6 +195,8 @@ def _eigen(covariance: ArrayLike, dimension: int) -> tuple[Float64, Float64]:
             f"covariance must be symmetric ({dimension}, {dimension}) or ({dimension},) variances, "
             f"not of shape {covariance.shape}"
         )
-    if variances.min() < -1e-10 * variances.max():
-        raise ValueError(f"covariance must be positive semi-definite; its lowest eigenvalue is {variances.min():g}")
+    if not np.isfinite(variances).all() or variances.min() < -1e-10 * variances.max():
+        raise ValueError(
+            f"covariance must be finite and positive semi-definite; its lowest eigenvalue is {variances.min():g}"
+        )
     return np.maximum(variances, 0), axes

@@ -7,6 +7,7 @@ A library that does not, or that has a faster linear combination, is one subclas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -23,12 +24,19 @@ class ArrayLibrary:
         """Whether `x` holds real floating-point numbers."""
         return bool(x.__array_namespace__().isdtype(x.dtype, "real floating"))
 
-    def combine(self, arrays: Sequence[Any], weights: Sequence[float]) -> Any:
-        """Σ weight·array, of the first array's dtype; float16 and bfloat16 are summed in float32."""
+    def check_generator(self, generator: Any) -> None:
+        """TypeError unless `normal` can draw from `generator`."""
+        if not isinstance(generator, np.random.Generator | None):
+            raise TypeError(
+                f"generator is a {type(generator).__name__}; for these states pass a numpy.random.Generator, or seed="
+            )
+
+    def combine(self, arrays: Sequence[Any], weights: Sequence[float], dtype: Any) -> Any:
+        """Σ weight·array, of the given dtype; float16 and bfloat16 are summed in float32."""
         total = self.wide(arrays[0]) * weights[0]
         for array, weight in zip(arrays[1:], weights[1:], strict=True):
             total = total + self.wide(array) * weight
-        return self.cast(total, arrays[0].dtype)
+        return self.cast(total, dtype)
 
     def wide(self, x: Any) -> Any:
         """`x` in float32 where it has fewer bits."""
@@ -52,11 +60,6 @@ class ArrayLibrary:
     def normal(self, like: Any, generator: Any) -> Any:
         """N(0, I) of `like`'s shape, dtype and device; None draws from fresh entropy."""
         generator = np.random.default_rng() if generator is None else generator
-        if not isinstance(generator, np.random.Generator):
-            raise TypeError(
-                f"generator is a {type(generator).__name__}; for {type(like).__name__} states pass a "
-                f"numpy.random.Generator, or seed="
-            )
         return self.from_numpy(generator.standard_normal(like.shape), like)
 
     def clip(self, x: Any, bound: float) -> Any:
@@ -66,7 +69,7 @@ class ArrayLibrary:
     def dynamic_threshold(self, x: Any, quantile: float, bound: float) -> Any:
         """Each sample clipped to s = max(bound, its quantile of |x|), then scaled by bound/s."""
         xp = x.__array_namespace__()
-        flat = xp.reshape(self.wide(x), (x.shape[0], -1))
+        flat = xp.reshape(self.wide(x), (x.shape[0], math.prod(x.shape[1:])))
         s = xp.maximum(_quantile(xp.sort(xp.abs(flat), axis=1), quantile), xp.asarray(bound, dtype=flat.dtype))
         return self.cast(xp.reshape(xp.minimum(xp.maximum(flat, -s), s) * (bound / s), x.shape), x.dtype)
 
@@ -81,8 +84,16 @@ class TorchLibrary(ArrayLibrary):
     def is_floating(self, x: Any) -> bool:
         return x.is_floating_point()
 
-    def combine(self, arrays: Sequence[Any], weights: Sequence[float]) -> Any:
-        dtype = arrays[0].dtype
+    def check_generator(self, generator: Any) -> None:
+        import torch
+
+        if not isinstance(generator, torch.Generator | np.random.Generator | None):
+            raise TypeError(
+                f"generator is a {type(generator).__name__}; for torch states pass a torch.Generator or a "
+                f"numpy.random.Generator, or seed="
+            )
+
+    def combine(self, arrays: Sequence[Any], weights: Sequence[float], dtype: Any) -> Any:
         total = self.wide(arrays[0]) * weights[0]
         for array, weight in zip(arrays[1:], weights[1:], strict=True):
             # In place: `total` is this call's own, so each term costs one pass over memory.
@@ -111,11 +122,6 @@ class TorchLibrary(ArrayLibrary):
 
         if isinstance(generator, np.random.Generator):
             return super().normal(like, generator)
-        if not isinstance(generator, torch.Generator | None):
-            raise TypeError(
-                f"generator is a {type(generator).__name__}; for torch states pass a torch.Generator or a "
-                f"numpy.random.Generator, or seed="
-            )
         # Drawn where the generator lives, so that one on the CPU gives the same noise to every device.
         device = like.device if generator is None else generator.device
         return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
@@ -124,7 +130,7 @@ class TorchLibrary(ArrayLibrary):
         return x.clamp(-bound, bound)
 
     def dynamic_threshold(self, x: Any, quantile: float, bound: float) -> Any:
-        flat = self.wide(x).flatten(1)
+        flat = self.wide(x).reshape(x.shape[0], math.prod(x.shape[1:]))
         # By sorting: torch's own quantile refuses more than 16 million values.
         s = _quantile(flat.abs().sort(dim=1).values, quantile).clamp(min=bound)
         return (flat.clamp(-s, s) * (bound / s)).reshape(x.shape).to(x.dtype)
@@ -164,6 +170,6 @@ def library(x: Any) -> ArrayLibrary:
     return _library_of(type(x))
 
 
-def combine(arrays: Sequence[Any], weights: Sequence[float]) -> Any:
-    """Σ weight·array, by the first array's library, in its dtype and on its device."""
-    return library(arrays[0]).combine(arrays, weights)
+def combine(arrays: Sequence[Any], weights: Sequence[float], dtype: Any = None) -> Any:
+    """Σ weight·array, by the first array's library, on its device, and in its dtype unless another is given."""
+    return library(arrays[0]).combine(arrays, weights, arrays[0].dtype if dtype is None else dtype)

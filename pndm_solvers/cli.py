@@ -15,7 +15,7 @@ from pndm_solvers.noise import initial_noise
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import NETWORK_NAMES, load_network
-from pndm_solvers.schedule import NoiseSchedule
+from pndm_solvers.schedule import SCHEDULES, NoiseSchedule
 from pndm_solvers.solvers import SOLVERS, Solver
 
 app = typer.Typer(
@@ -50,7 +50,9 @@ def sample(
     class_: Annotated[
         str | None, typer.Option("--class", help="A class by name or number. [default: all in turn]")
     ] = None,
-    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.")] = 1.5,
+    guidance: Annotated[
+        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none. [default: 2]")
+    ] = None,
     clip: Annotated[float | None, typer.Option(help="Clip the predicted picture to ± this.")] = None,
     count: Annotated[int, typer.Option(help="How many images.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="The same seed gives the same images.", min=0)] = 0,
@@ -61,23 +63,25 @@ def sample(
     """Draw images from a bundled network and write them as one picture."""
     import torch
 
-    from pndm_solvers.images import frames, grid_image
+    from pndm_solvers.images import check_writable, frames, grid_image
 
     for path in (out, gif):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} to")
-    loaded = load_network(network, device)
+        check_writable(path)
+    try:
+        loaded = load_network(network, device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device is {device!r}, which torch cannot use: {error}") from error
     plan = _plan(_solver(solver, loaded.schedule, order, starter, eta, variance), steps, calls, spacing)
     label = torch.tensor(_labels(class_, loaded.labels, count), device=device) if loaded.labels else None
-    if class_ is not None and not loaded.labels:
-        raise ValueError(f"the network {network!r} has no classes to choose from")
+    if not loaded.labels and not class_ is guidance is None:
+        raise ValueError(f"the network {network!r} has no classes, so --class and --guidance mean nothing to it")
     x = torch.from_numpy(initial_noise((count, *loaded.shape), seed)).float().to(device)
 
     previews: list[Any] = []
     started = time.perf_counter()
     with torch.inference_mode():
         images = plan.run(
-            loaded.model(label, guidance if label is not None else 1.0),
+            loaded.model(label, 2.0 if guidance is None else guidance),
             x,
             prediction=Prediction(loaded.prediction, clip=clip),
             seed=seed,
@@ -105,7 +109,7 @@ def print_plan(
     eta: Eta = None,
     variance: Variance = None,
     schedule: Annotated[
-        str, typer.Option(help="linear, scaled_linear, cosine, vp, ve, rectified_flow, or a diffusers config file.")
+        str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}; or a diffusers scheduler config file.")
     ] = "linear",
     final: Annotated[str, typer.Option(help="Where it ends: clean, or first (the lowest trained level).")] = "clean",
     start: Annotated[float | None, typer.Option(help="Begin at this time.")] = None,
@@ -113,13 +117,12 @@ def print_plan(
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Print the table to which a solver compiles, without running anything."""
-    named = ("linear", "scaled_linear", "cosine", "vp", "ve", "rectified_flow")
-    if schedule in named:
-        noise_schedule = getattr(NoiseSchedule, schedule)()
+    if schedule in SCHEDULES:
+        noise_schedule = SCHEDULES[schedule]()
     elif Path(schedule).exists():
         noise_schedule = NoiseSchedule.from_config(schedule)
     else:
-        raise ValueError(f"schedule is {schedule!r}; it is {', '.join(named)}, or the path of a scheduler config")
+        raise ValueError(f"schedule is {schedule!r}; it is {', '.join(SCHEDULES)}, or the path of a scheduler config")
     made = _solver(solver, noise_schedule, order, starter, eta, variance)
     plan = _plan(made, steps, calls, spacing, final=final, start=start, stop=stop)
     typer.echo(plan.to_json(indent=2) if json else str(plan))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pndm_solvers.arrays import combine, library
@@ -19,9 +18,11 @@ __all__ = ["Model", "State", "Step", "advance", "run", "start"]
 Model = Callable[[Any, Any], Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """A run between two rows: a plain value, never changed, from which any number of runs may go on.
+
+    It can be copied and pickled, unless its noise comes from a generator that cannot.
 
     Attributes
     ----------
@@ -97,9 +98,14 @@ def start(plan: Plan, x: Any, prediction: str | Prediction, seed: int | Sequence
     if x.ndim < 1:
         raise ValueError("the state must be (B, …) with the batch first, not a scalar")
     prediction = Prediction(prediction) if isinstance(prediction, str) else prediction
+    if not isinstance(prediction, Prediction):
+        raise TypeError(f"prediction is {prediction!r}; it is a name such as 'epsilon', or a Prediction")
     for row in plan.rows:
         prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what row k would only refuse later
-    return State(plan, 0, MappingProxyType({0: x}), MappingProxyType({}), prediction, NoiseSource.of(seed, generator))
+    noise = NoiseSource.of(seed, generator)
+    if plan.is_stochastic:
+        noise.check(x)
+    return State(plan, 0, {0: x}, {}, prediction, noise)
 
 
 def advance(state: State, answer: Any) -> State:
@@ -128,13 +134,14 @@ def _advance(state: State, answer: Any) -> State:
     if row.noise:
         terms.append((state.noise.draw(k, like=states[k]), row.noise))
     arrays, weights = zip(*terms, strict=True)
-    states[k + 1] = combine(arrays, weights)
+    # A step up to α = 0 has no state among its terms, and the network's dtype is not the run's.
+    states[k + 1] = combine(arrays, weights, dtype=states[k].dtype)
     dead_states, dead_answers = state.plan.last_uses[k]
     return State(
         state.plan,
         k + 1,
-        MappingProxyType({i: x for i, x in states.items() if i not in dead_states}),
-        MappingProxyType({j: e for j, e in answers.items() if j not in dead_answers}),
+        {i: x for i, x in states.items() if i not in dead_states},
+        {j: e for j, e in answers.items() if j not in dead_answers},
         state.prediction,
         state.noise,
     )

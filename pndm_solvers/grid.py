@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import warnings
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from pndm_solvers.schedule import Level, NoiseSchedule
 
-__all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "Spacing", "make_grid"]
+__all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "Spacing", "make_grid", "whole"]
 
 DEFAULT_SPACING = "quadratic"
 
@@ -42,11 +41,14 @@ class Grid:
         return pairwise(self.levels)
 
     def between(self, here: Level, there: Level, fraction: float) -> Level:
-        """The level at a fraction of the step in time; on an integral grid rounded down."""
+        """The level at a fraction of the step in time; on an integral grid rounded, halves to even.
+
+        Halves all rounded the same way would shift every middle of an odd step to the same side.
+        """
         if fraction == 1:
             return there
         t = here.t + fraction * (there.t - here.t)
-        return self.schedule.level(math.floor(t) if self.integral else t)
+        return self.schedule.level(round(t) if self.integral else t)
 
 
 def make_grid(
@@ -96,24 +98,23 @@ def make_grid(
         end = schedule.clean if final == "clean" else schedule.level(schedule.t_min)
 
     if timesteps is None:
-        steps = _whole("num_inference_steps", num_inference_steps)
+        steps = whole("num_inference_steps", num_inference_steps)
         if isinstance(spacing, str) and spacing not in SPACINGS:
             raise ValueError(f"spacing is {spacing!r}; known are {', '.join(map(repr, SPACINGS))}, or pass a callable")
         make = SPACINGS[spacing] if isinstance(spacing, str) else spacing
-        asked = _checked("spacing", make(schedule, steps, end)) + steps_offset
-        first = float(asked[0] if start is None else start)
-        if start is None and schedule.log_snr(first) > 0 and stop is None:
-            warnings.warn(
-                f"{spacing!r} spacing with {steps} step(s) begins at t = {first:g}, where a state is mostly "
-                f"picture; pass start={first:g} if yours is, else use spacing='trailing'",
-                stacklevel=4,
+        times = _checked("spacing", make(schedule, steps, end)) + steps_offset
+        if np.any(np.diff(times) >= 0):
+            raise ValueError(f"spacing must give times that fall strictly, not {_abridged(times)}")
+        if stop is not None and start is None and end.t >= times[0]:
+            raise ValueError(
+                f"stop = {end.t:g} is not below t = {times[0]:g}, where this spacing begins; to run upwards, from data "
+                f"to noise, pass start= too"
             )
-        times = np.sort(asked)[::-1]
-        times = times[::-1] if end.t > first else times
+        first = float(times[0] if start is None else start)
     else:
         if start is not None:
             raise ValueError("start cuts a named spacing; timesteps of your own begin where their first one says")
-        asked = times = _checked("timesteps", timesteps)
+        times = _checked("timesteps", timesteps)
         first = float(times[0])
         for t in times:
             _asked(schedule, t)
@@ -125,8 +126,9 @@ def make_grid(
             )
 
     low, high = sorted((first, end.t))
-    inner = times[(low < times) & (times < high)].astype(np.float64)
-    integral = asked.dtype.kind in "iu" and first.is_integer() and float(end.t).is_integer()
+    inner = np.sort(times[(low < times) & (times < high)])[:: 1 if end.t > first else -1]
+    whole_times = times.dtype.kind in "iu" and first.is_integer() and float(end.t).is_integer()
+    integral = whole_times and schedule.num_train_timesteps is not None
     levels = [_asked(schedule, t) for t in (first, *inner)]
     # Where the run begins at its very end, as "leading" with one step and final="first" does, no step is left.
     return Grid(schedule, (*levels, end) if first != end.t else (end,), integral)
@@ -143,10 +145,15 @@ def _asked(schedule: NoiseSchedule, t: float) -> Level:
     return level
 
 
-def _whole(name: str, value: int | None) -> int:
-    if value is None or isinstance(value, bool) or value != int(value) or value < 1:
+def whole(name: str, value: Any) -> int:
+    """The argument `name` as an integer of at least 1; ValueError for anything else."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
         raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return int(value)
+    return number
 
 
 def _checked(name: str, values: Any) -> NDArray[Any]:

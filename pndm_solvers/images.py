@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["frames", "grid_image"]
+__all__ = ["check_writable", "frames", "grid_image"]
 
 
 def grid_image(images: NDArray[np.floating], side: int = 720) -> Image.Image:
@@ -25,6 +26,16 @@ def grid_image(images: NDArray[np.floating], side: int = 720) -> Image.Image:
         page[y : y + height, x : x + width] = image.transpose(1, 2, 0)
     picture = Image.fromarray(page[:, :, 0] if channels == 1 else page)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def check_writable(path: Path | None) -> None:
+    """ValueError unless a picture can be written to `path`: an existing folder, a known extension."""
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} to")
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{path.name} has no extension of a picture, such as .png")
 
 
 def frames(batches: Iterable[NDArray[np.floating]]) -> Iterator[Image.Image]:

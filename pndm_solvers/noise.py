@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,18 @@ class NoiseSource:
 
     @staticmethod
     def of(seed: int | Sequence[int] | None, generator: Any) -> NoiseSource:
-        """A source from the arguments of `Plan.run`."""
-        return NoiseSource(seed if seed is None or isinstance(seed, int) else tuple(seed), generator)
+        """A source from the arguments of `Plan.run`; TypeError or ValueError for what is no seed."""
+        if seed is None:
+            return NoiseSource(None, generator)
+        return NoiseSource(tuple(map(_whole, seed)) if isinstance(seed, Iterable) else _whole(seed), generator)
+
+    def check(self, like: Any) -> None:
+        """Raises now what `draw` for `like` would raise: one entry a sample, of a kind that can be drawn from."""
+        if isinstance(self.seed, tuple):
+            _one_each("seed", self.seed, like.shape[0])
+        several = isinstance(self.generator, Sequence)
+        for generator in _one_each("generator", self.generator, like.shape[0]) if several else [self.generator]:
+            library(like).check_generator(generator)
 
     def draw(self, row: int, like: Any) -> Any:
         """Z of one row, N(0, I), of `like`'s `(B, …)` shape, dtype and device."""
@@ -54,14 +65,16 @@ class NoiseSource:
                 streams = [(self.seed, i) for i in range(batch)]
             else:
                 streams = [(seed, 0) for seed in _one_each("seed", self.seed, batch)]
-            values = [_seeded(seed, i, row).standard_normal(like.shape[1:]) for seed, i in streams]
-            return library(like).from_numpy(np.stack(values), like)
-        if isinstance(self.generator, Sequence):
+            values = np.empty(like.shape)
+            for n, (seed, i) in enumerate(streams):
+                values[n] = _seeded(seed, i, row).standard_normal(like.shape[1:])
+            return library(like).from_numpy(values, like)
+        if isinstance(self.generator, Sequence) and batch:
             generators = _one_each("generator", self.generator, batch)
             return library(like).concatenate(
                 [library(like).normal(like[i : i + 1], generator) for i, generator in enumerate(generators)]
             )
-        return library(like).normal(like, self.generator)
+        return library(like).normal(like, self.generator if batch else None)
 
 
 def initial_noise(shape: Sequence[int], seed: int | Sequence[int], like: Any = None) -> Any:
@@ -80,6 +93,16 @@ def initial_noise(shape: Sequence[int], seed: int | Sequence[int], like: Any = N
 def _seeded(seed: int, sample: int, row: int) -> np.random.Generator:
     # Philox is counter-based: every (seed, sample, row) has its own stream, at no cost to reach.
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(sample, row + 1))))
+
+
+def _whole(seed: Any) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed is {seed!r}; it is an integer of at least 0, or one for each sample") from None
+    if number < 0:
+        raise ValueError(f"seed is {number}; it must be at least 0")
+    return number
 
 
 def _one_each(name: str, values: Sequence[Any], batch: int) -> Sequence[Any]:

@@ -81,6 +81,9 @@ class Plan:
     name: str = field(default="plan", compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(self.rows))
+        if not all(map(math.isfinite, self.end)) or min(self.end.alpha, self.end.sigma) < 0:
+            raise ValueError(f"end must be finite, with alpha and sigma not negative, not {self.end}")
         for k, row in enumerate(self.rows):
             for name, terms in (("states", row.states), ("answers", row.answers)):
                 indices = [index for index, _ in terms]
@@ -183,7 +186,8 @@ class Plan:
         ----------
         model:
             Any callable `model(x, t)`: x `(B, …)`, t 1-D `(B,)` on x's library and device, integer
-            where every time of the plan is whole; the answer has x's shape.
+            where every time of the plan is whole; the answer has x's shape. It is kept as it is, so
+            a model must not write later answers into the same memory.
         x:
             `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device.
         prediction:
@@ -247,7 +251,7 @@ class Plan:
             return Plan(
                 rows=tuple(_row(**row) for row in document["rows"]),
                 end=Level(**{name: float(value) for name, value in document["end"].items()}),
-                integer_times=bool(document["integer_times"]),
+                integer_times=_exactly(bool, document["integer_times"]),
                 name=str(document["name"]),
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
@@ -256,5 +260,12 @@ class Plan:
 
 def _row(*, t: Any, alpha: Any, sigma: Any, states: Any, answers: Any, noise: Any, stage: Any) -> Row:
     """A row from the values of its JSON."""
-    states, answers = (tuple((int(i), float(w)) for i, w in terms) for terms in (states, answers))
-    return Row(float(t), float(alpha), float(sigma), states, answers, float(noise), bool(stage))
+    states, answers = (tuple((_exactly(int, i), float(w)) for i, w in terms) for terms in (states, answers))
+    return Row(float(t), float(alpha), float(sigma), states, answers, float(noise), _exactly(bool, stage))
+
+
+def _exactly(kind: type, value: Any) -> Any:
+    """JSON's own integers and booleans, not what Python would make of other values."""
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value

@@ -6,7 +6,6 @@ answers that rows are made of.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -147,11 +146,11 @@ def _without_idle_rows(drafts: list[_Draft]) -> list[_Draft]:
     uses.update(("state", i) for draft in drafts for i in draft.states)
     for k in reversed(range(1, len(drafts))):
         idle, before = rows[k], rows[k - 1]
-        if uses["answer", k] or uses["state", k] > (k in idle.states):
+        if uses["answer", k] or uses["state", k] > (k in idle.states) or before.noise:
             continue
         del rows[k]
         scale = idle.states.get(k, 0.0)
-        made = _Draft(before.level, noise=math.hypot(idle.noise, scale * before.noise), stage=idle.stage)
+        made = _Draft(before.level, noise=idle.noise, stage=idle.stage)
         made.add({i: w for i, w in idle.states.items() if i != k}, idle.answers)
         if scale:
             made.add(

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Level", "NoiseSchedule"]
+__all__ = ["SCHEDULES", "Level", "NoiseSchedule"]
 
 Float64 = NDArray[np.float64]
 
@@ -112,6 +112,8 @@ class NoiseSchedule(ABC):
         num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
     ) -> NoiseSchedule:
         """√β rises linearly, as in latent diffusion; "quad" in the code of DDIM and PNDM."""
+        if min(beta_start, beta_end) <= 0:
+            raise ValueError(f"betas must lie in (0, 1), not start at {beta_start:g} and end at {beta_end:g}")
         roots = np.linspace(beta_start**0.5, beta_end**0.5, _count(num_train_timesteps))
         return NoiseSchedule.from_betas(roots**2)
 
@@ -144,7 +146,7 @@ class NoiseSchedule(ABC):
         """
         table = _table("alphas_cumprod", alphas_cumprod)
         inside = (table > 0) & (table < 1)
-        inside[-1] |= table[-1] == 0
+        inside[-1] |= table[-1] == 0 and len(table) > 1
         if not inside.all():
             worst = int(np.argmin(inside))
             raise ValueError(f"alphas_cumprod must lie in (0, 1); alphas_cumprod[{worst}] is {table[worst]:g}")
@@ -170,6 +172,12 @@ class NoiseSchedule(ABC):
             config = json.loads(path.read_text())
             if not isinstance(config, Mapping):
                 raise ValueError(f"{path} holds a {type(config).__name__}; a scheduler config is a JSON object")
+        keys = {"beta_schedule", "beta_start", "beta_end", "trained_betas"}
+        if "_class_name" in config and not keys & config.keys():
+            raise ValueError(
+                f"the config of a {config['_class_name']} names no betas ({', '.join(sorted(keys))}); "
+                f"make its schedule by name, NoiseSchedule.rectified_flow() or NoiseSchedule.ve() say"
+            )
         names = {
             "linear": NoiseSchedule.linear,
             "scaled_linear": NoiseSchedule.scaled_linear,
@@ -217,9 +225,9 @@ class NoiseSchedule(ABC):
 
 
 def _count(num_train_timesteps: int) -> int:
-    if num_train_timesteps < 1:
-        raise ValueError(f"num_train_timesteps must be at least 1, not {num_train_timesteps}")
-    return num_train_timesteps
+    if num_train_timesteps != int(num_train_timesteps) or num_train_timesteps < 1:
+        raise ValueError(f"num_train_timesteps must be a whole number of at least 1, not {num_train_timesteps}")
+    return int(num_train_timesteps)
 
 
 def _table(name: str, values: ArrayLike) -> Float64:
@@ -292,11 +300,11 @@ class Table(NoiseSchedule):
 
     def alpha(self, t: ArrayLike) -> Float64:
         log_snr, _ = self._interpolate(t)
-        return (1 - self._beyond(t)) / np.sqrt(1 + np.exp(-log_snr))
+        return (1 - self._beyond(t)) * np.exp(-np.logaddexp(0, -log_snr) / 2)
 
     def sigma(self, t: ArrayLike) -> Float64:
         log_snr, _ = self._interpolate(t)
-        return np.where(self._beyond(t) > 0, np.sqrt(1 - self.alpha(t) ** 2), 1 / np.sqrt(1 + np.exp(log_snr)))
+        return np.where(self._beyond(t) > 0, np.sqrt(1 - self.alpha(t) ** 2), np.exp(-np.logaddexp(0, log_snr) / 2))
 
     def log_snr(self, t: ArrayLike) -> Float64:
         return np.where(self._beyond(t) > 0, super().log_snr(t), self._interpolate(t)[0])
@@ -402,3 +410,14 @@ class RectifiedFlow(NoiseSchedule):
 def _check_t_min(t_min: float) -> None:
     if not 0 < t_min < 1:
         raise ValueError(f"t_min must lie in (0, 1), not {t_min:g}: it is the lowest time the network was trained for")
+
+
+# Those that need no table, by the name that the command line uses, and that tests run over.
+SCHEDULES: dict[str, Callable[[], NoiseSchedule]] = {
+    "linear": NoiseSchedule.linear,
+    "scaled_linear": NoiseSchedule.scaled_linear,
+    "cosine": NoiseSchedule.cosine,
+    "vp": NoiseSchedule.vp,
+    "ve": NoiseSchedule.ve,
+    "rectified_flow": NoiseSchedule.rectified_flow,
+}

@@ -6,6 +6,7 @@ it, for the times of one run, to a `Plan`. ε with index k below is the answer t
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from numpy.typing import NDArray
 
 from pndm_solvers.execute import Step
-from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, Spacing, make_grid
+from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, Spacing, make_grid, whole
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.program import Program
@@ -26,7 +27,7 @@ __all__ = ["SOLVERS", "DDIMSolver", "DDPMSolver", "FONSolver", "PLMSSolver", "PN
 
 
 class GridOptions(TypedDict, total=False):
-    """Which times a run visits: see `make_grid`."""
+    """Which times a run visits: see `Solver.plan`."""
 
     timesteps: Sequence[float] | NDArray[Any] | None
     spacing: str | Spacing
@@ -36,21 +37,34 @@ class GridOptions(TypedDict, total=False):
     steps_offset: int
 
 
-class SampleOptions(GridOptions, total=False):
-    """What `Solver.sample` passes to `Solver.plan` and to `Plan.run`."""
+class RunOptions(TypedDict, total=False):
+    """How a plan is run: see `Plan.run`."""
 
-    max_model_calls: int
     prediction: str | Prediction
     seed: int | Sequence[int] | None
     generator: Any
     callback: Callable[[Step], None] | None
     progress: bool
+    trajectory: bool
+
+
+class SampleOptions(GridOptions, RunOptions, total=False):
+    """What `Solver.sample` passes to `Solver.plan` and to `Plan.run`."""
+
+    max_model_calls: int
 
 
 class Solver(ABC):
     """A method on a noise schedule. Immutable, hashable, and free to share between threads."""
 
     schedule: NoiseSchedule
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, NoiseSchedule):
+            raise TypeError(
+                f"schedule is a {type(self.schedule).__name__}; make a NoiseSchedule, from betas with "
+                f"NoiseSchedule.from_betas(...)"
+            )
 
     @property
     @abstractmethod
@@ -121,8 +135,17 @@ class Solver(ABC):
             "steps_offset": steps_offset,
         }
         if max_model_calls is None:
-            return self._compile(num_inference_steps, options)
-        return self._within(max_model_calls, options)
+            plan = self._compile(num_inference_steps, options)
+        else:
+            plan = self._within(whole("max_model_calls", max_model_calls), options)
+        first = plan.rows[0] if plan.rows else plan.end
+        if timesteps is None and start is None and first.alpha > first.sigma:
+            warnings.warn(
+                f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
+                f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'",
+                stacklevel=2,
+            )
+        return plan
 
     def _compile(self, num_inference_steps: int | None, options: GridOptions) -> Plan:
         program = Program(make_grid(self.schedule, num_inference_steps, **options))
@@ -131,22 +154,19 @@ class Solver(ABC):
 
     def _within(self, max_model_calls: int, options: GridOptions) -> Plan:
         """Doubles the number of steps until the calls no longer fit, then halves the gap."""
-        if isinstance(max_model_calls, bool) or max_model_calls != int(max_model_calls) or max_model_calls < 1:
-            raise ValueError(f"max_model_calls must be a whole number of at least 1, not {max_model_calls!r}")
-        size = self.schedule.num_train_timesteps
-        bounded = size is not None and options.get("spacing") in INTEGRAL_SPACINGS
-        best, fits, fails = None, 0, None
-        while fails is None or fails - fits > 1:
-            steps = 2 * fits + 1 if fails is None else (fits + fails) // 2
-            if bounded and size is not None and fails is None and steps > size:
-                steps, fails = size, size + 1
+        size = self.schedule.num_train_timesteps or 1000
+        # More steps than this are not tried: a cut or a spacing of the caller's own may never ask for more calls.
+        most = size if options.get("spacing") in INTEGRAL_SPACINGS else size + 64 * max_model_calls
+        best, fits, fails = None, 0, most + 1
+        while fails - fits > 1:
+            steps = min(2 * fits + 1, most) if fails > most else (fits + fails) // 2
             plan = self._compile(steps, options)
             if plan.model_calls <= max_model_calls:
                 best, fits = plan, steps
             else:
                 fails = steps
-        if best is None:
-            raise ValueError(f"{self.name} needs more than {max_model_calls} model call(s) even for one step")
+        if best is None or not best.rows:
+            raise ValueError(f"{self.name} has no plan of 1 to {max_model_calls} model call(s) for these times")
         return best
 
     def sample(
@@ -163,7 +183,7 @@ class Solver(ABC):
         >>> solver.sample(lambda x, t: x, np.ones((2, 3)), 10).shape
         (2, 3)
         """
-        run = {name: options.pop(name) for name in RUN_OPTIONS if name in options}  # type: ignore[misc]
+        run = {name: options.pop(name) for name in RunOptions.__annotations__ if name in options}  # type: ignore[misc]
         return self.plan(num_inference_steps, **options).run(model, x_T, **run)  # type: ignore[arg-type]
 
 
@@ -182,6 +202,7 @@ class DDIMSolver(Solver):
     eta: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], not {self.eta:g}")
 
@@ -190,8 +211,13 @@ class DDIMSolver(Solver):
         return "DDIM" if self.eta == 0 else f"DDIM (η = {self.eta:g})"
 
     @property
-    def convergence_order(self) -> int | None:
+    def order(self) -> int | None:
+        """The order of its formula; None where it is stochastic."""
         return 1 if self.eta == 0 else None
+
+    @property
+    def convergence_order(self) -> int | None:
+        return self.order
 
     def write(self, program: Program) -> None:
         for here, there in program.grid.steps:
@@ -216,12 +242,18 @@ class DDPMSolver(Solver):
     variance: Literal["fixed_small", "fixed_large"] = "fixed_small"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.variance not in ("fixed_small", "fixed_large"):
             raise ValueError(f"variance is {self.variance!r}; it is 'fixed_small' or 'fixed_large'")
 
     @property
     def name(self) -> str:
         return f"DDPM ({self.variance.replace('_', ' ')})"
+
+    @property
+    def order(self) -> None:
+        """None: the method is stochastic."""
+        return None
 
     @property
     def convergence_order(self) -> None:
@@ -241,7 +273,7 @@ class PRKSolver(Solver):
 
     Also known as: pseudo Heun, pseudo RK4. `tableau` is "heun", "rk4", "euler", or a `ButcherTableau`.
     Orders: formula as the tableau; convergence at most 2, since its weights are right for steps in
-    t while φ steps in σ/α. Model calls: stages · N, and one for a step that ends at σ = 0.
+    t while φ steps in σ/α. Model calls: stages · N; a step that ends at σ = 0 takes only one.
     Reference: Liu et al. (2022), eq. (9), (12) and (13).
     """
 
@@ -249,12 +281,16 @@ class PRKSolver(Solver):
     tableau: str | ButcherTableau = "rk4"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.tableau, ButcherTableau) and self.tableau not in TABLEAUX:
+        super().__post_init__()
+        if isinstance(self.tableau, str) and self.tableau in TABLEAUX:
+            object.__setattr__(self, "tableau", TABLEAUX[self.tableau])
+        if not isinstance(self.tableau, ButcherTableau):
             raise ValueError(f"tableau is {self.tableau!r}; known are {', '.join(map(repr, TABLEAUX))}")
 
     @property
     def _tableau(self) -> ButcherTableau:
-        return self.tableau if isinstance(self.tableau, ButcherTableau) else TABLEAUX[self.tableau]
+        assert isinstance(self.tableau, ButcherTableau)  # a name was looked up when the solver was made
+        return self.tableau
 
     @property
     def name(self) -> str:
@@ -276,6 +312,8 @@ class PRKSolver(Solver):
             runge_kutta_step(program, self._tableau if there.sigma > 0 else TABLEAUX["euler"], there, program.transfer)
 
 
+# How a multistep method gets its first history: a tableau, and how many steps it makes at most.
+STARTERS = {"ramp": ("euler", 0), "heun": ("heun", 1), "rk4": ("rk4", 3)}
 Starter = Literal["ramp", "heun", "rk4"]
 
 
@@ -288,7 +326,8 @@ class PLMSSolver(Solver):
     Orders: formula `order`, 1 to 4; convergence at most 2, since the weights are right for steps in
     t while φ steps in σ/α. Model calls for N steps: N with "ramp", which takes orders 1, 2, 3 first;
     N + 1 with "heun", which makes the first step by improved Euler; N + 3·(order − 1) with "rk4",
-    which makes the first order − 1 steps by Runge–Kutta. A step into σ = 0 is always multistep.
+    which makes the first order − 1 steps by Runge–Kutta. A step into σ = 0 is always multistep, so
+    runs with fewer steps than the starter has cost less.
     Reference: Liu et al. (2022), eq. (9), (12) and (13).
     """
 
@@ -297,10 +336,11 @@ class PLMSSolver(Solver):
     starter: Starter = "ramp"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.order not in ADAMS_BASHFORTH:
-            raise ValueError(f"order is {self.order!r}; it is 1, 2, 3 or 4")
-        if self.starter not in ("ramp", "heun", "rk4"):
-            raise ValueError(f"starter is {self.starter!r}; it is 'ramp', 'heun' or 'rk4'")
+            raise ValueError(f"order is {self.order!r}; it is one of {', '.join(map(str, ADAMS_BASHFORTH))}")
+        if self.starter not in STARTERS:
+            raise ValueError(f"starter is {self.starter!r}; known are {', '.join(map(repr, STARTERS))}")
 
     @property
     def name(self) -> str:
@@ -320,7 +360,7 @@ class PNDMSolver(Solver):
 
     F-PNDM starts with three steps of pseudo RK4, S-PNDM with one of improved Euler, and both go on
     with linear multistep.
-    Orders: formula 4 and 2, convergence 2. Model calls for N steps: N + 9 and N + 1.
+    Orders: formula 4 and 2, convergence 2. Model calls: N + 9 for N ≥ 4 steps, and N + 1 for N ≥ 2.
     Reference: Liu et al. (2022), eq. (9), (12), (13) and algorithm 2.
     """
 
@@ -328,6 +368,7 @@ class PNDMSolver(Solver):
     order: Literal[2, 4] = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.order not in (2, 4):
             raise ValueError(f"order is {self.order!r}; it is 4 (F-PNDM) or 2 (S-PNDM)")
 
@@ -349,7 +390,7 @@ class FONSolver(Solver):
 
     It adds dx/dt where PNDM transfers, so it leaves the data's manifold at large steps, and a
     constant ε is not solved exactly.
-    Orders: formula 4, convergence 4. Model calls for N steps: N + 9.
+    Orders: formula 4, convergence 4. Model calls: N + 9 for N ≥ 4 steps.
     Reference: Liu et al. (2022), section 4, where FON stands for the fourth-order numerical method.
     """
 
@@ -397,7 +438,7 @@ def runge_kutta_step(program: Program, tableau: ButcherTableau, there: Level, mo
 
 def linear_multistep(program: Program, order: int, starter: Starter, move: Move) -> None:
     """Writes Adams–Bashforth steps, as high as the history goes, after the starter's own steps."""
-    tableau, single_steps = {"ramp": ("euler", 1), "heun": ("heun", 1), "rk4": ("rk4", order - 1)}[starter]
+    tableau, single_steps = STARTERS[starter]
     history: list[int] = []  # each step's first evaluation, the newest first
     for _, there in program.grid.steps:
         if len(history) < min(single_steps, order - 1) and there.sigma > 0:
@@ -424,8 +465,6 @@ def posterior_deviation(here: Level, there: Level) -> float:
     """√β̃ of the step: the deviation of q(x_s | x_t, x_0), Ho et al. (2020), eq. (7)."""
     return there.sigma / here.sigma * forward_deviation(here, there)
 
-
-RUN_OPTIONS = ("prediction", "seed", "generator", "callback", "progress", "trajectory")
 
 # Every method by the name that the command line uses, and that tests run over.
 SOLVERS: dict[str, Callable[..., Solver]] = {

@@ -1,21 +1,14 @@
 """What tests run over: every registered schedule and method, and problems with a known answer."""
 
 import numpy as np
-import pytest
 
-from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PNDMSolver, PRKSolver
+from pndm_solvers import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau, NoiseSchedule, PLMSSolver, PNDMSolver, PRKSolver
 from pndm_solvers.analytic import Gaussian, GaussianMixture
-from pndm_solvers.solvers import SOLVERS
+from pndm_solvers.schedule import SCHEDULES as REGISTERED_SCHEDULES
+from pndm_solvers.solvers import SOLVERS, STARTERS
 
-SCHEDULES = {
-    "linear": NoiseSchedule.linear(),
-    "scaled_linear": NoiseSchedule.scaled_linear(),
-    "cosine": NoiseSchedule.cosine(),
-    "vp": NoiseSchedule.vp(),
-    "ve": NoiseSchedule.ve(),
-    "rectified_flow": NoiseSchedule.rectified_flow(),
-    "zero_terminal_snr": NoiseSchedule.linear().rescale_zero_terminal_snr(),
-}
+SCHEDULES = {name: make() for name, make in REGISTERED_SCHEDULES.items()}
+SCHEDULES["zero_terminal_snr"] = NoiseSchedule.linear().rescale_zero_terminal_snr()
 
 # First-same-as-last: its fourth stage is the next step's first (Bogacki and Shampine, 1989).
 BOGACKI_SHAMPINE = ButcherTableau(
@@ -29,8 +22,9 @@ BOGACKI_SHAMPINE = ButcherTableau(
 def all_solvers(schedule):
     """Every registered method, and every option of those that have one."""
     solvers = [make(schedule) for make in SOLVERS.values()]
-    solvers += [PLMSSolver(schedule, order, starter) for order in (1, 2, 3, 4) for starter in ("ramp", "heun", "rk4")]
-    solvers += [PNDMSolver(schedule, order=2), PRKSolver(schedule, "euler"), PRKSolver(schedule, BOGACKI_SHAMPINE)]
+    solvers += [PLMSSolver(schedule, order, starter) for order in ADAMS_BASHFORTH for starter in STARTERS]
+    solvers += [PRKSolver(schedule, tableau) for tableau in (*TABLEAUX.values(), BOGACKI_SHAMPINE)]
+    solvers += [PNDMSolver(schedule, order=2)]
     return list(dict.fromkeys(solvers))
 
 
@@ -62,8 +56,3 @@ def random_mixture(dimension=3, seed=0):
 
 def relative_error(value, exact):
     return np.abs(value - exact).max() / np.abs(exact).max()
-
-
-@pytest.fixture
-def linear():
-    return SCHEDULES["linear"]

@@ -1,10 +1,10 @@
-from contextlib import nullcontext
+import warnings
 
 import numpy as np
 import pytest
 from conftest import SCHEDULES, all_solvers, named
 
-from pndm_solvers import SPACINGS, DDIMSolver, make_grid
+from pndm_solvers import SPACINGS, DDIMSolver, PRKSolver, make_grid
 
 LINEAR = SCHEDULES["linear"]
 
@@ -17,8 +17,7 @@ def times(grid):
 def test_integral_spacings_as_diffusers_users_know_them(steps):
     leading = (np.arange(steps) * (1000 // steps))[::-1]
     trailing = np.round(np.arange(1000, 0, -1000 / steps))[:steps] - 1
-    with pytest.warns(UserWarning, match="mostly picture") if steps == 1 else nullcontext():
-        grid = make_grid(LINEAR, steps, spacing="leading")
+    grid = make_grid(LINEAR, steps, spacing="leading")
     assert times(grid) == [*leading, -1]
     assert grid.integral
     assert times(make_grid(LINEAR, steps, spacing="trailing")) == [*trailing, -1]
@@ -80,9 +79,11 @@ def test_upwards():
 def test_stages_of_integral_grids_are_integers():
     grid = make_grid(LINEAR, timesteps=[25, 10])
     here, there = next(grid.steps)
-    assert grid.between(here, there, 0.5).t == 17
+    assert grid.between(here, there, 0.5).t == 18
+    assert grid.between(here._replace(t=27), there, 0.5).t == 18
     grid = make_grid(LINEAR, timesteps=[25.0, 10.0])
     assert grid.between(here, there, 0.5).t == 17.5
+    assert not make_grid(SCHEDULES["ve"], timesteps=[8, 4, 1]).integral
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,10 @@ def test_stages_of_integral_grids_are_integers():
         ({"num_inference_steps": 10, "spacing": "cubic"}, "spacing is 'cubic'"),
         ({"num_inference_steps": 10, "final": "end"}, "final is 'end'"),
         ({"num_inference_steps": 10, "start": 1200}, "outside the trained range"),
+        ({"num_inference_steps": float("inf")}, "whole number"),
+        ({"num_inference_steps": 10, "stop": 999}, "pass start= too"),
+        ({"num_inference_steps": 3, "spacing": lambda *_: [10, 500, 999]}, "fall strictly"),
+        ({"num_inference_steps": 3, "spacing": lambda *_: [999, 500, 500]}, "fall strictly"),
         ({"timesteps": []}, "non-empty"),
         ({"timesteps": [1, 2, 3]}, "fall strictly"),
         ({"timesteps": [3, 3, 1]}, "fall strictly"),
@@ -116,10 +121,35 @@ def test_a_budget_is_never_exceeded(solver):
     for calls in range(1, 61):
         plan = solver.plan(max_model_calls=calls, spacing="trailing")
         assert 1 <= plan.model_calls <= calls
-    cut = solver.plan(max_model_calls=20, start=500)
-    assert 8 <= cut.model_calls <= 20
     whole = solver.plan(max_model_calls=1500, spacing="trailing")
     assert 999 <= whole.model_calls <= 1500
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("final", ["clean", "first"])
+@pytest.mark.parametrize("cut", [{}, {"start": 500}, {"start": 500, "stop": 100}, {"start": 7}], ids=str)
+def test_a_budget_is_used_on_every_grid(spacing, final, cut):
+    """Without a warning for the short grids that were tried on the way."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for calls in (4, 20, 60):
+            plan = DDIMSolver(LINEAR).plan(max_model_calls=calls, spacing=spacing, final=final, **cut)
+            least = 1 if cut == {"start": 7} and spacing in ("leading", "trailing", "linspace") else 0.8 * calls - 1
+            assert least <= plan.model_calls <= calls
+
+
+@pytest.mark.parametrize("options", [{"start": 500, "stop": 500}, {"spacing": lambda *_: [0], "final": "first"}])
+def test_a_budget_for_a_run_of_nothing_is_refused(options):
+    with pytest.raises(ValueError, match="no plan of 1 to 5"):
+        DDIMSolver(LINEAR).plan(max_model_calls=5, **options)
+
+
+def test_a_budget_larger_than_what_a_grid_can_use():
+    solver = DDIMSolver(LINEAR)
+    assert solver.plan(max_model_calls=5, start=0).model_calls == 1
+    assert solver.plan(max_model_calls=9, spacing=lambda *_: [900, 400]).model_calls == 2
+    with pytest.raises(ValueError, match="PRK \\(rk4\\) has no plan of 1 to 3"):
+        PRKSolver(LINEAR).plan(max_model_calls=3, spacing="leading", final="first")
 
 
 def test_exactly_one_length():
@@ -130,3 +160,8 @@ def test_exactly_one_length():
     for calls in (0, -1, 1.5):
         with pytest.raises(ValueError, match="max_model_calls"):
             solver.plan(max_model_calls=calls)
+
+
+def test_a_grid_that_begins_near_the_data_is_warned_of():
+    with pytest.warns(UserWarning, match="mostly picture"):
+        DDIMSolver(LINEAR).plan(1, spacing="leading")

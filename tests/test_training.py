@@ -1,6 +1,8 @@
 """The training script, for a few steps: interrupted and resumed it ends where an unbroken run ends."""
 
 import argparse
+import os
+import signal
 
 from safetensors.torch import load_file
 
@@ -14,7 +16,7 @@ def options(folder, steps):
     )  # fmt: skip
 
 
-def test_training_resumes_bit_for_bit(tmp_path, monkeypatch):
+def test_training_resumes_bit_for_bit(tmp_path, monkeypatch, capsys):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
@@ -26,11 +28,14 @@ def test_training_resumes_bit_for_bit(tmp_path, monkeypatch):
         nonlocal calls
         calls += 1
         if calls == 4:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return real(self, *arguments)
 
     monkeypatch.setattr(train.UNet, "forward", interrupted)
     train.train(options(broken, steps=6))
+    assert not (broken / "digits.safetensors").exists()
+    assert "stopped after 4 steps" in capsys.readouterr().out
     train.train(options(broken, steps=6))
+    assert calls == 6
     one, two = (load_file(folder / "digits.safetensors") for folder in (whole, broken))
     assert all((one[name] == two[name]).all() for name in one)

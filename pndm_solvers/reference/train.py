@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Trains one network to the end, or to Ctrl-C, which keeps a checkpoint."""
+    """Trains one network to the end and writes its weights; Ctrl-C ends it after a step and keeps a checkpoint."""
     facts = NETWORKS[options.network]
     checkpoint = options.checkpoint or Path(f"{options.network}.ckpt")
     out = options.out or Path(__file__).parent / f"{options.network}.safetensors"
@@ -95,10 +96,12 @@ def train(options: argparse.Namespace) -> None:
         torch.save(state, checkpoint.with_suffix(".part"))
         os.replace(checkpoint.with_suffix(".part"), checkpoint)
 
+    interrupts: list[int] = []  # noted, and heeded between two steps, so that the checkpoint is of whole ones
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     started = time.monotonic()
     progress = tqdm(total=options.steps, initial=done, unit="step", desc=options.network, mininterval=1)
     try:
-        while done < options.steps:
+        while done < options.steps and not interrupts:
             # Each step has its own generator, so that a resumed run sees what an unbroken one would.
             generator = torch.Generator().manual_seed(options.seed * 1_000_003 + done)
             chosen = torch.randint(len(images), (options.batch,), generator=generator)
@@ -133,11 +136,13 @@ def train(options: argparse.Namespace) -> None:
                 progress.set_postfix(loss=f"{loss_mean:.4f}")
             if done % 1000 == 0:
                 save()
-    except KeyboardInterrupt:
-        print(f"\nstopped after {done} steps; run the same command again to go on from {checkpoint}")
     finally:
         progress.close()
-        save()
+        signal.signal(signal.SIGINT, before)
+    save()
+    if interrupts:
+        print(f"stopped after {done} steps; run the same command again to go on from {checkpoint}")
+        return
 
     weights = {name: value.half().contiguous().cpu() for name, value in average.module.state_dict().items()}
     seconds += time.monotonic() - started
