@@ -47,6 +47,24 @@ def test_sample_with_everything(run, tmp_path):
     assert out.read_bytes() == first
 
 
+@pytest.mark.parametrize(
+    "option",
+    [("--guidance", 5), ("--clip", 0.5), ("--class", 3), ("--seed", 4), ("--solver", "ddpm"), ("--spacing", "karras")],
+    ids=str,
+)
+def test_every_option_changes_the_picture(run, tmp_path, option):
+    common = ("sample", "--calls", 4, "--count", 4)
+    assert run(*common, "--out", tmp_path / "a.png")[0] == 0
+    assert run(*common, *option, "--out", tmp_path / "b.png")[0] == 0
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_a_class_by_name_is_the_class_by_number(run, tmp_path):
+    for name in ("sneaker", "7"):
+        assert run("sample", "--calls", 3, "--count", 2, "--class", name, "--out", tmp_path / f"{name}.png")[0] == 0
+    assert (tmp_path / "sneaker.png").read_bytes() == (tmp_path / "7.png").read_bytes()
+
+
 def test_sample_digits(run, tmp_path):
     out = tmp_path / "digits.png"
     assert run("sample", "--network", "digits", "--solver", "ddpm", "--steps", 5, "--out", out)[0] == 0
@@ -79,7 +97,10 @@ def test_plan_reads_a_config(run, tmp_path):
         (("sample", "--class", "hat"), "9 ankle boot"),
         (("sample", "--network", "digits", "--class", "3"), "no classes"),
         (("sample", "--steps", 3, "--calls", 3), "not both"),
+        (("sample", "--network", "digits", "--guidance", "3"), "no classes"),
         (("sample", "--out", "/nowhere/x.png"), "no folder"),
+        (("sample", "--out", "x.pnq"), "extension"),
+        (("sample", "--device", "nonsense"), "--device is 'nonsense'"),
         (("plan", "--schedule", "sigmoid"), "schedule is 'sigmoid'"),
         (("plan", "--steps", 0), "at least 1"),
     ],

@@ -1,4 +1,5 @@
 import gc
+import pickle
 
 import array_api_strict as xp
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 from conftest import SCHEDULES, all_solvers, deterministic_solvers, named, random_mixture
 
-from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver, execute, initial_noise
+from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver, Prediction, execute, initial_noise
 from pndm_solvers.noise import NoiseSource
 
 LINEAR = SCHEDULES["linear"]
@@ -81,9 +82,9 @@ def test_live_tensors_never_exceed_max_stored(solver, steps, monkeypatch):
     most = 0
     combine = execute.combine
 
-    def counting(arrays, weights):
+    def counting(*arguments, **options):
         nonlocal most
-        result = combine(arrays, weights)
+        result = combine(*arguments, **options)
         live = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.shape == shape and o is not start]
         most = max(most, len(live))
         return result
@@ -173,7 +174,7 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch():
     each = plan.run(smooth, START, seed=seeds)
     for i, seed in enumerate(seeds):
         assert np.array_equal(plan.run(smooth, START[i : i + 1], seed=[seed]), each[i : i + 1])
-    assert np.array_equal(initial_noise((2, 3), seed=0), START[:2])
+    assert np.array_equal(initial_noise((2, 3), seed=np.int64(0)), START[:2])
     in_torch = plan.run(smooth, torch.from_numpy(START), seed=5)
     np.testing.assert_allclose(in_torch.numpy(), together, rtol=1e-12)
 
@@ -198,11 +199,55 @@ def test_generators():
     assert torch.equal(first, plan.run(smooth, x))
 
 
+def test_each_row_adds_its_own_noise():
+    """A stochastic run replayed by hand, from the numbers of the plan and the noise of each row."""
+    for solver in (DDPMSolver(LINEAR), DDPMSolver(LINEAR, "fixed_large"), DDIMSolver(LINEAR, eta=0.7)):
+        plan = solver.plan(7)
+        x = START
+        for k, row in enumerate(plan.rows):
+            z = NoiseSource(seed=9).draw(k, like=x)
+            epsilon = smooth(x, np.full(4, row.t))
+            x = row.states[0][1] * x + row.answers[0][1] * epsilon + row.noise * z
+        np.testing.assert_allclose(plan.run(smooth, START, seed=9), x, rtol=1e-12)
+
+
 def test_noise_is_standard_normal():
     draws = np.concatenate([NoiseSource(seed=0).draw(row, np.empty((50, 400))) for row in range(5)])
     assert abs(draws.mean()) < 4 / draws.size**0.5
     assert abs(draws.var() - 1) < 4 * (2 / draws.size) ** 0.5
     assert abs(np.corrcoef(draws[:50].ravel(), draws[50:100].ravel())[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_a_run_survives_being_pickled(convert):
+    start = convert(START)
+    for plan in (PNDMSolver(LINEAR).plan(6), DDPMSolver(LINEAR).plan(6)):
+        state = plan.start(start, seed=3)
+        while not state.done:
+            state = pickle.loads(pickle.dumps(state))
+            state = plan.advance(state, smooth(state.x, state.t))
+        assert (state.x == plan.run(smooth, start, seed=3)).all()
+
+
+@pytest.mark.parametrize("answer", [torch.float16, torch.float64])
+def test_the_dtype_is_the_states_not_the_networks(answer):
+    def model(x, t):
+        return x.to(answer)
+
+    start = torch.from_numpy(START).float()
+    flow = SCHEDULES["rectified_flow"]
+    upwards = DDIMSolver(flow).plan(timesteps=[0.1, 0.5], stop=1)  # its last row has no state among its terms
+    for plan in (PLMSSolver(LINEAR).plan(3), upwards):
+        for prediction in ("epsilon", "flow", Prediction("flow", clip=1.0)):
+            assert plan.run(model, start, prediction=prediction).dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5,), (0,), (2, 0)])
+def test_odd_shapes(shape):
+    for x in (np.ones(shape), torch.ones(shape)):
+        result = DDPMSolver(LINEAR).sample(lambda x, t: x, x, 3, seed=1)
+        assert tuple(result.shape) == shape
+        assert initial_noise(shape, 0).shape == shape
 
 
 def test_callback_sees_every_call_and_previews_the_picture():
@@ -243,6 +288,10 @@ def test_progress_bar(capsys):
         (START, smooth, {"prediction": "noise"}, ValueError, "prediction is 'noise'"),
         (START, smooth, {"seed": 1, "generator": np.random.default_rng()}, ValueError, "not both"),
         (START, smooth, {"seed": [1, 2]}, ValueError, "2 entries for a batch of 4"),
+        (START, None, {"seed": [1, 2]}, ValueError, "2 entries for a batch of 4"),
+        (START, None, {"seed": -1}, ValueError, "at least 0"),
+        (START, None, {"seed": 1.5}, TypeError, "seed is 1.5"),
+        (START, None, {"prediction": None}, TypeError, "prediction is None"),
         (START, smooth, {"generator": [np.random.default_rng()]}, ValueError, "1 entries for a batch of 4"),
         (START, smooth, {"generator": 3}, TypeError, "generator is a int"),
     ],

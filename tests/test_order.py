@@ -83,6 +83,19 @@ def test_a_named_grid_reaches_the_gaussian(name, first):
         assert fine < 0.004, solver.name
 
 
+def test_rounded_stages_do_not_shift_the_solution():
+    """On odd integer steps the middle of a step is rounded, and to either side in turn."""
+    schedule, gaussian = SCHEDULES["linear"], PROBLEMS["gaussian"]
+    exact = gaussian.flow(START, schedule.level(999), schedule.level(204))
+    for step in (15, 5, 3):
+        times = np.arange(999, 204, -step)
+        found = [
+            relative_error(PRKSolver(schedule).plan(timesteps=t, stop=204).run(gaussian.model(schedule), START), exact)
+            for t in (times, times.astype(float))
+        ]
+        assert found[0] < max(2 * found[1], 2e-5), step
+
+
 def test_a_third_order_tableau_is_of_order_two_when_pseudo():
     """The paper's theorem: weights for steps in t leave second order where φ steps in σ/α."""
     solver = PRKSolver(SCHEDULES["vp"], BOGACKI_SHAMPINE)

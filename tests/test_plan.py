@@ -28,6 +28,24 @@ def test_what_is_no_plan_is_refused(text):
         Plan.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("integer_times", "false"),
+        ("end", {"t": 0, "alpha": float("nan"), "sigma": 0}),
+        ("end", {"t": 0}),
+        ("rows", [{}]),
+    ],
+)
+def test_a_plan_that_was_altered_is_refused(key, value):
+    document = json.loads(DDIMSolver(LINEAR).plan(2).to_json())
+    with pytest.raises(ValueError, match=r"not the JSON of a plan|end must be finite"):
+        Plan.from_json(json.dumps(document | {key: value}))
+    document["rows"][0]["answers"][0][0] = 0.7
+    with pytest.raises(ValueError, match=r"0.7 is no int"):
+        Plan.from_json(json.dumps(document))
+
+
 def test_a_plan_prints_as_a_table():
     text = str(PNDMSolver(LINEAR).plan(5))
     lines = text.splitlines()

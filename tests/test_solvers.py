@@ -17,6 +17,7 @@ from pndm_solvers import (
     PRKSolver,
     transfer,
 )
+from pndm_solvers.solvers import SOLVERS
 
 LINEAR = SCHEDULES["linear"]
 GENERATOR = np.random.default_rng(0)
@@ -189,10 +190,25 @@ def test_solvers_are_values():
     assert len({solver.name for solver in solvers}) == len(solvers)
 
 
+@pytest.mark.parametrize("solver", all_solvers(LINEAR), ids=named)
+def test_both_orders_are_told(solver):
+    if solver.convergence_order is None:
+        assert solver.order is None
+    else:
+        assert 1 <= solver.convergence_order <= solver.order
+
+
+def test_a_solver_needs_a_schedule():
+    for make in SOLVERS.values():
+        with pytest.raises(TypeError, match="from_betas"):
+            make(np.linspace(1e-4, 0.02, 1000))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: DDIMSolver(LINEAR, eta=1.5), "eta"),
+        (lambda: DDIMSolver(LINEAR).plan(3, stop=999), "pass start="),
         (lambda: DDIMSolver(LINEAR, eta=float("nan")), "eta"),
         (lambda: DDPMSolver(LINEAR, variance="learned"), "variance is 'learned'"),
         (lambda: PRKSolver(LINEAR, tableau="rk5"), "tableau is 'rk5'"),

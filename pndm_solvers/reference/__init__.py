@@ -89,12 +89,13 @@ def load_network(name: str, device: Any = "cpu") -> ReferenceNetwork:
         ) from error
     with (
         as_file(files("pndm_solvers.reference") / f"{name}.safetensors") as path,
-        safe_open(path, framework="pt", device=str(device)) as file,
+        safe_open(path, framework="pt") as file,
     ):
         facts = json.loads(file.metadata()["network"])
         weights = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 — no mapping
-    unet = UNet(**facts["architecture"]).to(device).eval()
+    unet = UNet(**facts["architecture"]).eval()
     unet.load_state_dict(weights)
+    unet.to(device)
     return ReferenceNetwork(
         name, unet, NoiseSchedule.from_config(facts["schedule"]), facts["prediction"], tuple(facts["labels"])
     )
