@@ -6,13 +6,14 @@
 20
 """
 
+from pndm_solvers.base import Solver
 from pndm_solvers.execute import State, Step
 from pndm_solvers.grid import SPACINGS, Grid, make_grid
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.plan import Plan, Row
 from pndm_solvers.prediction import Prediction, classifier_free_guidance
 from pndm_solvers.schedule import Level, NoiseSchedule
-from pndm_solvers.solvers import DDIMSolver, DDPMSolver, FONSolver, PLMSSolver, PNDMSolver, PRKSolver, Solver
+from pndm_solvers.solvers import DDIMSolver, DDPMSolver, FONSolver, PLMSSolver, PNDMSolver, PRKSolver
 from pndm_solvers.tableaux import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau
 from pndm_solvers.transfer import transfer
 

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from pndm_solvers.base import Solver
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import NETWORK_NAMES, load_network
 from pndm_solvers.schedule import SCHEDULES, NoiseSchedule
-from pndm_solvers.solvers import SOLVERS, Solver
+from pndm_solvers.solvers import SOLVERS
 
 app = typer.Typer(
     help="Numerical solvers for diffusion models, compiled to plans.",

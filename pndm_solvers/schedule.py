@@ -256,13 +256,13 @@ class Table(NoiseSchedule):
         return f"<NoiseSchedule of {len(self.log_snrs)} levels, log-SNR {ends}>"
 
     @property
-    def num_train_timesteps(self) -> int:  # type: ignore[override]
+    def num_train_timesteps(self) -> int:  # type: ignore[override] — a table knows it from its length
         return len(self.log_snrs)
 
     t_min = 0.0
 
     @property
-    def t_max(self) -> float:  # type: ignore[override]
+    def t_max(self) -> float:  # type: ignore[override] — likewise
         return float(len(self.log_snrs) - 1)
 
     @property

@@ -1,190 +1,24 @@
 """The methods: one small frozen class each, which writes its rows.
 
 A solver is a schedule and a method's options. It holds no state and sees no array: `plan` compiles
-it, for the times of one run, to a `Plan`. ε with index k below is the answer to row k.
+it, for the times of one run, to a `Plan`. Row k asks the network at state k, and ε_k is its answer;
+a method says from which state, along which mean of ε, to which level the next state is moved.
 """
 
 from __future__ import annotations
 
-import warnings
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal
 
-from numpy.typing import NDArray
-
-from pndm_solvers.execute import Step
-from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, Spacing, make_grid, whole
-from pndm_solvers.plan import Plan
-from pndm_solvers.prediction import Prediction
+from pndm_solvers.base import Solver
 from pndm_solvers.program import Program
 from pndm_solvers.schedule import Level, NoiseSchedule
 from pndm_solvers.tableaux import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau
 
-__all__ = ["SOLVERS", "DDIMSolver", "DDPMSolver", "FONSolver", "PLMSSolver", "PNDMSolver", "PRKSolver", "Solver"]
-
-
-class GridOptions(TypedDict, total=False):
-    """Which times a run visits: see `Solver.plan`."""
-
-    timesteps: Sequence[float] | NDArray[Any] | None
-    spacing: str | Spacing
-    start: float | None
-    stop: float | None
-    final: str
-    steps_offset: int
-
-
-class RunOptions(TypedDict, total=False):
-    """How a plan is run: see `Plan.run`."""
-
-    prediction: str | Prediction
-    seed: int | Sequence[int] | None
-    generator: Any
-    callback: Callable[[Step], None] | None
-    progress: bool
-    trajectory: bool
-
-
-class SampleOptions(GridOptions, RunOptions, total=False):
-    """What `Solver.sample` passes to `Solver.plan` and to `Plan.run`."""
-
-    max_model_calls: int
-
-
-class Solver(ABC):
-    """A method on a noise schedule. Immutable, hashable, and free to share between threads."""
-
-    schedule: NoiseSchedule
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.schedule, NoiseSchedule):
-            raise TypeError(
-                f"schedule is a {type(self.schedule).__name__}; make a NoiseSchedule, from betas with "
-                f"NoiseSchedule.from_betas(...)"
-            )
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What the method is called, with its options, in tables and on progress bars."""
-
-    @property
-    @abstractmethod
-    def convergence_order(self) -> int | None:
-        """The p of an error that falls as (step size)^p where ε is smooth; None for a stochastic method."""
-
-    @abstractmethod
-    def write(self, program: Program) -> None:
-        """Writes the method's rows for each step of `program.grid`."""
-
-    def plan(
-        self,
-        num_inference_steps: int | None = None,
-        *,
-        timesteps: Sequence[float] | NDArray[Any] | None = None,
-        max_model_calls: int | None = None,
-        spacing: str | Spacing = DEFAULT_SPACING,
-        start: float | None = None,
-        stop: float | None = None,
-        final: str = "clean",
-        steps_offset: int = 0,
-    ) -> Plan:
-        """The method compiled for the times of one run; no model is called.
-
-        Exactly one of the three says how long the run is.
-
-        Parameters
-        ----------
-        num_inference_steps:
-            Steps of a named spacing over the whole schedule.
-        timesteps:
-            The caller's own times t_0 > … > t_{n−1}; integers keep inner stages on integers.
-        max_model_calls:
-            The most steps of a named spacing whose plan makes no more than this many model calls.
-        spacing:
-            One of `SPACINGS`, or a callable `(schedule, steps, end) -> times`.
-        start, stop:
-            Cut the grid to begin exactly at `start` and to end exactly at `stop`; upwards where `stop` is above.
-        final:
-            Where a run without `stop` ends: "clean" (α = 1, σ = 0) or "first", the lowest trained level.
-        steps_offset:
-            Added to the times of "leading" spacing.
-
-        Raises
-        ------
-        ValueError:
-            For options that contradict each other, or times that the schedule lacks.
-        """
-        given = {
-            "num_inference_steps": num_inference_steps,
-            "timesteps": timesteps,
-            "max_model_calls": max_model_calls,
-        }
-        named = [name for name, value in given.items() if value is not None]
-        if len(named) != 1:
-            raise ValueError(f"pass exactly one of {', '.join(given)}; got {' and '.join(named) or 'none'}")
-        options: GridOptions = {
-            "timesteps": timesteps,
-            "spacing": spacing,
-            "start": start,
-            "stop": stop,
-            "final": final,
-            "steps_offset": steps_offset,
-        }
-        if max_model_calls is None:
-            plan = self._compile(num_inference_steps, options)
-        else:
-            plan = self._within(whole("max_model_calls", max_model_calls), options)
-        first = plan.rows[0] if plan.rows else plan.end
-        if timesteps is None and start is None and first.alpha > first.sigma:
-            warnings.warn(
-                f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
-                f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'",
-                stacklevel=2,
-            )
-        return plan
-
-    def _compile(self, num_inference_steps: int | None, options: GridOptions) -> Plan:
-        program = Program(make_grid(self.schedule, num_inference_steps, **options))
-        self.write(program)
-        return program.plan(self.name)
-
-    def _within(self, max_model_calls: int, options: GridOptions) -> Plan:
-        """Doubles the number of steps until the calls no longer fit, then halves the gap."""
-        size = self.schedule.num_train_timesteps or 1000
-        # More steps than this are not tried: a cut or a spacing of the caller's own may never ask for more calls.
-        most = size if options.get("spacing") in INTEGRAL_SPACINGS else size + 64 * max_model_calls
-        best, fits, fails = None, 0, most + 1
-        while fails - fits > 1:
-            steps = min(2 * fits + 1, most) if fails > most else (fits + fails) // 2
-            plan = self._compile(steps, options)
-            if plan.model_calls <= max_model_calls:
-                best, fits = plan, steps
-            else:
-                fails = steps
-        if best is None or not best.rows:
-            raise ValueError(f"{self.name} has no plan of 1 to {max_model_calls} model call(s) for these times")
-        return best
-
-    def sample(
-        self,
-        model: Callable[[Any, Any], Any],
-        x_T: Any,  # noqa: N803 — the field's name for it
-        num_inference_steps: int | None = None,
-        **options: Unpack[SampleOptions],
-    ) -> Any:
-        """The sample from `x_T`: `plan` with its options, then `Plan.run` with its own.
-
-        >>> import numpy as np
-        >>> solver = PLMSSolver(NoiseSchedule.linear())
-        >>> solver.sample(lambda x, t: x, np.ones((2, 3)), 10).shape
-        (2, 3)
-        """
-        run = {name: options.pop(name) for name in RunOptions.__annotations__ if name in options}  # type: ignore[misc]
-        return self.plan(num_inference_steps, **options).run(model, x_T, **run)  # type: ignore[arg-type]
+__all__ = ["SOLVERS", "DDIMSolver", "DDPMSolver", "FONSolver", "PLMSSolver", "PNDMSolver", "PRKSolver"]
 
 
 @dataclass(frozen=True)
@@ -223,7 +57,7 @@ class DDIMSolver(Solver):
         for here, there in program.grid.steps:
             k = program.newest
             noise = self.eta * posterior_deviation(here, there) if self.eta else 0.0
-            program.transfer(k, {k: 1.0}, there, sigma=(there.sigma**2 - noise**2) ** 0.5, noise=noise)
+            program.transfer(k, {k: 1.0}, there, sigma=math.sqrt(there.sigma**2 - noise**2), noise=noise)
 
 
 @dataclass(frozen=True)
@@ -264,7 +98,7 @@ class DDPMSolver(Solver):
             k = program.newest
             small = posterior_deviation(here, there)
             noise = small if self.variance == "fixed_small" or there.sigma == 0 else forward_deviation(here, there)
-            program.transfer(k, {k: 1.0}, there, sigma=(there.sigma**2 - small**2) ** 0.5, noise=noise)
+            program.transfer(k, {k: 1.0}, there, sigma=math.sqrt(there.sigma**2 - small**2), noise=noise)
 
 
 @dataclass(frozen=True)
@@ -458,7 +292,7 @@ def forward_deviation(here: Level, there: Level) -> float:
     variance = here.sigma**2 - (here.alpha / there.alpha * there.sigma) ** 2 if there.alpha else -1.0
     if variance < 0:
         raise ValueError(f"a stochastic solver runs from noise to data, not from t = {here.t:g} to {there.t:g}")
-    return variance**0.5
+    return math.sqrt(variance)
 
 
 def posterior_deviation(here: Level, there: Level) -> float:

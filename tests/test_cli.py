@@ -30,8 +30,8 @@ def test_the_demo(run, tmp_path, monkeypatch):
     for word in ("fashion", "PLMS 4 (ramp)", "3 model calls", " s ", "samples.png"):
         assert word in out
     assert "3/3" in err
-    picture = Image.open(tmp_path / "samples.png")
-    assert min(picture.size) > 400
+    with Image.open(tmp_path / "samples.png") as picture:
+        assert min(picture.size) > 400
 
 
 def test_sample_with_everything(run, tmp_path):
@@ -42,7 +42,8 @@ def test_sample_with_everything(run, tmp_path):
     arguments = ("sample", *options.split(), "--out", out, "--gif", gif)
     assert run(*arguments)[0] == 0
     first = out.read_bytes()
-    assert Image.open(gif).n_frames == 5 + 1
+    with Image.open(gif) as animation:
+        assert animation.n_frames == 5 + 1
     assert run(*arguments)[0] == 0
     assert out.read_bytes() == first
 
