@@ -36,6 +36,7 @@ class NoiseSchedule(ABC):
     """α(t) and σ(t) of `x_t = α(t)·x_0 + σ(t)·ε`.
 
     Made by one of the class methods below. A schedule is immutable, hashable and compared by value.
+    A new kind of schedule is one subclass with `t_min`, `t_max`, `clean`, `alpha`, `sigma`, `rates`.
 
     Attributes
     ----------
@@ -45,8 +46,6 @@ class NoiseSchedule(ABC):
         The level without noise (α = 1, σ = 0), where `final="clean"` ends.
     num_train_timesteps:
         How many levels a table has; None for a continuous schedule.
-
-    A new kind of schedule is one subclass with `t_min`, `t_max`, `clean`, `alpha`, `sigma`, `rates`.
     """
 
     num_train_timesteps: int | None = None
