@@ -13,14 +13,16 @@ from conftest import (
     relative_error,
 )
 
-from pndm_solvers import PRKSolver
+from pndm_solvers import FONSolver, PLMSSolver, PNDMSolver, PRKSolver
+
+VE = SCHEDULES["ve"]
 
 STEPS = (113, 160, 226, 320, 452)
 START = np.random.default_rng(1).standard_normal((16, 4))
 PROBLEMS = {"gaussian": random_gaussian(4), "mixture": random_mixture(4)}
 CASES = [
     pytest.param(name, solver, id=f"{name}-{solver.name}")
-    for name in ("linear", "scaled_linear", "cosine", "vp")
+    for name in ("linear", "scaled_linear", "cosine", "vp", "rectified_flow")
     for solver in deterministic_solvers(SCHEDULES[name])
 ]
 
@@ -94,6 +96,27 @@ def test_rounded_stages_do_not_shift_the_solution():
             for t in (times, times.astype(float))
         ]
         assert found[0] < max(2 * found[1], 2e-5), step
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        PRKSolver(VE, "heun"),
+        PRKSolver(VE, BOGACKI_SHAMPINE),
+        PRKSolver(VE),
+        PNDMSolver(VE, 2),
+        PNDMSolver(VE),
+        FONSolver(VE),
+    ]
+    + [PLMSSolver(VE, order, "rk4") for order in (1, 2, 3, 4)],
+    ids=named,
+)
+def test_the_full_order_where_time_is_the_noise(solver, problem):
+    """The paper's theorem has one cause: where t itself is σ/α, weights for steps in t are the right ones."""
+    found = errors(solver, PROBLEMS[problem], np.linspace)
+    slope = -np.polyfit(np.log(STEPS), np.log(found), 1)[0]
+    assert slope == pytest.approx(solver.order, abs=0.15)
 
 
 def test_a_third_order_tableau_is_of_order_two_when_pseudo():
