@@ -17,6 +17,8 @@ from pndm_solvers.solvers import DDIMSolver, DDPMSolver, FONSolver, PLMSSolver, 
 from pndm_solvers.tableaux import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau
 from pndm_solvers.transfer import transfer
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ADAMS_BASHFORTH",
     "SPACINGS",

@@ -167,7 +167,8 @@ class Solver(ABC):
     ) -> Any:
         """The sample from the noise `x_T` `(B, …)`: `plan(num_inference_steps, **options)`, then `Plan.run`.
 
-        `options` are those of `plan`; the other arguments, the result and the errors are those of `Plan.run`.
+        `options` are those of `plan`: `timesteps`, `max_model_calls`, `spacing`, `start`, `stop`, `final`,
+        `steps_offset`. The other arguments, the result and the errors are those of `Plan.run`.
 
         >>> import numpy as np
         >>> from pndm_solvers import NoiseSchedule, PLMSSolver

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import time
 from pathlib import Path
@@ -58,7 +59,7 @@ def sample(
     count: Annotated[int, typer.Option(help="How many images.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="The same seed gives the same images.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="The image grid to write.")] = Path("samples.png"),
-    gif: Annotated[Path | None, typer.Option(help="Also write the denoising as an animation.")] = None,
+    gif: Annotated[Path | None, typer.Option(help="Also write how the picture takes shape, as a .gif.")] = None,
     device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
 ) -> None:
     """Draw images from a bundled network and write them as one picture."""
@@ -66,13 +67,24 @@ def sample(
 
     from pndm_solvers.images import check_writable, frames, grid_image
 
-    for path in (out, gif):
-        check_writable(path)
+    check_writable(out)
+    if gif is not None:
+        check_writable(gif, animated=True)
+        if gif.absolute() == out.absolute():
+            raise ValueError(f"--out and --gif are both {gif}; one would overwrite the other")
+    if guidance is not None and not math.isfinite(guidance):
+        raise ValueError(f"--guidance is {guidance}; it is a finite number")
     try:
         loaded = load_network(network, device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device is {device!r}, which torch cannot use: {error}") from error
     plan = _plan(_solver(solver, loaded.schedule, order, starter, eta, variance), steps, calls, spacing)
+    if any(row.stage for row in plan.rows) and plan.model_calls < 30:
+        typer.echo(
+            f"note: {plan.name} begins with Runge-Kutta steps, which want more than {plan.model_calls} calls; "
+            f"--solver plms does not",
+            err=True,
+        )
     label = torch.tensor(_labels(class_, loaded.labels, count), device=device) if loaded.labels else None
     if not loaded.labels and not class_ is guidance is None:
         raise ValueError(f"the network {network!r} has no classes, so --class and --guidance mean nothing to it")
@@ -90,13 +102,15 @@ def sample(
             callback=(lambda step: previews.append(step.x0.cpu().numpy())) if gif else None,
         )
     seconds = time.perf_counter() - started
-    images = images.cpu().numpy()
+    # In the picture class by class; image i itself is the same for any --count.
+    by_class = list(range(count)) if label is None else sorted(range(count), key=label.tolist().__getitem__)
+    images = images.cpu().numpy()[by_class]
     grid_image(images).save(out)
     if gif is not None:
-        first, *rest = frames([*previews, images])
+        first, *rest = frames([*(preview[by_class] for preview in previews), images])
         first.save(gif, save_all=True, append_images=rest, duration=[120] * len(previews) + [2000], loop=0)
     files = f"{out}" if gif is None else f"{out}, {gif}"
-    typer.echo(f"{network} · {plan.name} · {plan.model_calls} model calls · {seconds:.1f} s · {files}")
+    typer.echo(f"{network} · {plan.name} · {plan.cost()} · {seconds:.1f} s · {files}")
 
 
 @app.command("plan")
@@ -157,9 +171,9 @@ def _plan(solver: Solver, steps: int | None, calls: int | None, spacing: str, **
 
 
 def _labels(wanted: str | None, labels: tuple[str, ...], count: int) -> list[int]:
-    """One label an image: the wanted one for all, or all in turn, in equal runs."""
+    """One label an image: the wanted one for all, or all in turn."""
     if wanted is None:
-        return [i * len(labels) // count for i in range(count)]
+        return [i % len(labels) for i in range(count)]
     names = {name.lower(): i for i, name in enumerate(labels)} | {str(i): i for i in range(len(labels))}
     if wanted.lower() not in names:
         raise ValueError(f"--class is {wanted!r}; known are {', '.join(f'{i} {n}' for i, n in enumerate(labels))}")

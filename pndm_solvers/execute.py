@@ -18,7 +18,7 @@ __all__ = ["Model", "State", "Step", "advance", "run", "start"]
 Model = Callable[[Any, Any], Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class State:
     """A run between two rows: a plain value, never changed, from which any number of runs may go on.
 
@@ -39,10 +39,14 @@ class State:
 
     plan: Plan
     row: int
-    states: Mapping[int, Any] = field(repr=False)
-    answers: Mapping[int, Any] = field(repr=False)
+    states: Mapping[int, Any]
+    answers: Mapping[int, Any]
     prediction: Prediction
     noise: NoiseSource
+
+    def __repr__(self) -> str:
+        where = "done" if self.done else f"row {self.row} of {self.plan.model_calls}, t = {self.plan.times[self.row]:g}"
+        return f"<State of {self.plan.name}, {where}, x {tuple(self.x.shape)}>"
 
     @property
     def done(self) -> bool:

@@ -20,7 +20,7 @@ def grid_image(images: NDArray[np.floating], side: int = 720) -> Image.Image:
     rows = math.ceil(count / columns)
     scale = max(1, side // (columns * width))
     gap = 1
-    page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
+    page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 96, np.uint8)
     for i, image in enumerate(np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8)):
         y, x = (gap + index * (size + gap) for index, size in zip(divmod(i, columns), (height, width), strict=True))
         page[y : y + height, x : x + width] = image.transpose(1, 2, 0)
@@ -28,14 +28,14 @@ def grid_image(images: NDArray[np.floating], side: int = 720) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def check_writable(path: Path | None) -> None:
-    """ValueError unless a picture can be written to `path`: an existing folder, a known extension."""
-    if path is None:
-        return
+def check_writable(path: Path, animated: bool = False) -> None:
+    """ValueError unless a picture can be written to `path`: an existing folder, an extension that fits."""
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} to")
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{path.name} has no extension of a picture, such as .png")
+    if animated and path.suffix.lower() != ".gif":
+        raise ValueError(f"{path.name} is to be an animation; its extension must be .gif")
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{path.name} has no extension of a picture that can be written, such as .png")
 
 
 def frames(batches: Iterable[NDArray[np.floating]]) -> Iterator[Image.Image]:

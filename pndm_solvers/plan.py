@@ -59,7 +59,7 @@ class Row:
         return "epsilon" if self.alpha > 0 else "sample"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A sampler as a table. Compared by its numbers; `name` is only for people.
 
@@ -164,8 +164,11 @@ class Plan:
     def advance(self, state: execute.State, answer: Any) -> execute.State:
         """The state after one row, given the network's `answer` at `(state.x, state.t)`, of x's shape.
 
-        `state` itself is not changed, so any number of runs may go on from it.
+        `state` itself is not changed, so any number of runs may go on from it. Raises ValueError for a
+        state of another plan, one that is done, or an answer of another shape.
         """
+        if state.plan is not self and state.plan != self:
+            raise ValueError(f"the state is of {state.plan!r}, not of {self!r}; advance it with its own plan")
         return execute.advance(state, answer)
 
     def run(
@@ -187,7 +190,8 @@ class Plan:
         model:
             Any callable `model(x, t)`: x `(B, …)`, t 1-D `(B,)` on x's library and device, integer
             where every time of the plan is whole; the answer has x's shape. It is kept as it is, so
-            a model must not write later answers into the same memory.
+            a model must not write later answers into the same memory. torch records a run for
+            gradients unless it stands in `torch.no_grad()`.
         x:
             `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device.
         prediction:
@@ -195,7 +199,7 @@ class Plan:
         seed, generator:
             Where a stochastic plan's noise comes from: see `NoiseSource`. Other plans draw none.
         callback:
-            Called after each model call with a `Step`, which holds the preview x̂_0.
+            Called after each model call with a `Step`; `step.x0` is the preview x̂_0. What it returns is ignored.
         progress:
             Whether to show a bar (tqdm).
         trajectory:
@@ -212,12 +216,18 @@ class Plan:
 
     # ------------------------------------------------------------ print and save
 
+    def __repr__(self) -> str:
+        return f"<Plan {self.name}, {self.cost()}>"
+
+    def cost(self) -> str:
+        """`model_calls` in words, as "1 model call"."""
+        return f"{self.model_calls} model call{'s' if self.model_calls != 1 else ''}"
+
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        calls = f"{self.model_calls} model call{'s' if self.model_calls != 1 else ''}"
-        yield f"{self.name}: {calls}, at most {self.max_stored} arrays stored, ends at t = {self.end.t:g}"
+        yield f"{self.name}: {self.cost()}, at most {self.max_stored} arrays stored, ends at t = {self.end.t:g}"
         cells = [("row", "t", "alpha", "sigma", "next state")]
         for k, row in enumerate(self.rows):
             terms = [(w, f"x{i}") for i, w in row.states]

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pndm_solvers.arrays import combine
+
 __all__ = ["SCHEDULES", "Level", "NoiseSchedule"]
 
 Float64 = NDArray[np.float64]
@@ -73,6 +75,11 @@ class NoiseSchedule(ABC):
         """log(α²/σ²) at the times `t` (any shape), in nats; −∞ where α = 0, +∞ where σ = 0."""
         with np.errstate(divide="ignore"):
             return 2 * (np.log(self.alpha(t)) - np.log(self.sigma(t)))
+
+    def add_noise(self, x0: Any, noise: Any, t: float) -> Any:
+        """α(t)·x_0 + σ(t)·noise, of x0's dtype and device: where a run with `start=t` begins from a picture."""
+        level = self.level(t)
+        return combine([x0, noise], [level.alpha, level.sigma])
 
     def level(self, t: float) -> Level:
         """The level at time `t`. Raises ValueError outside `[t_min, t_max]`, but for the clean time."""
@@ -163,12 +170,16 @@ class NoiseSchedule(ABC):
         """From a diffusers scheduler config: a dict, a JSON file, or a folder that holds one.
 
         Read are `num_train_timesteps`, `beta_schedule`, `beta_start`, `beta_end`, `trained_betas`
-        and `rescale_betas_zero_snr`, with diffusers' defaults where absent.
+        and `rescale_betas_zero_snr`, with diffusers' defaults where absent. What the network predicts
+        (`prediction_type`) is no part of a schedule: pass it as `prediction=` when sampling.
         """
         if not isinstance(config, Mapping):
             path = Path(config)
             path = path / "scheduler_config.json" if path.is_dir() else path
-            config = json.loads(path.read_text())
+            try:
+                config = json.loads(path.read_text())
+            except ValueError as error:
+                raise ValueError(f"{path} is no JSON: {error}") from error
             if not isinstance(config, Mapping):
                 raise ValueError(f"{path} holds a {type(config).__name__}; a scheduler config is a JSON object")
         keys = {"beta_schedule", "beta_start", "beta_end", "trained_betas"}

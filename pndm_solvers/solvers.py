@@ -155,6 +155,9 @@ Starter = Literal["ramp", "heun", "rk4"]
 class PLMSSolver(Solver):
     """Pseudo linear multistep: Adams–Bashforth on the ε of the last steps, then one transfer.
 
+    `order`, 1 to 4, is how many steps' answers are averaged; `starter` is how the first steps go,
+    which lack a history: "ramp", "heun" or "rk4".
+
     Also known as: PLMS (latent diffusion, with `starter="heun"`), iPNDM (`starter="ramp"`),
     F-PNDM (`starter="rk4"`, see `PNDMSolver`).
     Orders: formula `order`, 1 to 4; convergence at most 2, since the weights are right for steps in

@@ -13,9 +13,10 @@ __all__ = ["ADAMS_BASHFORTH", "TABLEAUX", "ButcherTableau"]
 class ButcherTableau:
     """An explicit Runge–Kutta method: nodes c, stage weights a (below the diagonal), weights b.
 
-    Numbers may be integers, fractions, or strings such as "1/2". Raises ValueError unless the
-    method is explicit, each row of `a` sums to its c, b sums to 1, and every c after the first lies
-    in (0, 1], since a stage is a transfer to the level at that fraction of the step.
+    Numbers may be integers, fractions, strings such as "2/3", or floats, which are taken for the simple
+    fraction to which they are nearest. Raises ValueError unless the method is explicit, each row of `a`
+    sums to its c, b sums to 1, and every c after the first lies in (0, 1], since a stage is a transfer
+    to the level at that fraction of the step.
     """
 
     name: str
@@ -25,9 +26,9 @@ class ButcherTableau:
 
     def __init__(self, name: str, c: Sequence, a: Sequence[Sequence], b: Sequence) -> None:
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "c", tuple(map(Fraction, c)))
-        object.__setattr__(self, "a", tuple(tuple(map(Fraction, row)) for row in a))
-        object.__setattr__(self, "b", tuple(map(Fraction, b)))
+        object.__setattr__(self, "c", tuple(map(_exact, c)))
+        object.__setattr__(self, "a", tuple(tuple(map(_exact, row)) for row in a))
+        object.__setattr__(self, "b", tuple(map(_exact, b)))
         if not len(self.c) == len(self.a) == len(self.b) > 0:
             raise ValueError(f"tableau {name!r}: c, a and b have {len(self.c)}, {len(self.a)} and {len(self.b)} rows")
         if self.c[0] != 0 or not all(0 < node <= 1 for node in self.c[1:]):
@@ -75,6 +76,12 @@ class ButcherTableau:
                 break
             order += 1
         return order
+
+
+def _exact(value: int | str | float | Fraction) -> Fraction:
+    """The fraction that is meant: 2/3 for the float that is nearest to it."""
+    near = Fraction(value).limit_denominator(10_000)
+    return near if isinstance(value, float) and float(near) == value else Fraction(value)
 
 
 def _show(values: Sequence[Fraction]) -> str:

@@ -2,10 +2,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from pndm_solvers import NoiseSchedule, Plan, PNDMSolver, cli
+import pndm_solvers.__main__
+from pndm_solvers import NoiseSchedule, Plan, PNDMSolver, cli, images
 
 
 @pytest.fixture
@@ -66,6 +68,26 @@ def test_a_class_by_name_is_the_class_by_number(run, tmp_path):
     assert (tmp_path / "sneaker.png").read_bytes() == (tmp_path / "7.png").read_bytes()
 
 
+def test_an_image_does_not_depend_on_how_many_are_drawn(run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(images, "grid_image", lambda batch: drawn.append(batch) or Image.new("L", (1, 1)))
+    for count in (2, 5):
+        assert run("sample", "--calls", 3, "--count", count, "--out", tmp_path / "a.png")[0] == 0
+    np.testing.assert_allclose(drawn[0], drawn[1][:2], atol=1e-3)
+
+
+def test_runge_kutta_at_few_calls_is_warned_of(run, tmp_path):
+    assert "--solver plms" in run("sample", "--calls", 9, "--solver", "pndm", "--out", tmp_path / "a.png")[2]
+
+
+def test_without_its_extra_the_command_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "pndm_solvers.cli")
+    monkeypatch.delattr(pndm_solvers, "cli")
+    with pytest.raises(SystemExit, match=r"pndm_solvers\[demo\]"):
+        pndm_solvers.__main__.main()
+
+
 def test_sample_digits(run, tmp_path):
     out = tmp_path / "digits.png"
     assert run("sample", "--network", "digits", "--solver", "ddpm", "--steps", 5, "--out", out)[0] == 0
@@ -101,6 +123,9 @@ def test_plan_reads_a_config(run, tmp_path):
         (("sample", "--network", "digits", "--guidance", "3"), "no classes"),
         (("sample", "--out", "/nowhere/x.png"), "no folder"),
         (("sample", "--out", "x.pnq"), "extension"),
+        (("sample", "--gif", "x.png"), "must be .gif"),
+        (("sample", "--out", "x.gif", "--gif", "x.gif"), "overwrite"),
+        (("sample", "--guidance", "nan"), "finite"),
         (("sample", "--device", "nonsense"), "--device is 'nonsense'"),
         (("plan", "--schedule", "sigmoid"), "schedule is 'sigmoid'"),
         (("plan", "--steps", 0), "at least 1"),

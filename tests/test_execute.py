@@ -301,6 +301,15 @@ def test_bad_runs_are_refused(x, model, options, error, message):
         DDPMSolver(LINEAR).sample(model, x, 4, **options)
 
 
+def test_a_state_belongs_to_its_plan():
+    plan, other = PLMSSolver(LINEAR).plan(4), PNDMSolver(LINEAR).plan(4)
+    state = plan.start(START)
+    assert repr(state) == "<State of PLMS 4 (ramp), row 0 of 4, t = 999, x (4, 3)>"
+    with pytest.raises(ValueError, match=r"<Plan PLMS 4 .ramp., 4 model calls>, not of <Plan F-PNDM, 13"):
+        other.advance(state, START)
+    assert PLMSSolver(LINEAR).plan(4).advance(state, START).row == 1  # an equal plan is the same plan
+
+
 def test_a_run_that_is_done_cannot_go_on():
     plan = DDIMSolver(LINEAR).plan(1)
     done = plan.advance(plan.start(START), START)

@@ -59,6 +59,15 @@ def test_a_schedule_is_a_value(name):
     assert len(set(SCHEDULES.values())) == len(SCHEDULES)
 
 
+def test_add_noise_is_where_a_run_starts():
+    schedule = SCHEDULES["linear"]
+    x0, noise = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    x = schedule.add_noise(x0, noise, 600)
+    assert x.dtype == np.float32
+    level = schedule.level(600)
+    np.testing.assert_allclose(x, level.alpha * x0 + level.sigma * noise, rtol=1e-5)
+
+
 @given(betas=st.lists(st.floats(1e-6, 0.999), min_size=1, max_size=12))
 def test_any_table_falls_between_its_integers(betas):
     schedule = NoiseSchedule.from_betas(betas)

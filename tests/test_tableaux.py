@@ -32,6 +32,12 @@ def test_order_of_a_tableau_of_ones_own():
     assert ButcherTableau("spoilt", [0, "1/2", 1], a, ["1/6", "1/3", "1/2"]).order == 1
 
 
+def test_floats_are_the_fractions_that_are_meant():
+    ralston = ButcherTableau("ralston", [0, 2 / 3], [[], [2 / 3]], [1 / 4, 3 / 4])
+    assert ralston == ButcherTableau("ralston", [0, "2/3"], [[], ["2/3"]], ["1/4", "3/4"])
+    assert ralston.order == 2
+
+
 @pytest.mark.parametrize(
     ("c", "a", "b", "message"),
     [
