@@ -85,9 +85,9 @@ def sample(
             f"--solver plms does not",
             err=True,
         )
-    label = torch.tensor(_labels(class_, loaded.labels, count), device=device) if loaded.labels else None
-    if not loaded.labels and not class_ is guidance is None:
+    if not loaded.labels and (class_ is not None or guidance is not None):
         raise ValueError(f"the network {network!r} has no classes, so --class and --guidance mean nothing to it")
+    label = torch.tensor(_labels(class_, loaded.labels, count), device=device) if loaded.labels else None
     x = torch.from_numpy(initial_noise((count, *loaded.shape), seed)).float().to(device)
 
     previews: list[Any] = []

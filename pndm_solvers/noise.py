@@ -58,7 +58,7 @@ class NoiseSource:
             library(like).check_generator(generator)
 
     def draw(self, row: int, like: Any) -> Any:
-        """Z of one row, N(0, I), of `like`'s `(B, …)` shape, dtype and device."""
+        """The noise z of one row, N(0, I), of `like`'s `(B, …)` shape, dtype and device."""
         batch = like.shape[0]
         if self.seed is not None:
             if isinstance(self.seed, int):
@@ -69,12 +69,11 @@ class NoiseSource:
             for n, (seed, i) in enumerate(streams):
                 values[n] = _seeded(seed, i, row).standard_normal(like.shape[1:])
             return library(like).from_numpy(values, like)
-        if isinstance(self.generator, Sequence) and batch:
+        if isinstance(self.generator, Sequence):
             generators = _one_each("generator", self.generator, batch)
-            return library(like).concatenate(
-                [library(like).normal(like[i : i + 1], generator) for i, generator in enumerate(generators)]
-            )
-        return library(like).normal(like, self.generator if batch else None)
+            parts = [library(like).normal(like[i : i + 1], generator) for i, generator in enumerate(generators)]
+            return library(like).concatenate(parts) if parts else like
+        return library(like).normal(like, self.generator)
 
 
 def initial_noise(shape: Sequence[int], seed: int | Sequence[int], like: Any = None) -> Any:

@@ -117,13 +117,11 @@ class Plan:
         for k, row in enumerate(self.rows):
             state_use.update((i, k) for i, _ in row.states)
             answer_use.update((j, k) for j, _ in row.answers)
-        return tuple(
-            (
-                frozenset(i for i, last in state_use.items() if last == k),
-                frozenset(j for j, last in answer_use.items() if last == k),
-            )
-            for k in range(len(self.rows))
-        )
+        dead: list[tuple[set[int], set[int]]] = [(set(), set()) for _ in self.rows]
+        for kind, use in enumerate((state_use, answer_use)):
+            for index, last in use.items():
+                dead[last][kind].add(index)
+        return tuple((frozenset(states), frozenset(answers)) for states, answers in dead)
 
     @cached_property
     def max_stored(self) -> int:

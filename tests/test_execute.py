@@ -247,6 +247,8 @@ def test_odd_shapes(shape):
     for x in (np.ones(shape), torch.ones(shape)):
         result = DDPMSolver(LINEAR).sample(lambda x, t: x, x, 3, seed=1)
         assert tuple(result.shape) == shape
+        each = [np.random.default_rng(i) for i in range(shape[0])]
+        assert tuple(DDPMSolver(LINEAR).sample(lambda x, t: x, x, 3, generator=each).shape) == shape
         assert initial_noise(shape, 0).shape == shape
 
 
