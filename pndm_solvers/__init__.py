@@ -7,6 +7,7 @@
 """
 
 from pndm_solvers.base import Solver
+from pndm_solvers.estimate import ErrorEstimate, StepError
 from pndm_solvers.execute import State, Step
 from pndm_solvers.grid import SPACINGS, Grid, make_grid
 from pndm_solvers.noise import initial_noise
@@ -26,6 +27,7 @@ __all__ = [
     "ButcherTableau",
     "DDIMSolver",
     "DDPMSolver",
+    "ErrorEstimate",
     "FONSolver",
     "Grid",
     "Level",
@@ -39,6 +41,7 @@ __all__ = [
     "Solver",
     "State",
     "Step",
+    "StepError",
     "classifier_free_guidance",
     "initial_noise",
     "make_grid",

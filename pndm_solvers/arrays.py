@@ -73,6 +73,12 @@ class ArrayLibrary:
         s = xp.maximum(_quantile(xp.sort(xp.abs(flat), axis=1), quantile), xp.asarray(bound, dtype=flat.dtype))
         return self.cast(xp.reshape(xp.minimum(xp.maximum(flat, -s), s) * (bound / s), x.shape), x.dtype)
 
+    def root_mean_square(self, x: Any) -> np.ndarray:
+        """Over each sample's dimensions: NumPy float64 `(B,)`."""
+        xp = x.__array_namespace__()
+        flat = xp.reshape(self.wide(x), (x.shape[0], math.prod(x.shape[1:])))
+        return np.array([math.sqrt(float(value)) for value in xp.mean(flat * flat, axis=1)])
+
     def concatenate(self, arrays: Sequence[Any]) -> Any:
         """Along the batch."""
         return arrays[0].__array_namespace__().concat(arrays, axis=0)
@@ -134,6 +140,10 @@ class TorchLibrary(ArrayLibrary):
         # By sorting: torch's own quantile refuses more than 16 million values.
         s = _quantile(flat.abs().sort(dim=1).values, quantile).clamp(min=bound)
         return (flat.clamp(-s, s) * (bound / s)).reshape(x.shape).to(x.dtype)
+
+    def root_mean_square(self, x: Any) -> np.ndarray:
+        flat = self.wide(x).detach().reshape(x.shape[0], math.prod(x.shape[1:]))
+        return flat.square().mean(1).sqrt().double().cpu().numpy()
 
     def concatenate(self, arrays: Sequence[Any]) -> Any:
         import torch

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
 from numpy.typing import NDArray
 
+from pndm_solvers.arrays import library
 from pndm_solvers.execute import Model, Step
 from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, Spacing, make_grid, whole
 from pndm_solvers.plan import Plan
@@ -151,12 +155,93 @@ class Solver(ABC):
             raise ValueError(f"{self.name} has no plan of 1 to {max_model_calls} model call(s) for these times")
         return best
 
+    def plan_within(
+        self,
+        tolerance: float,
+        model: Model,
+        x: Any,
+        *,
+        prediction: str | Prediction = "epsilon",
+        max_model_calls: int = 1000,
+        **options: Unpack[GridOptions],
+    ) -> Plan:
+        """A plan with about as many model calls as an error of `tolerance` takes, by a pilot on a few samples.
+
+        The samples are solved with 4, 6, 8, 12, 16, … calls until twice the calls change them by no more than
+        the tolerance: by the median over the samples of the root-mean-square change, in x's units. The
+        number of calls is then narrowed down by halves. All in all each pilot sample takes about ten times the
+        calls of the plan that is found. What lies below the lowest trained level, where no call can look, no
+        pilot sees.
+
+        Parameters
+        ----------
+        tolerance:
+            Above 0; 0.01 say, for pictures in [-1, 1].
+        model, x, prediction:
+            As for `Plan.run`; `x` `(B, …)` is the pilot, some eight samples where the plan begins.
+        max_model_calls:
+            Where the pilot gives up.
+        options:
+            Those of `plan`: `spacing`, `start`, `stop`, `final`, `steps_offset`.
+
+        Returns
+        -------
+        Plan
+            Its `name` tells the estimated error, its `model_calls` the price.
+
+        Raises
+        ------
+        ValueError:
+            For a tolerance that is not above 0 or cannot be met, and for a stochastic solver.
+        """
+        if not 0 < tolerance < math.inf:
+            raise ValueError(f"tolerance is {tolerance!r}; it is a root-mean-square error above 0")
+        order = self.convergence_order
+        if order is None:
+            raise ValueError(f"{self.name} draws noise: its samples have no single right end to be near to")
+
+        def solve(calls: int) -> tuple[Plan, Any]:
+            plan = self.plan(max_model_calls=calls, **options)
+            return plan, plan.run(model, x, prediction=prediction)
+
+        runs = [(calls, *solve(calls)) for calls in (4, 6)]
+
+        def error(calls: int, result: Any) -> float:
+            """Of a run of `calls`, by the finest so far, which is itself off by as much as its order tells."""
+            finest, _, end = runs[-1]
+            change = float(np.median(library(result).root_mean_square(result - end)))
+            return change / (1 - (calls / finest) ** order)
+
+        while True:
+            half, plan, result = runs[-2]
+            if 2 * half > max_model_calls:
+                raise ValueError(
+                    f"{self.name} is not known to come within {tolerance:g}: with {half} model calls its error is "
+                    f"about {error(half, result):.1e}, and to tell more takes over {max_model_calls}; "
+                    f"allow more calls or more error"
+                )
+            runs.append((2 * half, *solve(2 * half)))
+            estimate = error(half, result)
+            if estimate <= tolerance:
+                break
+        # Between this number and the one before, which did not do: to within an eighth.
+        low, high = runs[-4][0] if len(runs) > 3 else half, half
+        while high - low > max(1, high // 8):
+            middle = (low + high) // 2
+            candidate, result = solve(middle)
+            if error(middle, result) <= tolerance:
+                high, plan, estimate = middle, candidate, error(middle, result)
+            else:
+                low = middle
+        return replace(plan, name=f"{plan.name}, error about {estimate:.1e}")
+
     def sample(
         self,
         model: Model,
         x_T: Any,  # noqa: N803 — the field's name for it
         num_inference_steps: int | None = None,
         *,
+        tolerance: float | None = None,
         prediction: str | Prediction = "epsilon",
         seed: int | Sequence[int] | None = None,
         generator: Any = None,
@@ -168,7 +253,9 @@ class Solver(ABC):
         """The sample from the noise `x_T` `(B, …)`: `plan(num_inference_steps, **options)`, then `Plan.run`.
 
         `options` are those of `plan`: `timesteps`, `max_model_calls`, `spacing`, `start`, `stop`, `final`,
-        `steps_offset`. The other arguments, the result and the errors are those of `Plan.run`.
+        `steps_offset`; or, in the place of a length, a `tolerance` for `plan_within` with the first eight samples
+        as pilot, for which the model must not be bound to one size of batch. The other arguments, the
+        result and the errors are those of `Plan.run`.
 
         >>> import numpy as np
         >>> from pndm_solvers import NoiseSchedule, PLMSSolver
@@ -176,7 +263,15 @@ class Solver(ABC):
         >>> solver.sample(lambda x, t: x, np.ones((2, 3)), 10).shape
         (2, 3)
         """
-        return self.plan(num_inference_steps, **options).run(
+        if tolerance is None:
+            plan = self.plan(num_inference_steps, **options)
+        else:
+            given = {"num_inference_steps": num_inference_steps, **options}
+            lengths = [n for n in ("num_inference_steps", "timesteps", "max_model_calls") if given.get(n) is not None]
+            if lengths:
+                raise ValueError(f"pass exactly one of tolerance and {lengths[0]}; the tolerance chooses the length")
+            plan = self.plan_within(tolerance, model, x_T[:8], prediction=prediction, **options)  # type: ignore[arg-type]
+        return plan.run(
             model,
             x_T,
             prediction=prediction,

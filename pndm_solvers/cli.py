@@ -1,16 +1,30 @@
-"""The command line: `pndm-solvers sample` and `pndm-solvers plan`."""
+"""The command line: `pndm-solvers sample`, `plan`, `order` and `compare`."""
 
 from __future__ import annotations
 
 import inspect
+import json as json_
 import math
 import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from pndm_solvers.analysis import (
+    GRIDS,
+    ORDER_STEPS,
+    PROBLEMS,
+    Curve,
+    compare,
+    exact_problem,
+    network_problem,
+    observed_order,
+)
 from pndm_solvers.base import Solver
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.noise import initial_noise
@@ -34,8 +48,20 @@ Calls = Annotated[int | None, typer.Option(help="At most this many model calls. 
 SpacingName = Annotated[str, typer.Option("--spacing", help=f"One of: {', '.join(SPACINGS)}.")]
 Order = Annotated[int | None, typer.Option(help="plms and pndm: the order of the formula.")]
 Starter = Annotated[str | None, typer.Option(help="plms: ramp, heun or rk4.")]
+Weights = Annotated[str | None, typer.Option(help="plms: exact or classical.")]
 Eta = Annotated[float | None, typer.Option(help="ddim: how much fresh noise, 0 to 1.")]
 Variance = Annotated[str | None, typer.Option(help="ddpm: fixed_small or fixed_large.")]
+ScheduleName = Annotated[
+    str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}; or a diffusers scheduler config file.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead; a picture only with --out.")]
+
+SEVERAL = "several by commas or by repeating the option"
+DETERMINISTIC = [name for name in SOLVERS if name != "ddpm"]
+COMPARED = ("ddim", "plms", "plms-classical", "pndm")
+CALLS = (5, 8, 10, 15, 20, 50)
+
+T = TypeVar("T")
 
 
 @app.command()
@@ -47,8 +73,12 @@ def sample(
     spacing: SpacingName = DEFAULT_SPACING,
     order: Order = None,
     starter: Starter = None,
+    weights: Weights = None,
     eta: Eta = None,
     variance: Variance = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="As many calls as this error per pixel takes, by a pilot on 8 images.")
+    ] = None,
     class_: Annotated[
         str | None, typer.Option("--class", help="A class by name or number. [default: all in turn]")
     ] = None,
@@ -78,25 +108,35 @@ def sample(
         loaded = load_network(network, device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device is {device!r}, which torch cannot use: {error}") from error
-    plan = _plan(_solver(solver, loaded.schedule, order, starter, eta, variance), steps, calls, spacing)
+    if not loaded.labels and (class_ is not None or guidance is not None):
+        raise ValueError(f"the network {network!r} has no classes, so --class and --guidance mean nothing to it")
+    label = torch.tensor(_labels(class_, loaded.labels, count), device=device) if loaded.labels else None
+    x = torch.from_numpy(initial_noise((count, *loaded.shape), seed)).float().to(device)
+    scale, prediction = 2.0 if guidance is None else guidance, Prediction(loaded.prediction, clip=clip)
+
+    made = _solver(solver, loaded.schedule, order, starter, weights, eta, variance)
+    if tolerance is None:
+        plan = _plan(made, steps, calls, spacing)
+    elif steps is not None or calls is not None:
+        raise ValueError("pass --tolerance or a number of --steps or --calls, not both")
+    else:
+        pilot = loaded.model(None if label is None else label[:8], scale)
+        typer.echo("pilot run for the number of calls …", err=True)
+        with torch.inference_mode():
+            plan = made.plan_within(tolerance, pilot, x[:8], prediction=prediction, spacing=spacing)
     if any(row.stage for row in plan.rows) and plan.model_calls < 30:
         typer.echo(
             f"note: {plan.name} begins with Runge-Kutta steps, which want more than {plan.model_calls} calls; "
             f"--solver plms does not",
             err=True,
         )
-    if not loaded.labels and (class_ is not None or guidance is not None):
-        raise ValueError(f"the network {network!r} has no classes, so --class and --guidance mean nothing to it")
-    label = torch.tensor(_labels(class_, loaded.labels, count), device=device) if loaded.labels else None
-    x = torch.from_numpy(initial_noise((count, *loaded.shape), seed)).float().to(device)
-
     previews: list[Any] = []
     started = time.perf_counter()
     with torch.inference_mode():
         images = plan.run(
-            loaded.model(label, 2.0 if guidance is None else guidance),
+            loaded.model(label, scale),
             x,
-            prediction=Prediction(loaded.prediction, clip=clip),
+            prediction=prediction,
             seed=seed,
             progress=True,
             callback=(lambda step: previews.append(step.x0.cpu().numpy())) if gif else None,
@@ -121,39 +161,144 @@ def print_plan(
     spacing: SpacingName = DEFAULT_SPACING,
     order: Order = None,
     starter: Starter = None,
+    weights: Weights = None,
     eta: Eta = None,
     variance: Variance = None,
-    schedule: Annotated[
-        str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}; or a diffusers scheduler config file.")
-    ] = "linear",
+    schedule: ScheduleName = "linear",
     final: Annotated[str, typer.Option(help="Where it ends: clean, or first (the lowest trained level).")] = "clean",
     start: Annotated[float | None, typer.Option(help="Begin at this time.")] = None,
     stop: Annotated[float | None, typer.Option(help="End at this time; above --start for an inversion.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Print the table to which a solver compiles, without running anything."""
-    if schedule in SCHEDULES:
-        noise_schedule = SCHEDULES[schedule]()
-    elif Path(schedule).exists():
-        noise_schedule = NoiseSchedule.from_config(schedule)
-    else:
-        raise ValueError(f"schedule is {schedule!r}; it is {', '.join(SCHEDULES)}, or the path of a scheduler config")
-    made = _solver(solver, noise_schedule, order, starter, eta, variance)
+    made = _solver(solver, _schedule(schedule), order, starter, weights, eta, variance)
     plan = _plan(made, steps, calls, spacing, final=final, start=start, stop=stop)
     typer.echo(plan.to_json(indent=2) if json else str(plan))
+
+
+@app.command("order")
+def print_orders(
+    solver: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(DETERMINISTIC)}; {SEVERAL}. [default: all]")
+    ] = None,
+    problem: Annotated[str, typer.Option(help=f"One of: {', '.join(PROBLEMS)}.")] = "gaussian",
+    schedule: ScheduleName = "linear",
+    grid: Annotated[str, typer.Option(help=f"One of: {', '.join(GRIDS)}.")] = "uniform",
+    steps: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Numbers of steps; {SEVERAL}. [default: {','.join(map(str, ORDER_STEPS))}]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The plot to write. [default: order.png]")] = None,
+    json: Json = False,
+) -> None:
+    """Measure how fast each solver's error falls with the number of steps, against an exact flow."""
+    numbers = sorted(set(_numbers("--steps", steps))) or list(ORDER_STEPS)
+    if len(numbers) < 2:
+        raise ValueError(f"--steps is {numbers[0]}; an order is seen in two numbers of steps or more")
+    _known("--problem", problem, PROBLEMS)
+    _known("--grid", grid, GRIDS)
+    noise_schedule = _schedule(schedule)
+    names = _several(solver) or DETERMINISTIC
+    for name in names:
+        _known("--solver", name, DETERMINISTIC)
+    solvers = [_solver(name, noise_schedule) for name in names]
+    picture = _picture(out, "order.png", json)
+    distribution = PROBLEMS[problem]()
+    found = _finished(
+        solvers, lambda solver: observed_order(solver, distribution, grid=GRIDS[grid], steps=numbers), problem
+    )
+    title = f"Distance to the exact flow of {problem} ({schedule} schedule, {grid} grid)"
+    if picture is not None:
+        from pndm_solvers.plots import plot_orders
+
+        plot_orders(found, title).savefig(picture, dpi=150)
+    if json:
+        facts = {"problem": problem, "schedule": schedule, "grid": grid}
+        typer.echo(json_.dumps(facts | {"solvers": [asdict(result) for result in found]}, indent=2, allow_nan=False))
+        return
+    typer.echo(f"{title}, root mean square, by number of steps")
+    rows = [
+        (result.name, str(result.declared), f"{result.observed:.2f}", *(f"{error:.1e}" for error in result.errors))
+        for result in found
+    ]
+    typer.echo(_table([("solver", "declared", "observed", *map(str, numbers)), *rows]))
+    typer.echo(f"observed: the slope of the errors in a log-log plot; {picture}")
+
+
+@app.command("compare")
+def print_comparison(
+    solver: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Of {', '.join(DETERMINISTIC)}; {SEVERAL}. [default: {','.join(COMPARED)}]"),
+    ] = None,
+    spacing: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(SPACINGS)}; {SEVERAL}. [default: {DEFAULT_SPACING}]")
+    ] = None,
+    calls: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Budgets of model calls; {SEVERAL}. [default: {','.join(map(str, CALLS))}]"),
+    ] = None,
+    problem: Annotated[str, typer.Option(help=f"One of: {', '.join((*PROBLEMS, *NETWORK_NAMES))}.")] = "ring",
+    schedule: Annotated[str | None, typer.Option(help="As in order; a network has its own. [default: linear]")] = None,
+    starts: Annotated[int, typer.Option(help="From how many starts.", min=1)] = 32,
+    out: Annotated[Path | None, typer.Option(help="The plot to write. [default: compare.png]")] = None,
+    json: Json = False,
+) -> None:
+    """Measure the error of solvers on time grids against model calls, where the right end is known."""
+    numbers = sorted(set(_numbers("--calls", calls))) or list(CALLS)
+    _known("--problem", problem, (*PROBLEMS, *NETWORK_NAMES))
+    if schedule is not None and problem in NETWORK_NAMES:
+        raise ValueError(f"the network {problem!r} has its own schedule, so --schedule means nothing to it")
+    spacings = _several(spacing) or [DEFAULT_SPACING]
+    for name in spacings:
+        _known("--spacing", name, SPACINGS)
+    schedule = schedule or "linear"
+    noise_schedule = _schedule(schedule)
+    names = _several(solver) or COMPARED
+    for name in names:
+        _known("--solver", name, DETERMINISTIC)
+    picture = _picture(out, "compare.png", json)
+    if problem in NETWORK_NAMES:
+        measured = network_problem(problem, starts, finals=["clean"], progress=True)
+        schedule, what = None, f"the limit of the network {problem}"
+    else:
+        measured = exact_problem(problem, noise_schedule, starts)
+        what = f"the exact end of {problem} ({schedule} schedule)"
+    pairs = list(product([_solver(name, measured.schedule) for name in names], spacings))
+    curves = _finished(pairs, lambda pair: compare(measured, [pair[0]], [pair[1]], numbers)[0], problem)
+    title = f"Distance to {what}, median of {starts} starts"
+    if picture is not None:
+        from pndm_solvers.plots import plot_curves
+
+        plot_curves(curves, title, "root-mean-square distance").savefig(picture, dpi=150)
+    if json:
+        facts = {"problem": problem, "schedule": schedule, "starts": starts}
+        typer.echo(json_.dumps(facts | {"curves": [_finite(asdict(c)) for c in curves]}, indent=2, allow_nan=False))
+        return
+    typer.echo(f"{title}, root mean square, by model calls")
+    typer.echo(_table([("solver, spacing", *map(str, numbers)), *_marked(curves)]))
+    typer.echo(f"* the lowest of its column; {picture}")
+
+
+def _schedule(name: str) -> NoiseSchedule:
+    if name in SCHEDULES:
+        return SCHEDULES[name]()
+    if Path(name).exists():
+        return NoiseSchedule.from_config(name)
+    raise ValueError(f"schedule is {name!r}; it is {', '.join(SCHEDULES)}, or the path of a scheduler config")
 
 
 def _solver(
     name: str,
     schedule: NoiseSchedule,
-    order: int | None,
-    starter: str | None,
-    eta: float | None,
-    variance: str | None,
+    order: int | None = None,
+    starter: str | None = None,
+    weights: str | None = None,
+    eta: float | None = None,
+    variance: str | None = None,
 ) -> Solver:
-    if name not in SOLVERS:
-        raise ValueError(f"--solver is {name!r}; known are {', '.join(SOLVERS)}")
-    asked = {"order": order, "starter": starter, "eta": eta, "variance": variance}
+    _known("--solver", name, SOLVERS)
+    asked = {"order": order, "starter": starter, "weights": weights, "eta": eta, "variance": variance}
     options = {key: value for key, value in asked.items() if value is not None}
     known = inspect.signature(SOLVERS[name]).parameters
     for key in options:
@@ -178,6 +323,73 @@ def _labels(wanted: str | None, labels: tuple[str, ...], count: int) -> list[int
     if wanted.lower() not in names:
         raise ValueError(f"--class is {wanted!r}; known are {', '.join(f'{i} {n}' for i, n in enumerate(labels))}")
     return [names[wanted.lower()]] * count
+
+
+def _known(option: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{option} is {value!r}; known are {', '.join(known)}")
+
+
+def _several(values: Iterable[str] | None) -> list[str]:
+    """Each once, whether given by commas or by repeating an option."""
+    return list(dict.fromkeys(word.strip() for value in values or () for word in value.split(",")))
+
+
+def _numbers(option: str, values: Iterable[str] | None) -> list[int]:
+    words = _several(values)
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise ValueError(f"{option} is {','.join(words)!r}; it is whole numbers of at least 1, such as 5,8,10")
+    return [int(word) for word in words]
+
+
+def _picture(out: Path | None, default: str, json: bool) -> Path | None:
+    """Where the plot goes, found writable before the work begins; nowhere where a machine asks for JSON alone."""
+    if out is None and json:
+        return None
+    import pndm_solvers.plots  # noqa: F401 — says now what it would need later
+    from pndm_solvers.images import check_writable
+
+    out = Path(default) if out is None else out
+    check_writable(out)
+    return out
+
+
+def _finished(jobs: Sequence[Any], work: Callable[[Any], T], title: str) -> list[T]:
+    """What `work` makes of each job, with a bar on stderr; after Ctrl-C, of those that were finished."""
+    from tqdm.auto import tqdm
+
+    found: list[T] = []
+    try:
+        for job in tqdm(jobs, desc=title, leave=False):
+            found.append(work(job))
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        typer.echo(f"interrupted: {len(found)} of {len(jobs)} measured", err=True)
+    return found
+
+
+def _marked(curves: Sequence[Curve]) -> list[tuple[str, ...]]:
+    lowest = [min(column) for column in zip(*(curve.median for curve in curves), strict=True)]
+    return [
+        (
+            curve.name,
+            *(f"{e:.1e}{'*' if e == least < math.inf else ' '}" for e, least in zip(curve.median, lowest, strict=True)),
+        )
+        for curve in curves
+    ]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """The first column to the left, the others to the right."""
+    name, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join("  ".join([row[0].ljust(name), *map(str.rjust, row[1:], widths)]).rstrip() for row in rows)
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Infinite errors as null, which is all that strict JSON has for them."""
+    errors = {key: [error if math.isfinite(error) else None for error in values[key]] for key in ("median", "mean")}
+    return values | errors
 
 
 def main() -> None:

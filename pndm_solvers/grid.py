@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from pndm_solvers.schedule import Level, NoiseSchedule
 
 __all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "Spacing", "make_grid", "whole"]
 
-DEFAULT_SPACING = "quadratic"
+DEFAULT_SPACING = "balanced"
 
 # Those that are bound to a table's integers, and so to at most T steps.
 INTEGRAL_SPACINGS = ("leading", "trailing", "linspace")
@@ -40,14 +40,20 @@ class Grid:
         """Each step's first and last level."""
         return pairwise(self.levels)
 
-    def between(self, here: Level, there: Level, fraction: float) -> Level:
-        """The level at a fraction of the step in time; on an integral grid rounded, halves to even.
+    def between(self, here: Level, there: Level, fraction: float, *, by: Literal["time", "ratio"] = "time") -> Level:
+        """The level at a fraction of the step in time, or in ρ = σ/α; on an integral grid rounded, halves to even.
 
         Halves all rounded the same way would shift every middle of an odd step to the same side.
+        From α = 0, where ρ is infinite, the fraction is of 1/ρ.
         """
         if fraction == 1:
             return there
-        t = here.t + fraction * (there.t - here.t)
+        if by == "time":
+            t = here.t + fraction * (there.t - here.t)
+        elif here.alpha:
+            t = self.schedule.level_at(here.ratio + fraction * (there.ratio - here.ratio)).t
+        else:
+            t = self.schedule.level_at(there.ratio / fraction).t
         return self.schedule.level(round(t) if self.integral else t)
 
 
@@ -173,7 +179,7 @@ def _at_most_table(schedule: NoiseSchedule, steps: int) -> int | None:
     if size is not None and steps > size:
         raise ValueError(
             f"num_inference_steps is {steps}, but the schedule has {size} integer levels; "
-            f"use at most {size}, or a spacing that is not bound to integers ('quadratic', 'log_snr', 'karras')"
+            f"use at most {size}, or a spacing not bound to integers: 'balanced', 'quadratic', 'log_snr', 'karras'"
         )
     return size
 
@@ -220,11 +226,36 @@ def karras(schedule: NoiseSchedule, steps: int, end: Level, rho: float = 7.0) ->
     return schedule.time_at(-2 * rho * np.log(_points(roots[0], roots[1], steps, schedule, end)))
 
 
+def balanced(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+    """σ/α = 0.2·s^1.5/(1 − s)³ for even s, from the highest level down to above the lowest; not rounded.
+
+    Dense where pictures are decided, σ/α from 0.05 to 1, and thinner to either end: docs/theory.md. It
+    begins at pure noise as well, where σ/α is infinite and s = 1.
+    """
+
+    def ratio(s: Any) -> Any:
+        return 0.2 * s**1.5 / (1 - s) ** 3
+
+    def position(level: Level) -> float:
+        """The s at which the formula gives the level's ratio, by bisection."""
+        if level.alpha == 0:
+            return 1.0
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if ratio(middle) < level.ratio else (low, middle)
+        return low
+
+    last, first = (position(schedule.level(t)) for t in (schedule.t_min, schedule.t_max))
+    inner = ratio(last + (first - last) * (1 - np.arange(1, steps) / steps))
+    return np.append(schedule.t_max, schedule.time_at(-2 * np.log(inner)))
+
+
 def _finite_ends(schedule: NoiseSchedule) -> NDArray[np.float64]:
     if not np.isfinite(schedule.log_snr(schedule.t_max)):
         raise ValueError(
             f"{schedule!r} begins at log-SNR −∞ (α = 0), where no spacing in log-SNR or σ/α can start; "
-            f"use spacing='trailing', 'linspace' or 'quadratic'"
+            f"use spacing='balanced', 'trailing', 'linspace' or 'quadratic'"
         )
     return np.array([schedule.t_max, schedule.t_min])
 
@@ -235,6 +266,7 @@ def _points(first: float, last: float, steps: int, schedule: NoiseSchedule, end:
 
 
 SPACINGS: dict[str, Spacing] = {
+    "balanced": balanced,
     "leading": leading,
     "trailing": trailing,
     "linspace": linspace,

@@ -33,6 +33,11 @@ class Level(NamedTuple):
     alpha: float
     sigma: float
 
+    @property
+    def ratio(self) -> float:
+        """ρ = σ/α, in which a transfer is a straight line: x/α moves by (ρ_s − ρ_t)·ε. Infinite where α = 0."""
+        return self.sigma / self.alpha if self.alpha else math.inf
+
 
 class NoiseSchedule(ABC):
     """α(t) and σ(t) of `x_t = α(t)·x_0 + σ(t)·ε`.
@@ -92,6 +97,10 @@ class NoiseSchedule(ABC):
                 f"pass times inside it, or final='clean' for the noise-free end"
             )
         return Level(t, float(self.alpha(t)), float(self.sigma(t)))
+
+    def level_at(self, ratio: float) -> Level:
+        """The level at which σ/α is `ratio`, clamped to `[t_min, t_max]`."""
+        return self.level(float(self.time_at(-2 * math.log(ratio))))
 
     def time_at(self, log_snr: ArrayLike) -> Float64:
         """The times at which log-SNR (nats, any shape) is met, clamped to `[t_min, t_max]`.

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+
 from pndm_solvers.base import Solver
 from pndm_solvers.program import Program
 from pndm_solvers.schedule import Level, NoiseSchedule
-from pndm_solvers.tableaux import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau
+from pndm_solvers.tableaux import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau, coordinate, exact_weights
 
 __all__ = ["SOLVERS", "DDIMSolver", "DDPMSolver", "FONSolver", "PLMSSolver", "PNDMSolver", "PRKSolver"]
 
@@ -153,42 +155,47 @@ Starter = Literal["ramp", "heun", "rk4"]
 
 @dataclass(frozen=True)
 class PLMSSolver(Solver):
-    """Pseudo linear multistep: Adams–Bashforth on the ε of the last steps, then one transfer.
+    """Pseudo linear multistep: a mean of the ε of the last steps, then one transfer along it.
 
-    `order`, 1 to 4, is how many steps' answers are averaged; `starter` is how the first steps go,
-    which lack a history: "ramp", "heun" or "rk4".
+    `order`, 1 to 4, is how many steps' answers are averaged. `weights` says how: "exact" integrates the
+    polynomial through them over the step, in σ/α, on whatever grid; "classical" are those of
+    Adams–Bashforth for even steps. `starter` is how the first steps go, which lack a history: "ramp"
+    takes orders 1, 2, 3 first; "heun" makes the first step by improved Euler; "rk4" makes the first
+    order − 1 steps by Runge–Kutta.
 
-    Also known as: PLMS (latent diffusion, with `starter="heun"`), iPNDM (`starter="ramp"`),
-    F-PNDM (`starter="rk4"`, see `PNDMSolver`).
-    Orders: formula `order`, 1 to 4; convergence at most 2, since the weights are right for steps in
-    t while φ steps in σ/α. Model calls for N steps: N with "ramp", which takes orders 1, 2, 3 first;
-    N + 1 with "heun", which makes the first step by improved Euler; N + 3·(order − 1) with "rk4",
-    which makes the first order − 1 steps by Runge–Kutta. A step into σ = 0 is always multistep, so
-    runs with fewer steps than the starter has cost less.
-    Reference: Liu et al. (2022), eq. (9), (12) and (13).
+    Also known as: PLMS (latent diffusion, with `weights="classical", starter="heun"`), iPNDM
+    (`weights="classical"`), F-PNDM (`weights="classical", starter="rk4"`, see `PNDMSolver`).
+    Orders: formula `order`; convergence `order` with exact weights, where the starter permits it: ramp
+    2, heun 3, rk4 4. With classical weights at most 2, since they are right for steps in t while φ
+    steps in σ/α.
+    Model calls for N steps: N with "ramp", N + 1 with "heun", N + 3·(order − 1) with "rk4". A step
+    into σ = 0 is always multistep, so runs with fewer steps than the starter has cost less.
+    Reference: Liu et al. (2022), eq. (9), (12) and (13); exact weights: docs/theory.md.
     """
 
     schedule: NoiseSchedule
     order: int = 4
     starter: Starter = "ramp"
+    weights: Literal["classical", "exact"] = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in ADAMS_BASHFORTH:
-            raise ValueError(f"order is {self.order!r}; it is one of {', '.join(map(str, ADAMS_BASHFORTH))}")
-        if self.starter not in STARTERS:
-            raise ValueError(f"starter is {self.starter!r}; known are {', '.join(map(repr, STARTERS))}")
+        for name, known in (("order", ADAMS_BASHFORTH), ("starter", STARTERS), ("weights", ("classical", "exact"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, known))}")
 
     @property
     def name(self) -> str:
-        return f"PLMS {self.order} ({self.starter})"
+        return f"PLMS {self.order} ({self.weights}, {self.starter})"
 
     @property
     def convergence_order(self) -> int:
-        return min(self.order, 2)
+        # A first step of local error p + 1 leaves its mark on the whole, however good the rest is.
+        tableau, _ = STARTERS[self.starter]
+        return min(self.order, 2 if self.weights == "classical" else 1 + min(TABLEAUX[tableau].order, 3))
 
     def write(self, program: Program) -> None:
-        linear_multistep(program, self.order, self.starter, program.transfer)
+        linear_multistep(program, self.order, self.starter, program.transfer, exact=self.weights == "exact")
 
 
 @dataclass(frozen=True)
@@ -256,10 +263,13 @@ class FONSolver(Solver):
 Move = Callable[..., None]
 
 
-def runge_kutta_step(program: Program, tableau: ButcherTableau, there: Level, move: Move) -> int:
+def runge_kutta_step(
+    program: Program, tableau: ButcherTableau, there: Level, move: Move, by: Literal["time", "ratio"] = "time"
+) -> int:
     """Writes one step of a tableau; returns the row of its first evaluation.
 
-    Stage i is a move through the fraction c_i of the step, along the mean `Σ_j (a_ij/c_i)·ε_j`.
+    Stage i is a move through the fraction c_i of the step, along the mean `Σ_j (a_ij/c_i)·ε_j`. With
+    fractions of σ/α, in which φ steps, the tableau keeps its classical order.
     """
     first = program.newest
     here = program.levels[first]
@@ -268,23 +278,64 @@ def runge_kutta_step(program: Program, tableau: ButcherTableau, there: Level, mo
         return {first + j: float(w / total) for j, w in enumerate(weights) if w}
 
     for c, a in zip(tableau.c[1:], tableau.a[1:], strict=True):
-        move(first, mean(a, c), program.grid.between(here, there, float(c)), stage=True)
+        move(first, mean(a, c), program.grid.between(here, there, float(c), by=by), stage=True)
     move(first, mean(tableau.b, 1), there)
     return first
 
 
-def linear_multistep(program: Program, order: int, starter: Starter, move: Move) -> None:
+def linear_multistep(program: Program, order: int, starter: Starter, move: Move, *, exact: bool = False) -> None:
     """Writes Adams–Bashforth steps, as high as the history goes, after the starter's own steps."""
     tableau, single_steps = STARTERS[starter]
     history: list[int] = []  # each step's first evaluation, the newest first
-    for _, there in program.grid.steps:
+    for here, there in program.grid.steps:
         if len(history) < min(single_steps, order - 1) and there.sigma > 0:
-            history.insert(0, runge_kutta_step(program, TABLEAUX[tableau], there, move))
+            by = "ratio" if exact else "time"
+            history.insert(0, runge_kutta_step(program, TABLEAUX[tableau], there, move, by))
+            continue
+        history.insert(0, program.newest)
+        if not exact:
+            rows = history[:order]
+            weights = map(float, ADAMS_BASHFORTH[len(rows)])
         else:
-            k = program.newest
-            history.insert(0, k)
-            weights = ADAMS_BASHFORTH[min(order, len(history))]
-            move(k, {row: float(w) for row, w in zip(history, weights, strict=False)}, there)
+            ratios = [program.levels[row].ratio for row in history]
+            careful = starter == "ramp"
+            most = careful_order(ratios, order) if careful else order
+            chosen = well_apart(ratios, there.ratio, most, bound=8 if careful else 100)
+            rows = [history[i] for i in chosen]
+            weights = exact_weights([ratios[i] for i in chosen], here.ratio, there.ratio)
+        move(program.newest, dict(zip(rows, weights, strict=True)), there)
+
+
+def careful_order(ratios: Sequence[float], order: int) -> int:
+    """How many of the past answers, at σ/α `ratios` from the newest, a step may be made of: `order` at most.
+
+    All, once σ/α falls by less than a quarter a step. While steps are longer: two above σ/α = 20, where
+    networks err most, three down to 0.03, and four near the data. Why: docs/theory.md.
+    """
+    if len(ratios) > 1 and abs(math.log(ratios[1] / ratios[0])) < 0.25:
+        return order
+    return min(order, 2 if ratios[0] > 20 else 3 if ratios[0] > 0.03 else 4)
+
+
+def well_apart(ratios: Sequence[float], there: float, most: int, bound: float) -> Sequence[int]:
+    """Which of the past answers, at σ/α `ratios` from the newest, a step to `there` is made of.
+
+    The last `most` of them, unless the step reaches so far beyond them that the absolute weights sum to
+    more than `bound` (those of Adams–Bashforth 4 sum to 6.7); then as many that are the step's own length apart.
+    """
+    # An answer at σ/α = ∞ has no weight, and is always the oldest.
+    ratios = [ratio for ratio in ratios if math.isfinite(ratio)] or [math.inf]
+    last = list(range(min(most, len(ratios))))
+    if len(last) == 1:
+        return last
+    u, reach = coordinate(ratios), abs(coordinate(there) - coordinate(ratios[0]))
+    if np.all(np.diff(u[last])) and np.abs(exact_weights([ratios[i] for i in last], ratios[0], there)).sum() <= bound:
+        return last
+    apart = [0]
+    for i in range(1, len(ratios)):
+        if abs(u[i] - u[apart[-1]]) >= max(reach, 1e-12):
+            apart.append(i)
+    return apart[:most]
 
 
 def forward_deviation(here: Level, there: Level) -> float:
@@ -310,6 +361,7 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "prk-heun": partial(PRKSolver, tableau="heun"),
     "prk-rk4": partial(PRKSolver, tableau="rk4"),
     "plms": PLMSSolver,
+    "plms-classical": partial(PLMSSolver, weights="classical"),
     "pndm": PNDMSolver,
     "fon": FONSolver,
 }

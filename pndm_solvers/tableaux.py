@@ -1,12 +1,17 @@
-"""Coefficients as data: Butcher tableaux and Adams–Bashforth weights, in exact fractions."""
+"""Coefficients as data: Butcher tableaux and Adams–Bashforth weights in exact fractions, exact weights on any grid."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
-__all__ = ["ADAMS_BASHFORTH", "TABLEAUX", "ButcherTableau"]
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["ADAMS_BASHFORTH", "TABLEAUX", "ButcherTableau", "coordinate", "exact_weights"]
 
 
 @dataclass(frozen=True)
@@ -110,3 +115,68 @@ ADAMS_BASHFORTH = {
     3: (Fraction(23, 12), Fraction(-16, 12), Fraction(5, 12)),
     4: (Fraction(55, 24), Fraction(-59, 24), Fraction(37, 24), Fraction(-9, 24)),
 }
+
+
+def coordinate(ratio: ArrayLike) -> NDArray[np.float64]:
+    """u(ρ), the coordinate in which ε is interpolated, at noise-to-signal ratios ρ = σ/α ≥ 0 (any shape).
+
+    u = ρ/(ρ + 0.3) + 0.1·√log(1 + ρ²). The first part is what ε itself does on typical data: along the flow of a
+    Gaussian of deviation s it goes as ρ/√(s² + ρ²), so in such a coordinate it is nearly straight. The second
+    keeps levels near pure noise apart as the time of common schedules does, in which networks turn slowly; for
+    α² + σ² = 1 its root is √(−log α²). Made for data of about unit range. Why these: docs/theory.md.
+    """
+    ratio = np.asarray(ratio, np.float64)
+    return ratio / (ratio + 0.3) + 0.1 * np.sqrt(np.log1p(ratio**2))
+
+
+def exact_weights(
+    nodes: Sequence[float],
+    here: float,
+    there: float,
+    coordinate: Callable[[ArrayLike], NDArray[np.float64]] = coordinate,
+) -> tuple[float, ...]:
+    """Weights of ε at the `nodes`, for a step from `here` to `there`, all of them ratios ρ = σ/α.
+
+    The step is x/α += ∫ ε dρ. In the place of ε stands the polynomial in u = coordinate(ρ) through its
+    values at the nodes, so the weight of node j is w_j = ∫ L_j(u(ρ)) dρ / ∫ dρ over the step, with
+    Lagrange's L_j: Adams' construction (Bashforth and Adams, 1883) on any grid. They sum to 1, and
+    where the nodes are even in u and dρ is proportional to du they are `ADAMS_BASHFORTH`.
+
+    The quadrature is Gauss's on panels no wider than a factor e in ρ; relative to the largest weight the
+    result is good to 1e-12, unless the step is below a hundredth of ρ: the nodes' own rounding then counts.
+    A node at ρ = ∞ (α = 0) is infinitely far in u and so has no weight; a step that begins there, or has
+    no length, has its first node alone. Raises ValueError for two nodes at one u.
+    """
+    finite = [node for node in nodes if math.isfinite(node)]
+    if len(finite) < 2 or not math.isfinite(here) or here == there:
+        return (1.0,) + (0.0,) * (len(nodes) - 1)
+    ratios, parts = _quadrature(here, there)
+    u, at = coordinate(ratios), coordinate(finite)
+    if len(np.unique(at)) < len(at):
+        raise ValueError(f"no polynomial goes through two values at one place; the nodes are {list(nodes)}")
+
+    def weight(i: int) -> float:
+        return float(parts @ math.prod((u - at[j]) / (at[i] - at[j]) for j in range(len(at)) if j != i))
+
+    weights = iter([weight(i) for i in range(len(at))])
+    return tuple(next(weights) if math.isfinite(node) else 0.0 for node in nodes)
+
+
+# Where a panel's width stops being measured in log ρ, and starts to be in ρ: below every trained level.
+_FLOOR = 1e-3
+
+
+def _quadrature(here: float, there: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points ρ of the step, and what each counts in a mean over dρ: Gauss's, on panels even in asinh(ρ/floor)."""
+    first, last = math.asinh(here / _FLOOR), math.asinh(there / _FLOOR)
+    edges = np.linspace(first, last, 2 + int(abs(last - first)))
+    points, parts = _gauss(16)
+    middles, halves = (edges[1:] + edges[:-1])[:, None] / 2, np.diff(edges)[:, None] / 2
+    v = middles + halves * points
+    parts = halves * parts * np.cosh(v)
+    return _FLOOR * np.sinh(v).ravel(), (parts / parts.sum()).ravel()
+
+
+@cache
+def _gauss(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.polynomial.legendre.leggauss(count)

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from pndm_solvers import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau, NoiseSchedule, PLMSSolver, PNDMSolver, PRKSolver
-from pndm_solvers.analytic import Gaussian, GaussianMixture
+from pndm_solvers import ButcherTableau, NoiseSchedule, PRKSolver, analysis
 from pndm_solvers.schedule import SCHEDULES as REGISTERED_SCHEDULES
-from pndm_solvers.solvers import SOLVERS, STARTERS
+from pndm_solvers.solvers import SOLVERS
 
 SCHEDULES = {name: make() for name, make in REGISTERED_SCHEDULES.items()}
 SCHEDULES["zero_terminal_snr"] = NoiseSchedule.linear().rescale_zero_terminal_snr()
@@ -22,14 +21,11 @@ BOGACKI_SHAMPINE = ButcherTableau(
 def all_solvers(schedule):
     """Every registered method, and every option of those that have one."""
     solvers = [make(schedule) for make in SOLVERS.values()]
-    solvers += [PLMSSolver(schedule, order, starter) for order in ADAMS_BASHFORTH for starter in STARTERS]
-    solvers += [PRKSolver(schedule, tableau) for tableau in (*TABLEAUX.values(), BOGACKI_SHAMPINE)]
-    solvers += [PNDMSolver(schedule, order=2)]
-    return list(dict.fromkeys(solvers))
+    return list(dict.fromkeys([*solvers, *deterministic_solvers(schedule)]))
 
 
 def deterministic_solvers(schedule):
-    return [solver for solver in all_solvers(schedule) if solver.convergence_order is not None]
+    return [*analysis.deterministic_solvers(schedule), PRKSolver(schedule, BOGACKI_SHAMPINE)]
 
 
 def pseudo_solvers(schedule):
@@ -40,18 +36,6 @@ def pseudo_solvers(schedule):
 def named(value):
     """For pytest's ids."""
     return getattr(value, "name", str(value))
-
-
-def random_gaussian(dimension=4, seed=0):
-    generator = np.random.default_rng(seed)
-    root = generator.standard_normal((dimension, dimension))
-    return Gaussian(generator.standard_normal(dimension), root @ root.T / dimension)
-
-
-def random_mixture(dimension=3, seed=0):
-    generator = np.random.default_rng(seed)
-    roots = generator.standard_normal((4, dimension, dimension)) / 2
-    return GaussianMixture([0.1, 0.2, 0.3, 0.4], generator.standard_normal((4, dimension)), roots @ roots.mT)
 
 
 def relative_error(value, exact):

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from conftest import SCHEDULES, random_gaussian, random_mixture
+from conftest import SCHEDULES
 
+from pndm_solvers.analysis import random_gaussian, random_mixture
 from pndm_solvers.analytic import Distribution, Empirical, Gaussian, GaussianMixture
 
 LINEAR = SCHEDULES["linear"]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import pndm_solvers.__main__
-from pndm_solvers import NoiseSchedule, Plan, PNDMSolver, cli, images
+from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PNDMSolver, analysis, cli, images
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_the_demo(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = run("sample", "--calls", 3)
     assert status == 0
-    for word in ("fashion", "PLMS 4 (ramp)", "3 model calls", " s ", "samples.png"):
+    for word in ("fashion", "PLMS 4 (exact, ramp)", "3 model calls", " s ", "samples.png"):
         assert word in out
     assert "3/3" in err
     with Image.open(tmp_path / "samples.png") as picture:
@@ -52,7 +52,15 @@ def test_sample_with_everything(run, tmp_path):
 
 @pytest.mark.parametrize(
     "option",
-    [("--guidance", 5), ("--clip", 0.5), ("--class", 3), ("--seed", 4), ("--solver", "ddpm"), ("--spacing", "karras")],
+    [
+        ("--guidance", 5),
+        ("--clip", 0.5),
+        ("--class", 3),
+        ("--seed", 4),
+        ("--solver", "ddpm"),
+        ("--spacing", "karras"),
+        ("--weights", "classical"),
+    ],
     ids=str,
 )
 def test_every_option_changes_the_picture(run, tmp_path, option):
@@ -88,6 +96,16 @@ def test_without_its_extra_the_command_says_how_to_get_it(monkeypatch):
         pndm_solvers.__main__.main()
 
 
+def test_a_tolerance_chooses_the_calls(run, tmp_path):
+    out = ("--out", tmp_path / "a.png", "--count", 9)
+    status, coarse, _ = run("sample", "--network", "digits", "--tolerance", 0.1, *out)
+    assert status == 0
+    assert "error about" in coarse
+    fine = run("sample", "--network", "digits", "--tolerance", 0.03, *out)[1]
+    calls = [int(text.split(" model calls")[0].split()[-1]) for text in (coarse, fine)]
+    assert 4 <= calls[0] < calls[1]
+
+
 def test_sample_digits(run, tmp_path):
     out = tmp_path / "digits.png"
     assert run("sample", "--network", "digits", "--solver", "ddpm", "--steps", 5, "--out", out)[0] == 0
@@ -110,6 +128,76 @@ def test_plan_reads_a_config(run, tmp_path):
     assert run("plan", "--schedule", path)[1] == run("plan", "--schedule", "scaled_linear")[1]
 
 
+def test_order_prints_plots_and_exports(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("order", "--steps", "10,20", "--steps", 40, "--solver", "ddim,pndm", "--grid", "graded")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[1].split() == ["solver", "declared", "observed", "10", "20", "40"]
+    assert [line.split()[:2] for line in lines[2:4]] == [["DDIM", "1"], ["F-PNDM", "2"]]
+    assert "gaussian" in err
+    with Image.open(tmp_path / "order.png") as picture:
+        assert min(picture.size) > 400
+
+
+def test_compare_prints_plots_and_exports(run, tmp_path):
+    path = tmp_path / "a.png"
+    command = ("compare", "--calls", "2,6", "--calls", 12, "--solver", "ddim", "--solver", "plms", "--starts", 3)
+    command += ("--spacing", "trailing,karras", "--problem", "power-law", "--schedule", "cosine")
+    status, out, _ = run(*command, "--out", path)
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[1].split() == ["solver,", "spacing", "2", "6", "12"]
+    assert len({len(line.rstrip("* ")) // 4 for line in lines[2:6]}) == 1
+    assert "\n".join(lines[2:6]).count("*") == 3
+    assert path.exists()
+    path.unlink()
+
+    status, out, _ = run(*command, "--json")
+    document = json.loads(out)
+    assert not path.exists()
+    assert (document["problem"], document["schedule"], document["starts"]) == ("power-law", "cosine", 3)
+    problem = analysis.exact_problem("power-law", NoiseSchedule.cosine(), starts=3)
+    (curve,) = analysis.compare(problem, [DDIMSolver(problem.schedule)], ["karras"], [2, 6, 12])
+    assert (
+        analysis.Curve(**{k: tuple(v) if isinstance(v, list) else v for k, v in document["curves"][1].items()}) == curve
+    )
+
+
+def test_json_has_no_infinity(run):
+    status, out, _ = run(
+        "compare", "--schedule", "rectified_flow", "--calls", 3, "--starts", 2, "--spacing", "log_snr", "--json"
+    )
+    assert status == 0
+    assert [curve["median"] for curve in json.loads(out)["curves"]] == [[None]] * 4
+
+
+def test_order_as_json(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    document = json.loads(run("order", "--steps", "10,20", "--solver", "plms", "--json")[1])
+    (found,) = document["solvers"]
+    assert (document["grid"], found["name"], found["steps"]) == ("uniform", "PLMS 4 (exact, ramp)", [10, 20])
+    assert not list(tmp_path.iterdir())
+    assert run("order", "--steps", "10,20", "--solver", "ddim", "--json", "--out", "b.png")[0] == 0
+    assert (tmp_path / "b.png").exists()
+
+
+def test_an_interrupted_measurement_gives_what_is_finished(run, tmp_path, monkeypatch):
+    measure, seen = analysis.observed_order, []
+
+    def once(*arguments, **options):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(1)
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(cli, "observed_order", once)
+    status, out, err = run("order", "--steps", "10,20", "--out", tmp_path / "a.png")
+    assert status == 0
+    assert "DDIM" in out
+    assert "interrupted: 1 of" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,6 +208,9 @@ def test_plan_reads_a_config(run, tmp_path):
         (("sample", "--class", "hat"), "9 ankle boot"),
         (("sample", "--network", "digits", "--class", "3"), "no classes"),
         (("sample", "--steps", 3, "--calls", 3), "not both"),
+        (("sample", "--tolerance", 0.1, "--calls", 3), "not both"),
+        (("sample", "--tolerance", -1, "--network", "digits"), "above 0"),
+        (("sample", "--tolerance", 0.1, "--network", "digits", "--solver", "ddpm"), "draws noise"),
         (("sample", "--network", "digits", "--guidance", "3"), "no classes"),
         (("sample", "--out", "/nowhere/x.png"), "no folder"),
         (("sample", "--out", "x.pnq"), "extension"),
@@ -129,6 +220,22 @@ def test_plan_reads_a_config(run, tmp_path):
         (("sample", "--device", "nonsense"), "--device is 'nonsense'"),
         (("plan", "--schedule", "sigmoid"), "schedule is 'sigmoid'"),
         (("plan", "--steps", 0), "at least 1"),
+        (("plan", "--weights", "even"), "'exact'"),
+        (("plan", "--solver", "plms-classical", "--weights", "exact"), "--weights is not an option"),
+        (("order", "--solver", "euler"), "known are ddim"),
+        (("order", "--solver", "ddpm"), "known are ddim"),
+        (("order", "--problem", "cats"), "known are gaussian"),
+        (("order", "--grid", "log"), "known are uniform"),
+        (("order", "--steps", "10"), "two numbers of steps"),
+        (("order", "--steps", "10,x"), "whole numbers"),
+        (("order", "--schedule", "sigmoid"), "schedule is 'sigmoid'"),
+        (("order", "--out", "/nowhere/x.png"), "no folder"),
+        (("compare", "--solver", "ddpm"), "known are ddim"),
+        (("compare", "--spacing", "even"), "quadratic, log_snr, karras"),
+        (("compare", "--problem", "cats"), "fashion"),
+        (("compare", "--problem", "digits", "--schedule", "cosine"), "its own schedule"),
+        (("compare", "--calls", "0"), "at least 1"),
+        (("compare", "--out", "x.pnq"), "extension"),
     ],
 )
 def test_mistakes_are_one_clear_line(run, arguments, message):
@@ -140,10 +247,10 @@ def test_mistakes_are_one_clear_line(run, arguments, message):
 
 
 def test_help_names_every_choice(run):
-    for command in ("sample", "plan"):
+    for command in ("sample", "plan", "order", "compare"):
         status, out, _ = run(command, "--help")
         assert status == 0
-        assert all(word in out for word in ("ddim", "prk-rk4", "trailing", "karras"))
+        assert all(word in out for word in ("ddim", "prk-rk4", "linear" if command == "order" else "trailing"))
 
 
 def test_as_a_module():

@@ -5,9 +5,10 @@ import array_api_strict as xp
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, all_solvers, deterministic_solvers, named, random_mixture
+from conftest import SCHEDULES, all_solvers, deterministic_solvers, named
 
 from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver, Prediction, execute, initial_noise
+from pndm_solvers.analysis import random_mixture
 from pndm_solvers.noise import NoiseSource
 
 LINEAR = SCHEDULES["linear"]
@@ -306,8 +307,8 @@ def test_bad_runs_are_refused(x, model, options, error, message):
 def test_a_state_belongs_to_its_plan():
     plan, other = PLMSSolver(LINEAR).plan(4), PNDMSolver(LINEAR).plan(4)
     state = plan.start(START)
-    assert repr(state) == "<State of PLMS 4 (ramp), row 0 of 4, t = 999, x (4, 3)>"
-    with pytest.raises(ValueError, match=r"<Plan PLMS 4 .ramp., 4 model calls>, not of <Plan F-PNDM, 13"):
+    assert repr(state) == "<State of PLMS 4 (exact, ramp), row 0 of 4, t = 999, x (4, 3)>"
+    with pytest.raises(ValueError, match=r"<Plan PLMS 4 .exact, ramp., 4 model calls>, not of <Plan F-PNDM, 13"):
         other.advance(state, START)
     assert PLMSSolver(LINEAR).plan(4).advance(state, START).row == 1  # an equal plan is the same plan
 

@@ -52,7 +52,7 @@ def test_f_pndm(steps, final):
 @pytest.mark.parametrize("final", ["clean", "first"])
 def test_plms(steps, final):
     scheduler = PNDMScheduler(beta_schedule="linear", skip_prk_steps=True, set_alpha_to_one=final == "clean")
-    solver = PLMSSolver(LINEAR, starter="heun")
+    solver = PLMSSolver(LINEAR, starter="heun", weights="classical")
     result = solver.sample(model, START, steps, spacing="leading", final=final)
     torch.testing.assert_close(result, theirs(scheduler, steps), rtol=1e-11, atol=1e-11)
 

@@ -67,8 +67,8 @@ def test_pseudo_euler_has_three_names_and_one_plan():
 
 
 def test_f_pndm_is_plms_started_by_runge_kutta():
-    assert PNDMSolver(LINEAR, 4).plan(9) == PLMSSolver(LINEAR, 4, "rk4").plan(9)
-    assert PNDMSolver(LINEAR, 2).plan(9) == PLMSSolver(LINEAR, 2, "heun").plan(9)
+    assert PNDMSolver(LINEAR, 4).plan(9) == PLMSSolver(LINEAR, 4, "rk4", "classical").plan(9)
+    assert PNDMSolver(LINEAR, 2).plan(9) == PLMSSolver(LINEAR, 2, "heun", "classical").plan(9)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

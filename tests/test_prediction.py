@@ -2,15 +2,16 @@ import array_api_strict as xp
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, deterministic_solvers, named, random_mixture, relative_error
+from conftest import SCHEDULES, deterministic_solvers, named, relative_error
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, classifier_free_guidance
+from pndm_solvers.analysis import random_mixture
 from pndm_solvers.prediction import PREDICTIONS
 
 LINEAR = SCHEDULES["linear"]
-MIXTURE = random_mixture()
+MIXTURE = random_mixture(3)
 START = np.random.default_rng(3).standard_normal((5, 3))
 
 

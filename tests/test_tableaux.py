@@ -1,27 +1,142 @@
+"""Coefficients: what makes each of them right, and that nothing else does."""
+
+import math
 from fractions import Fraction
 from itertools import count
 
+import numpy as np
 import pytest
 from conftest import BOGACKI_SHAMPINE
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import quad
 
 from pndm_solvers import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau
+from pndm_solvers.tableaux import coordinate, exact_weights
 
 CLASSICAL = {"euler": 1, "heun": 2, "rk4": 4}
+COORDINATES = {
+    "default": coordinate,
+    "ratio": lambda r: np.asarray(r, float),
+    "root": lambda r: np.sqrt(np.asarray(r) + 0.1),
+    "log": np.log1p,
+}
+# Nodes in σ/α, the newest first, and where the step goes.
+STEPS = {
+    "near noise": ([800.0, 20_000.0], 60.0),
+    "long": ([10.0, 40.0, 157.0], 2.0),
+    "usual": ([0.5, 0.7, 1.0, 1.4], 0.35),
+    "to the data": ([0.03, 0.07, 0.13, 0.26], 0.0),
+    "up": ([0.5, 0.35, 0.25, 0.2], 0.8),
+    "far": ([0.030, 0.031, 0.032], 0.0),
+}
 
 
-@pytest.mark.parametrize("order", ADAMS_BASHFORTH)
-def test_adams_bashforth_integrates_polynomials(order):
+def check_adams_bashforth(order, weights):
     """∫_0^1 s^p ds from values at 0, −1, −2, …: exact for every p < order, and for no more."""
-    weights = ADAMS_BASHFORTH[order]
     assert len(weights) == order
     for power in range(order + 1):
         quadrature = sum(w * Fraction(node) ** power for w, node in zip(weights, count(0, -1), strict=False))
         assert (quadrature == Fraction(1, power + 1)) == (power < order)
 
 
+def check_tableau(name, c, a, b):
+    assert ButcherTableau(name, c, a, b).order == CLASSICAL[name]
+
+
+@pytest.mark.parametrize("order", ADAMS_BASHFORTH)
+def test_adams_bashforth_integrates_polynomials(order):
+    check_adams_bashforth(order, ADAMS_BASHFORTH[order])
+
+
 @pytest.mark.parametrize("name", TABLEAUX)
 def test_order_conditions(name):
-    assert TABLEAUX[name].order == CLASSICAL[name]
+    check_tableau(name, TABLEAUX[name].c, TABLEAUX[name].a, TABLEAUX[name].b)
+
+
+def mutants(values):
+    """The same numbers, one of them changed by 1e-3."""
+    for i, value in enumerate(values):
+        for change in (Fraction(1, 1000), Fraction(-1, 1000)):
+            yield (*values[:i], value + change, *values[i + 1 :])
+
+
+def test_any_coefficient_changed_by_a_thousandth_fails():
+    """Every entry of every table, one at a time, through the very checks of the two tests above."""
+    tried = 0
+    for order, weights in ADAMS_BASHFORTH.items():
+        for changed in mutants(weights):
+            with pytest.raises(AssertionError):
+                check_adams_bashforth(order, changed)
+            tried += 1
+    for name, tableau in TABLEAUX.items():
+        a = tableau.a
+        changed = [(c, a, tableau.b) for c in mutants(tableau.c)] + [(tableau.c, a, b) for b in mutants(tableau.b)]
+        changed += [(tableau.c, (*a[:i], row, *a[i + 1 :]), tableau.b) for i in range(len(a)) for row in mutants(a[i])]
+        for entries in changed:
+            with pytest.raises((AssertionError, ValueError)):
+                check_tableau(name, *entries)
+            tried += 1
+    assert tried == 2 * (1 + 2 + 3 + 4 + 2 + 5 + 14)
+
+
+@pytest.mark.parametrize("order", ADAMS_BASHFORTH)
+@pytest.mark.parametrize("step", [1.0, -0.125, 1 / 64])
+def test_exact_weights_on_even_steps_are_adams_bashforth(order, step):
+    nodes = 2 - step * np.arange(order)
+    weights = exact_weights(nodes, 2.0, 2.0 + step, COORDINATES["ratio"])
+    np.testing.assert_allclose(weights, [float(w) for w in ADAMS_BASHFORTH[order]], rtol=0, atol=2e-12)
+
+
+@pytest.mark.parametrize("name", COORDINATES)
+@pytest.mark.parametrize("step", STEPS)
+def test_exact_weights_are_the_integrals_of_lagranges_polynomials(step, name):
+    """To 1e-12 of the largest, against SciPy's adaptive quadrature of each."""
+    nodes, there = STEPS[step]
+    u, here = COORDINATES[name], nodes[0]
+    at = u(nodes)
+    weights = exact_weights(nodes, here, there, u)
+    assert math.fsum(weights) == pytest.approx(1, abs=1e-12 * max(map(abs, weights)))
+    for i, weight in enumerate(weights):
+
+        def lagrange(ratio, i=i):
+            return math.prod((u(ratio) - at[j]) / (at[i] - at[j]) for j in range(len(at)) if j != i)
+
+        # In a root of σ/α, which runs over decades.
+        integral, _ = quad(
+            lambda v: lagrange(v**4) * 4 * v**3, here**0.25, there**0.25, epsabs=0, epsrel=1e-13, limit=500
+        )
+        assert weight == pytest.approx(integral / (there - here), abs=1e-12 * max(map(abs, weights)))
+
+
+@given(
+    st.lists(st.floats(0.01, 100), min_size=1, max_size=5, unique=True),
+    st.floats(0, 100),
+    st.lists(st.floats(-3, 3), min_size=5, max_size=5),
+)
+def test_exact_weights_integrate_what_they_interpolate(ratios, there, coefficients):
+    """Any polynomial in u of a degree below the number of nodes."""
+    nodes = sorted(ratios)
+    at = coordinate(nodes)
+    if np.min(np.diff(at), initial=1) < 1e-2 or abs(there - nodes[0]) < 1e-3:
+        return
+    polynomial = np.polynomial.Polynomial(coefficients[: len(nodes)])
+    weights = np.array(exact_weights(nodes, nodes[0], there))
+    mean, _ = quad(lambda v: polynomial(coordinate(v**2)) * 2 * v, nodes[0] ** 0.5, there**0.5, epsrel=1e-12, limit=500)
+    assert weights @ polynomial(at) == pytest.approx(mean / (there - nodes[0]), abs=1e-9 * np.abs(weights).sum())
+
+
+def test_pure_noise_is_infinitely_far():
+    assert exact_weights([2.0, 5.0, math.inf], 2.0, 1.0) == (*exact_weights([2.0, 5.0], 2.0, 1.0), 0.0)
+    assert exact_weights([math.inf], math.inf, 3.0) == (1.0,)
+    # and is what very much noise tends to
+    far = exact_weights([2.0, 5.0, 1e150], 2.0, 1.0)
+    np.testing.assert_allclose(far, exact_weights([2.0, 5.0, math.inf], 2.0, 1.0), atol=0.05)
+
+
+def test_two_values_at_one_place_are_refused():
+    with pytest.raises(ValueError, match="two values at one place"):
+        exact_weights([1.0, 2.0, 2.0], 1.0, 0.5)
 
 
 def test_order_of_a_tableau_of_ones_own():

@@ -1,0 +1,46 @@
+"""With which order does each solver converge to an exact flow, on even, graded and rough grids?
+
+The slope of the error in the number of steps (113 to 452), between 0.9 and 0.2 of the schedule's length. Prints
+one Markdown table a grid; a figure more than 0.15 from the order that the solver declares is marked with *.
+
+    python benchmarks/convergence_order.py
+"""
+
+import datetime
+import itertools
+import os
+import platform
+
+from tqdm import tqdm
+
+from pndm_solvers.analysis import GRIDS, PROBLEMS, deterministic_solvers, observed_order
+from pndm_solvers.schedule import SCHEDULES
+
+SCHEDULE_NAMES = ("linear", "scaled_linear", "cosine")
+DISTRIBUTIONS = {"gaussian": PROBLEMS["gaussian"](), "mixture": PROBLEMS["smooth-mixture"]()}
+
+
+def main() -> None:
+    print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    print("`python benchmarks/convergence_order.py`")
+    cells = list(itertools.product(SCHEDULE_NAMES, DISTRIBUTIONS))
+    solvers = [deterministic_solvers(SCHEDULES[name]()) for name in SCHEDULE_NAMES]
+    with tqdm(total=len(GRIDS) * len(cells) * len(solvers[0])) as bar:
+        for grid, times in GRIDS.items():
+            print(f"\n| {grid} grid | declared | " + " | ".join(f"{s}, {d}" for s, d in cells) + " |")
+            print("|---|" + "---|" * (1 + len(cells)))
+            for versions in zip(*solvers, strict=True):
+                figures = []
+                for solver, distribution in itertools.product(versions, DISTRIBUTIONS.values()):
+                    found = observed_order(solver, distribution, grid=times)
+                    off = abs(found.observed - found.declared) > 0.15
+                    figures.append(f"{found.observed:.2f}{'*' if off else ''}")
+                    bar.update()
+                print(
+                    f"| {versions[0].name} | {versions[0].convergence_order} | " + " | ".join(figures) + " |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

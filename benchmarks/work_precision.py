@@ -1,0 +1,251 @@
+"""How near to the right end do ours and diffusers' samplers come at a budget of model calls?
+
+Ours is the default, `PLMSSolver(schedule)` without options. The peers are every scheduler of diffusers for the
+probability-flow ODE with every grid of times that it offers (`peers.py`). All run in one process, from the same
+starts, on the same models: exact problems in float64, and the bundled networks. A sample's error is its
+root-mean-square distance to where the flow leads; a network's flow is F-PNDM with 1,000 calls.
+
+A peer ends at the noise-free level or at the lowest trained one; it is measured at the end that it is nearer to,
+and ours, sent to that same end, is what it is compared with. The best peer of a cell is the one with the lowest
+error or, with --strict, the one with the highest ratio (ours / peer's). Writes JSON after each cell and budget, and
+peers that stand there are not run again; ours always are. Prints Markdown.
+
+    python benchmarks/work_precision.py work_precision.json
+"""
+
+import argparse
+import datetime
+import itertools
+import json
+import math
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from peers import PEERS, Peer, run
+from tqdm import tqdm
+
+from pndm_solvers import PLMSSolver
+from pndm_solvers.analysis import Problem, exact_problem, network_problem
+from pndm_solvers.reference import NETWORK_NAMES
+from pndm_solvers.schedule import SCHEDULES
+
+EXACT = ("ring", "mixture", "digits-kernel", "power-law")
+SCHEDULE_NAMES = ("linear", "scaled_linear", "cosine")
+CALLS = (5, 8, 10, 15, 20, 50, 100)
+STARTS = {"digits": 64, "fashion": 24}  # of exact problems 64
+FINALS = ("clean", "first")
+# PNDM as diffusers' constructor has it, and as Stable Diffusion's configuration does.
+PNDM_DEFAULTS = {
+    "constructor's": "PNDM skip_prk_steps=False set_alpha_to_one=False leading",
+    "Stable Diffusion's": "PNDM skip_prk_steps=True set_alpha_to_one=False leading",
+}
+
+# ------------------------------------------------------------------ measuring
+
+
+def figures(problem: Problem, result: Any, final: str) -> list[float]:
+    """[median, mean] over the starts."""
+    errors = problem.errors(result, final)
+    return [float(np.median(errors)), float(errors.mean())]
+
+
+def ours(problem: Problem, calls: int) -> dict[str, list[float]]:
+    solver = PLMSSolver(problem.schedule)
+    results = {
+        final: solver.plan(max_model_calls=calls, final=final).run(
+            problem.model, problem.x, prediction=problem.prediction
+        )
+        for final in FINALS
+    }
+    return {final: figures(problem, result, final) for final, result in results.items()}
+
+
+def theirs(problem: Problem, peer: Peer, calls: int) -> dict[str, list[float]] | str:
+    """Their figures at both ends, or why there are none: whatever a peer raises is a finding."""
+    x = torch.as_tensor(problem.x)
+
+    def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if torch.is_tensor(problem.x):
+            return problem.model(x, t)
+        return torch.from_numpy(problem.model(x.numpy(), t.numpy()))
+
+    try:
+        with torch.inference_mode(), warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            result = run(peer, problem.schedule, model, x, calls, problem.prediction)
+        if not result.isfinite().all():
+            return "the result is not finite"
+        return {final: figures(problem, result, final) for final in FINALS}
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def measure(
+    problem: Problem, title: str, calls: Iterable[int], stored: dict[str, Any], fresh: bool
+) -> Iterator[dict[str, Any]]:
+    """Adds ours and what is missing of the peers to `stored`, and yields it after each budget."""
+    for budget in calls:
+        cell = stored.setdefault(str(budget), {})
+        cell["ours"] = ours(problem, budget)
+        known = {} if fresh else {name: found for name, found in cell.get("peers", {}).items() if name in PEERS}
+        missing = [peer for name, peer in PEERS.items() if name not in known]
+        bar = tqdm(missing, desc=f"{title}, {budget}", leave=False, disable=not missing)
+        cell["peers"] = known | {peer.name: theirs(problem, peer, budget) for peer in bar}
+        yield stored
+
+
+# ------------------------------------------------------------------ tables
+
+Cells = dict[str, dict[str, Any]]  # title -> budget -> {"ours": …, "peers": …}
+
+
+def rival(cell: dict[str, Any], name: str, own: dict[str, Any] | None = None, kind: int = 0) -> tuple[float, float]:
+    """A peer's error at the end that it is nearer to, and ours there over it; infinite and 0 where it has none.
+
+    `own` is ours at another budget; `kind` is 0 for medians, 1 for means.
+    """
+    found = cell["peers"][name]
+    if isinstance(found, str):
+        return math.inf, 0.0
+    final = min(FINALS, key=lambda final: found[final][0])
+    return found[final][kind], (own or cell["ours"])[final][kind] / found[final][kind]
+
+
+def best(cells: list[dict[str, Any]], names: Iterable[str], strict: bool, own: Any = None, kind: int = 0) -> str:
+    """The peer with the lowest error, or against which our ratio is highest; of several cells, the geometric mean."""
+
+    def merit(name: str) -> float:
+        errors, ratios = zip(*(rival(cell, name, own, kind) for cell in cells), strict=True)
+        return geometric(ratios) if strict else -geometric(errors)
+
+    return max(names, key=merit)
+
+
+def geometric(values: Iterable[float]) -> float:
+    values = list(values)
+    return math.exp(sum(map(math.log, values)) / len(values)) if min(values) > 0 else 0.0
+
+
+def table(heads: Iterable[Any], rows: Iterable[Iterable[str]]) -> str:
+    heads = list(map(str, heads))
+    lines = [heads, ["---"] * len(heads), *map(list, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def pair(error: float, ratio: float, calls: int) -> str:
+    mark = "**" if ratio > 1 and calls >= 8 else ""
+    return f"{ratio * error:.1e} / {error:.1e} ({mark}{ratio:.2f}{mark})"
+
+
+def shown(name: str) -> str:
+    """A peer's name for people: the values of its options, of switches those that are on."""
+    words = (word for word in name.split() if not word.endswith("=False"))
+    return " ".join(word.removesuffix("=True").split("=")[-1] for word in words)
+
+
+def cell_tables(cells: Cells, calls: list[int], strict: bool) -> str:
+    """Ours / the best peer's (their ratio) of medians and of means, and who is the best by the median."""
+    parts = []
+    for kind, word in enumerate(("median", "mean")):
+        rows, who = [], []
+        for title, stored in cells.items():
+            names = [best([stored[str(n)]], PEERS, strict, kind=kind) for n in calls]
+            errors = [rival(stored[str(n)], name, kind=kind) for n, name in zip(calls, names, strict=True)]
+            rows.append([title, *(pair(*found, n) for found, n in zip(errors, calls, strict=True))])
+            who.append([title, *map(shown, names)])
+        parts.append(table((f"{word}, calls", *calls), rows))
+        if kind == 0:
+            parts.append(table(("best peer by the median", *calls), who))
+    return "\n\n".join(parts)
+
+
+def single_table(cells: Cells, calls: list[int], strict: bool) -> str:
+    rows = []
+    ranges = {"5 to 20": [n for n in calls if n <= 20], "50 to 100": [n for n in calls if n >= 50]}
+    without = [name for name in PEERS if not name.startswith("IPNDM")]
+    for title, budgets in ranges.items():
+        for whose, names in (("all", list(PEERS)), ("without IPNDM", without)):
+            chosen = [stored[str(n)] for stored in cells.values() for n in budgets]
+            if not chosen:
+                continue
+            name = best(chosen, names, strict)
+            errors, ratios = zip(*(rival(cell, name) for cell in chosen), strict=True)
+            behind = f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)}"
+            rows.append([title, whose, shown(name), f"{geometric(errors):.1e}", f"{geometric(ratios):.2f}", behind])
+    return table(("calls", "among", "the best single peer", "its error", "ours / its", "ours behind in"), rows)
+
+
+def pndm_table(cells: Cells, strict: bool) -> str:
+    rows = []
+    pndm = [name for name in PEERS if name.startswith("PNDM")]
+    for title, stored in cells.items():
+        own, cell = stored["20"]["ours"], stored["50"]
+        name = best([cell], pndm, strict, own)
+        entries = [pair(*rival(cell, peer, own), 20) for peer in (name, *PNDM_DEFAULTS.values())]
+        rows.append([title, *entries, shown(name)])
+    return table(("ours at 20 / PNDM at 50", "best of its", *PNDM_DEFAULTS, "which is best"), rows)
+
+
+def report(exact: Cells, networks: Cells, calls: list[int], strict: bool) -> None:
+    print(
+        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"torch {torch.__version__}, diffusers {diffusers.__version__}, {len(PEERS)} peer configurations"
+    )
+    print(f"`python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}`")
+    print("\nOurs / the best peer's (ratio); a ratio above 1 from 8 calls on is bold.")
+    if exact:
+        print(f"\n### Exact problems\n\n{cell_tables(exact, calls, strict)}")
+    if networks:
+        print(f"\n### Networks\n\n{cell_tables(networks, [n for n in calls if n <= 50], strict)}")
+    if exact:
+        print("\n### One configuration for all\n\nGeometric means of the medians over every exact problem and budget.")
+        print(
+            "diffusers' IPNDM takes no schedule: a user gets it on their own only by an adapter like that in peers.py."
+        )
+        print(f"\n{single_table(exact, calls, strict)}")
+    if {20, 50} <= set(calls):
+        print(f"\n### 20 calls against PNDM's 50\n\nMedians.\n\n{pndm_table(exact | networks, strict)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--problems", nargs="+", choices=[*EXACT, *NETWORK_NAMES], default=[*EXACT, *NETWORK_NAMES])
+    parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), default=SCHEDULE_NAMES)
+    parser.add_argument("--calls", nargs="+", type=int, default=CALLS)
+    parser.add_argument(
+        "--fresh", action="store_true", help="run peers anew that the file has, as after a change of a problem"
+    )
+    parser.add_argument("--strict", action="store_true", help="as best peer take the one with the highest ratio")
+    arguments = parser.parse_args()
+    calls = sorted(arguments.calls)
+    results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    exact: Cells = {}
+    networks: Cells = {}
+
+    def fill(cells: Cells, title: str, problem: Problem, budgets: Iterable[int]) -> None:
+        for _ in measure(problem, title, budgets, results.setdefault(title, {}), arguments.fresh):
+            partial = arguments.out.with_suffix(".partial")
+            partial.write_text(json.dumps(results, indent=1, allow_nan=False))
+            partial.replace(arguments.out)
+        cells[title] = results[title]
+
+    for name, schedule in itertools.product(arguments.problems, arguments.schedules):
+        if name in EXACT:
+            fill(exact, f"{name}, {schedule}", exact_problem(name, SCHEDULES[schedule]()), calls)
+    for name in arguments.problems:
+        if name in NETWORK_NAMES:
+            fill(networks, name, network_problem(name, STARTS[name], progress=True), [n for n in calls if n <= 50])
+    report(exact, networks, calls, arguments.strict)
+
+
+if __name__ == "__main__":
+    main()

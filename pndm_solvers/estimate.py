@@ -1,0 +1,131 @@
+"""How wrong a run is, told by the run itself: no model call is made for it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pndm_solvers.arrays import combine, library
+from pndm_solvers.execute import Step
+from pndm_solvers.schedule import Level
+from pndm_solvers.tableaux import exact_weights
+from pndm_solvers.transfer import transfer_weights
+
+__all__ = ["ErrorEstimate", "StepError"]
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StepError:
+    """The estimated error that one step has added.
+
+    Attributes
+    ----------
+    here, there:
+        The levels between which the step ran.
+    error:
+        Root mean square over a sample's dimensions, in x's own units at the level `there`, `(B,)`.
+    """
+
+    here: Level
+    there: Level
+    error: Float64
+
+
+@dataclass
+class ErrorEstimate:
+    """A callback that estimates the local error of each step, from the answers that the run has anyway.
+
+    Once the network has answered at a step's end too, the polynomial through that answer and up to
+    three before it integrates ε over the step more accurately than any formula could that had only the
+    past. The estimate is the difference between where that leads and where the step led (Milne's device;
+    Hairer, Nørsett and Wanner, *Solving ODEs I*, section III.1). A step to the end of the run has no answer at its
+    end; there the polynomial is the highest through the past. Stages of Runge–Kutta are no points of the
+    solution and are passed over. For deterministic plans, of any solver.
+
+    >>> import numpy as np
+    >>> from pndm_solvers import ErrorEstimate, NoiseSchedule, PLMSSolver
+    >>> estimate = ErrorEstimate()
+    >>> plan = PLMSSolver(NoiseSchedule.linear()).plan(10)
+    >>> x0 = plan.run(lambda x, t: x, np.ones((2, 3)), callback=estimate)
+    >>> len(estimate.steps), estimate.total.shape
+    (10, (2,))
+
+    Attributes
+    ----------
+    steps:
+        One `StepError` a step, in order; the newest is known one model call late.
+    """
+
+    steps: list[StepError] = field(default_factory=list)
+    _points: list[tuple[Level, Any, Any]] = field(default_factory=list, repr=False)
+    _size: float | None = field(default=None, repr=False)
+
+    # Above this σ/α a picture is hardly begun.
+    NOISY = 10.0
+    # How many answers an estimate reaches back to, the one at the step's end included.
+    NODES = 4
+
+    def __call__(self, step: Step) -> None:
+        plan = step.state.plan
+        if plan.is_stochastic:
+            raise ValueError(f"{plan.name} draws noise, so its steps have no single right end to be compared with")
+        if step.row == 0:
+            self.steps, self._points, self._size = [], [], None
+        elif plan.rows[step.row - 1].stage:
+            return
+        row = plan.rows[step.row]
+        here = Level(row.t, row.alpha, row.sigma)
+        self._points = [(here, step.x, step.answer), *self._points][: self.NODES + 1]
+        if len(self._points) > 1:
+            self._add(here, step.x, self._points[1], self._points[: self.NODES])
+        if step.state.done:
+            self._size = float(np.sqrt(np.mean(_rms(step.state.x) ** 2)))
+            self._add(plan.end, step.state.x, self._points[0], self._points)
+
+    def _add(self, there: Level, reached: Any, origin: tuple[Level, Any, Any], points: list) -> None:
+        here, x, _ = origin
+        if here.ratio < self.NOISY:
+            weights = exact_weights([level.ratio for level, _, _ in points], here.ratio, there.ratio)
+            a, b = transfer_weights(here, there)
+            terms = [(x, a)] + [(answer, b * w) for (_, _, answer), w in zip(points, weights, strict=True) if w]
+        else:
+            # Near pure noise it is the predicted picture that changes evenly, in α/σ: both ends count alike.
+            a = there.sigma / here.sigma
+            half = (there.alpha - a * here.alpha) / 2
+            pictures = (_picture(point, half) for point in (origin, points[0]))
+            terms = [(x, a), *itertools.chain.from_iterable(pictures)]
+        arrays, weights = zip(*terms, (reached, -1.0), strict=True)
+        self.steps.append(StepError(here, there, _rms(combine(arrays, weights))))
+
+    @property
+    def total(self) -> Float64:
+        """The estimated error of the sample, `(B,)`, root mean square over its dimensions; nan before the end.
+
+        Each step's error is carried to the end as on Gaussian data of the samples' own mean square s²,
+        along which the flow scales a distance by √(α²·s² + σ²). On data in separate modes, into which
+        the flow draws distances together, that is an upper bound, 30 times too high on the mixtures of docs/results.md;
+        for a number to rely on, `Solver.plan_within` compares runs.
+        """
+        size = np.nan if self._size is None else self._size
+
+        def scale(level: Level) -> float:
+            return float(np.hypot(level.alpha * size, level.sigma))
+
+        carried = [step.error * scale(self.steps[-1].there) / scale(step.there) for step in self.steps]
+        return np.sum(carried, axis=0)
+
+
+def _rms(x: Any) -> Float64:
+    return library(x).root_mean_square(x)
+
+
+def _picture(point: tuple[Level, Any, Any], weight: float) -> list[tuple[Any, float]]:
+    """weight·x̂_0 as terms of a sum; at α = 0 the answer is x̂_0 itself."""
+    level, x, answer = point
+    return [(x, weight / level.alpha), (answer, -weight * level.ratio)] if level.alpha else [(answer, weight)]

@@ -1,0 +1,209 @@
+"""What measures the solvers, measured: on methods, errors and distributions whose figures are known."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEDULES
+
+from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PNDMSolver, Solver
+from pndm_solvers.analysis import (
+    GRIDS,
+    PROBLEMS,
+    Curve,
+    ObservedOrder,
+    Problem,
+    compare,
+    deterministic_solvers,
+    exact_problem,
+    network_problem,
+    observed_order,
+)
+from pndm_solvers.solvers import SOLVERS
+
+LINEAR = SCHEDULES["linear"]
+FEW = (20, 40, 80)
+
+
+class HalfAStepLate(Solver):
+    """On the raw ODE, along the mean of the last two answers: of first order."""
+
+    name, convergence_order = "hand-made", 1
+
+    def __init__(self, schedule):
+        self.schedule = schedule
+
+    def write(self, program):
+        for _, there in program.grid.steps:
+            k = program.newest
+            program.classical(k, {k: 0.5, max(k - 1, 0): 0.5} if k else {0: 1.0}, there)
+
+
+@pytest.mark.parametrize("solver", [DDIMSolver(LINEAR), HalfAStepLate(LINEAR)], ids=lambda solver: solver.name)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_first_order_method_is_seen_to_be_one(solver, grid):
+    found = observed_order(solver, PROBLEMS["gaussian"](), grid=GRIDS[grid], steps=FEW)
+    assert found.observed == pytest.approx(1, abs=0.2)
+    assert (found.name, found.declared, found.steps) == (solver.name, 1, FEW)
+
+
+def test_the_observed_order_is_the_slope_of_the_errors():
+    found = observed_order(PNDMSolver(LINEAR), PROBLEMS["gaussian"](), steps=(40, 80))
+    assert found.observed == pytest.approx(np.log2(found.errors[0] / found.errors[1]))
+
+
+@pytest.mark.parametrize("make", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize(("first", "last"), [(900.0, 200.0), (0.1, 0.8)])
+def test_grids_have_their_ends_and_steps_of_one_sign(make, first, last):
+    times = make(first, last, 50)
+    assert len(times) == 51
+    assert (times[0], times[-1]) == (first, last)
+    assert np.all(np.diff(times) * np.sign(last - first) > 0)
+
+
+def test_steps_of_the_grids():
+    """The graded grid is smooth, its sizes change by 1/N a step; the perturbed one is as rough for every N."""
+    for steps in (100, 400):
+        graded, perturbed = (np.diff(GRIDS[name](0, 1, steps)) * steps for name in ("graded", "perturbed"))
+        assert np.abs(np.diff(graded)).max() < 0.7 / steps
+        assert graded[[0, -1]] == pytest.approx([1.3, 0.7], abs=0.01)
+        assert perturbed.min() < 0.5
+        assert perturbed.max() > 1.5
+        assert np.abs(perturbed - 1).max() <= 0.7
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_problems_have_the_statistics_of_their_draws(name):
+    """Tweedie's formula where all is noise: the mean of x_0 given x is the distribution's own."""
+    distribution = PROBLEMS[name]()
+    draws = distribution.sample(20_000, seed=3)
+    mean, _ = distribution.posterior(np.zeros((1, draws.shape[1])), 0.0, 1.0)
+    assert np.abs(draws.mean(0) - mean).max() < 0.05
+
+
+def test_what_the_problems_claim():
+    ring, power_law, kernel = (PROBLEMS[name]() for name in ("ring", "power-law", "digits-kernel"))
+    assert np.hypot(*ring.sample(2000).T).mean() == pytest.approx(0.8, abs=0.02)
+    np.testing.assert_allclose(np.sort(power_law.variances)[::-1], np.arange(1, 65) ** -2.0, atol=1e-12)
+    assert kernel.data.shape == (1797, 64)
+    assert (kernel.data.min(), kernel.data.max()) == (-1, 1)
+    deviations = np.sqrt([part.variances for part in PROBLEMS["mixture"]().parts])
+    assert 0.05 <= deviations.min() < 0.06
+    assert 0.4 < deviations.max() <= 0.5
+
+
+@pytest.mark.parametrize("name", ["ring", "power-law"])
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_starts_and_ends_are_joined_by_the_flow(name, schedule):
+    """The ends carried back are the starts, and a fine plan from the starts arrives at them."""
+    problem, distribution = exact_problem(name, schedule, starts=4), PROBLEMS[name]()
+    level = schedule.level(schedule.t_max)
+    scale = np.hypot(level.alpha, level.sigma)
+    back = distribution.flow(problem.ends["first"], schedule.level(schedule.t_min), level)
+    np.testing.assert_allclose(back, problem.x, atol=1e-5 * scale)
+    for final in ("clean", "first"):
+        result = DDIMSolver(schedule).plan(500, spacing="quadratic", final=final).run(
+            problem.model, problem.x, prediction=problem.prediction
+        )  # fmt: skip
+        assert problem.errors(result, final).max() < 0.03
+
+
+def test_more_starts_begin_with_the_fewer():
+    few, more = (exact_problem("power-law", LINEAR, starts=n) for n in (2, 5))
+    np.testing.assert_array_equal(few.x, more.x[:2])
+    assert few.x.dtype == few.ends["clean"].dtype == np.float64
+
+
+def test_errors_are_root_mean_squares_of_each_sample():
+    end = np.arange(12.0).reshape(2, 2, 3)
+    problem = Problem("own", LINEAR, lambda x, t: x, "epsilon", end, {"first": end})
+    shift = np.array([3.0, 0.0])[:, None, None]
+    np.testing.assert_allclose(problem.errors(end + shift, "first"), [3, 0])
+    np.testing.assert_allclose(problem.errors(np.float32(end + shift * [1, 0, 0]), "first"), [3**0.5, 0])
+
+
+def test_compare_is_the_plan_by_hand():
+    problem = exact_problem("ring", LINEAR, starts=5)
+    solvers = [DDIMSolver(LINEAR), PNDMSolver(LINEAR)]
+    curves = compare(problem, solvers, ["trailing", "karras"], [7, 12], final="first")
+    assert [curve.name for curve in curves] == ["DDIM, trailing", "DDIM, karras", "F-PNDM, trailing", "F-PNDM, karras"]
+    plan = solvers[1].plan(max_model_calls=12, spacing="karras", final="first")
+    errors = problem.errors(plan.run(problem.model, problem.x), "first")
+    assert curves[3] == Curve("F-PNDM", "karras", (7, 12), curves[3].median, curves[3].mean)
+    assert (curves[3].median[1], curves[3].mean[1]) == (np.median(errors), errors.mean())
+
+
+def test_what_does_not_fit_a_budget_is_infinite():
+    schedule = SCHEDULES["rectified_flow"]
+    problem = exact_problem("ring", schedule, starts=2)
+    log_snr, trailing = compare(problem, [DDIMSolver(schedule)], ["log_snr", "trailing"], [4])
+    assert log_snr.median == log_snr.mean == (np.inf,)
+    assert np.isfinite(trailing.median).all()
+
+
+def test_a_run_that_leaves_the_numbers_is_infinite():
+    end = np.zeros((2, 1))
+    problem = Problem("own", LINEAR, lambda x, t: x * np.inf, "epsilon", end + 1, {"clean": end})
+    (curve,) = compare(problem, [DDIMSolver(LINEAR)], ["trailing"], [2])
+    assert curve.median == curve.mean == (np.inf,)
+
+
+@pytest.fixture
+def one_thread():
+    """On a busy machine small batches are several times slower on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_network_s_end_is_where_more_calls_lead():
+    problem = network_problem("digits", starts=3, finals=["clean"])
+    assert list(problem.ends) == ["clean"]
+    (curve,) = compare(problem, [DDIMSolver(problem.schedule)], ["quadratic"], [10, 40])
+    assert curve.median[1] < curve.median[0] / 2 < 0.1
+
+
+def test_what_cannot_be_measured_is_refused():
+    problem = exact_problem("power-law", LINEAR, starts=2)
+    stochastic = DDPMSolver(LINEAR)
+    with pytest.raises(ValueError, match="stochastic"):
+        observed_order(stochastic, PROBLEMS["gaussian"]())
+    with pytest.raises(ValueError, match="stochastic"):
+        compare(problem, [stochastic], ["trailing"], [3])
+    with pytest.raises(ValueError, match="the problem on"):
+        compare(problem, [DDIMSolver(NoiseSchedule.cosine())], ["trailing"], [3])
+    with pytest.raises(ValueError, match="quadratic, log_snr, karras"):
+        compare(problem, [DDIMSolver(LINEAR)], ["even"], [3])
+    with pytest.raises(ValueError, match="known are gaussian"):
+        exact_problem("cats", LINEAR)
+
+
+def test_every_registered_solver_with_an_order_is_measured_once():
+    solvers = deterministic_solvers(LINEAR)
+    assert len(set(solvers)) == len({solver.name for solver in solvers}) == len(solvers)
+    assert {make(LINEAR) for make in SOLVERS.values()} - set(solvers) == {DDPMSolver(LINEAR)}
+    assert PLMSSolver(LINEAR, 2, "heun", "classical") in solvers
+
+
+def test_plots_show_what_was_measured(tmp_path):
+    from pndm_solvers.plots import plot_curves, plot_orders
+
+    orders = [ObservedOrder("a", 2, 1.98, (10, 20), (1e-2, 2.5e-3))]
+    curves = [Curve("a", "trailing", (5, 10), (0.1, np.inf), (0.2, np.inf))]
+    for figure, measured in (
+        (plot_orders(orders, "orders"), orders[0].errors),
+        (plot_curves(curves, "curves", "error"), (0.1, np.nan)),
+    ):
+        figure.savefig(tmp_path / "plot.png")
+        drawn = [line.get_ydata() for line in figure.axes[0].get_lines()]
+        assert any(np.array_equal(line, measured, equal_nan=True) for line in drawn)
+
+
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    monkeypatch.delitem(sys.modules, "pndm_solvers.plots", raising=False)
+    with pytest.raises(ImportError, match=r"pndm_solvers\[analysis\]"):
+        import pndm_solvers.plots  # noqa: F401

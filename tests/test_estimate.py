@@ -1,0 +1,134 @@
+"""What a run tells of its own error, against the exact flow."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEDULES, named
+
+from pndm_solvers import DDIMSolver, DDPMSolver, ErrorEstimate, PLMSSolver, PNDMSolver, PRKSolver
+from pndm_solvers.analysis import PROBLEMS, exact_problem
+
+LINEAR = SCHEDULES["linear"]
+NAMES = ("linear", "scaled_linear", "cosine")
+RING = exact_problem("ring", LINEAR, 16)
+
+
+def ratios(problem, solver, calls):
+    """Estimated over true local error, (steps, samples)."""
+    distribution, estimate = PROBLEMS[problem.name](), ErrorEstimate()
+    points = solver.plan(max_model_calls=calls).run(problem.model, problem.x, callback=estimate, trajectory=True)
+    found = []
+    for step, before, after in zip(estimate.steps, points[:-1], points[1:], strict=True):
+        exact = distribution.flow(before, step.here, step.there)
+        found.append(step.error / np.sqrt(((after - exact) ** 2).mean(1)))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("problem", ["ring", "mixture", "digits-kernel", "power-law"])
+def test_nine_steps_in_ten_are_told_within_a_factor_of_five(problem, name):
+    schedule = SCHEDULES[name]
+    exact = exact_problem(problem, schedule, 8)
+    for solver in (PLMSSolver(schedule), DDIMSolver(schedule)):
+        found = np.concatenate([ratios(exact, solver, calls).ravel() for calls in (10, 20)])
+        assert np.mean((found > 0.2) & (found < 5)) >= 0.9, solver.name
+
+
+@pytest.mark.parametrize(
+    "solver", [DDIMSolver(LINEAR), PLMSSolver(LINEAR), PRKSolver(LINEAR), PNDMSolver(LINEAR)], ids=named
+)
+def test_one_error_a_step_and_stages_passed_over(solver):
+    estimate = ErrorEstimate()
+    plan = solver.plan(8)
+    points = plan.run(RING.model, RING.x, callback=estimate, trajectory=True)
+    assert len(estimate.steps) == len(points) - 1 == 8
+    assert estimate.steps[-1].there == plan.end
+    assert all(a.there == b.here for a, b in zip(estimate.steps[:-1], estimate.steps[1:], strict=True))
+    assert estimate.total.shape == (16,)
+
+
+def test_where_epsilon_is_constant_nothing_is_wrong():
+    estimate = ErrorEstimate()
+    PLMSSolver(LINEAR).plan(12).run(lambda x, t: np.ones_like(x), RING.x, callback=estimate)
+    assert max(step.error.max() for step in estimate.steps) < 1e-12 * np.abs(RING.x).max() / LINEAR.alpha(999)
+
+
+def test_the_total_bounds_the_error_of_the_sample():
+    """It is near on a Gaussian, and above on a mixture, whose flow draws distances together."""
+    for name, most in (("gaussian", 5), ("power-law", 5), ("ring", 100)):
+        problem, estimate = exact_problem(name, LINEAR, 16), ErrorEstimate()
+        result = PLMSSolver(LINEAR).plan(16).run(problem.model, problem.x, callback=estimate)
+        ratio = np.median(estimate.total / problem.errors(result))
+        assert 0.5 < ratio < most, name
+
+
+def test_from_pure_noise_and_on_torch():
+    schedule = SCHEDULES["rectified_flow"]
+    problem = exact_problem("gaussian", schedule, 16)
+    model = PROBLEMS["gaussian"]().model(schedule, "flow")
+    plan = PLMSSolver(schedule).plan(10)
+    ours, theirs = ErrorEstimate(), ErrorEstimate()
+    plan.run(model, problem.x, prediction="flow", callback=ours)
+    plan.run(
+        lambda x, t: torch.from_numpy(model(x.numpy(), t.numpy())),
+        torch.from_numpy(problem.x),
+        prediction="flow",
+        callback=theirs,
+    )
+    assert all(np.isfinite(step.error).all() for step in ours.steps)
+    np.testing.assert_allclose(ours.total, theirs.total, rtol=1e-9)
+
+
+def test_a_second_run_begins_anew_and_an_unfinished_one_has_no_total():
+    estimate, plan = ErrorEstimate(), DDIMSolver(LINEAR).plan(5)
+    for _ in range(2):
+        plan.run(RING.model, RING.x, callback=estimate)
+        assert len(estimate.steps) == 5
+
+    def stop(step):
+        estimate(step)
+        if step.row == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plan.run(RING.model, RING.x, callback=stop)
+    assert len(estimate.steps) == 2
+    assert np.isnan(estimate.total).all()
+
+
+def test_noise_has_no_right_end():
+    with pytest.raises(ValueError, match="draws noise"):
+        DDPMSolver(LINEAR).sample(RING.model, RING.x, 5, seed=0, callback=ErrorEstimate())
+    with pytest.raises(ValueError, match="draws noise"):
+        DDPMSolver(LINEAR).plan_within(0.1, RING.model, RING.x)
+
+
+# The power-law data end at deviations of 1/64, half of what scaled_linear's lowest level lets a network see.
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3])
+@pytest.mark.parametrize(
+    ("problem", "name"),
+    [(problem, name) for problem in ("ring", "mixture", "digits-kernel") for name in NAMES]
+    + [("power-law", "linear"), ("power-law", "cosine")],
+)
+def test_a_tolerance_is_met_within_a_factor_of_three(problem, name, tolerance):
+    """By samples that the pilot has not seen."""
+    schedule = SCHEDULES[name]
+    exact = exact_problem(problem, schedule, 48)
+    plan = PLMSSolver(schedule).plan_within(tolerance, exact.model, exact.x[:16])
+    error = np.median(exact.errors(plan.run(exact.model, exact.x))[16:])
+    assert tolerance / 3 < error < 3 * tolerance
+    assert "error about" in plan.name
+
+
+def test_a_tolerance_in_the_place_of_a_length():
+    solver = DDIMSolver(LINEAR)
+    plan = solver.plan_within(0.02, RING.model, RING.x[:8])
+    assert np.array_equal(solver.sample(RING.model, RING.x, tolerance=0.02), plan.run(RING.model, RING.x))
+    assert solver.plan_within(1e9, RING.model, RING.x).model_calls == 4
+    with pytest.raises(ValueError, match="tolerance and max_model_calls"):
+        solver.sample(RING.model, RING.x, tolerance=0.1, max_model_calls=5)
+    with pytest.raises(ValueError, match="not known to come within 1e-06"):
+        solver.plan_within(1e-6, RING.model, RING.x[:2], max_model_calls=40)
+    for wrong in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="above 0"):
+            solver.plan_within(wrong, RING.model, RING.x)
