@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +36,7 @@ class StepError:
     error: Float64
 
 
-@dataclass
+@dataclass(repr=False)
 class ErrorEstimate:
     """A callback that estimates the local error of each step, from the answers that the run has anyway.
 
@@ -60,37 +59,50 @@ class ErrorEstimate:
     ----------
     steps:
         One `StepError` a step, in order; the newest is known one model call late.
+    total:
+        The estimated error of the sample, `(B,)`, root mean square over its dimensions; None before the end of the run.
+        The steps' errors, with their signs, carried on as on Gaussian data of the pictures' own mean square s²,
+        along which the flow scales a distance by √(α²·s² + σ²). On data in separate modes, into which the
+        flow draws distances together, it is some two to six times too high; for a number to rely on,
+        `Solver.plan_within` compares runs.
     """
 
     steps: list[StepError] = field(default_factory=list)
-    _points: list[tuple[Level, Any, Any]] = field(default_factory=list, repr=False)
-    _size: float | None = field(default=None, repr=False)
+    total: Float64 | None = None
+    _points: list[tuple[Level, Any, Any]] = field(default_factory=list)
+    _carried: Any = None
 
     # Above this σ/α a picture is hardly begun.
-    NOISY = 10.0
+    _NOISY = 10.0
     # How many answers an estimate reaches back to, the one at the step's end included.
-    NODES = 4
+    _NODES = 4
+
+    def __repr__(self) -> str:
+        if self.total is None:
+            return f"<ErrorEstimate, {len(self.steps)} steps so far>"
+        return f"<ErrorEstimate, {len(self.steps)} steps, error of the sample about {np.median(self.total):.1e}>"
 
     def __call__(self, step: Step) -> None:
         plan = step.state.plan
         if plan.is_stochastic:
             raise ValueError(f"{plan.name} draws noise, so its steps have no single right end to be compared with")
         if step.row == 0:
-            self.steps, self._points, self._size = [], [], None
+            self.steps, self.total, self._points, self._carried = [], None, [], None
         elif plan.rows[step.row - 1].stage:
             return
         row = plan.rows[step.row]
         here = Level(row.t, row.alpha, row.sigma)
-        self._points = [(here, step.x, step.answer), *self._points][: self.NODES + 1]
+        self._points = [(here, step.x, step.answer), *self._points][: self._NODES + 1]
         if len(self._points) > 1:
-            self._add(here, step.x, self._points[1], self._points[: self.NODES])
+            self._add(here, step.x, self._points[1], self._points[: self._NODES])
         if step.state.done:
-            self._size = float(np.sqrt(np.mean(_rms(step.state.x) ** 2)))
             self._add(plan.end, step.state.x, self._points[0], self._points)
+            self.total = _rms(self._carried)
+            self._points, self._carried = [], None
 
     def _add(self, there: Level, reached: Any, origin: tuple[Level, Any, Any], points: list) -> None:
         here, x, _ = origin
-        if here.ratio < self.NOISY:
+        if here.ratio < self._NOISY:
             weights = exact_weights([level.ratio for level, _, _ in points], here.ratio, there.ratio)
             a, b = transfer_weights(here, there)
             terms = [(x, a)] + [(answer, b * w) for (_, _, answer), w in zip(points, weights, strict=True) if w]
@@ -98,27 +110,20 @@ class ErrorEstimate:
             # Near pure noise it is the predicted picture that changes evenly, in α/σ: both ends count alike.
             a = there.sigma / here.sigma
             half = (there.alpha - a * here.alpha) / 2
-            pictures = (_picture(point, half) for point in (origin, points[0]))
-            terms = [(x, a), *itertools.chain.from_iterable(pictures)]
-        arrays, weights = zip(*terms, (reached, -1.0), strict=True)
-        self.steps.append(StepError(here, there, _rms(combine(arrays, weights))))
+            terms = [(x, a), *_picture(origin, half), *_picture(points[0], half)]
+        error = _sum([*terms, (reached, -1.0)])
+        self.steps.append(StepError(here, there, _rms(error)))
+        if self._carried is None:
+            self._carried = error
+        else:
+            size = float(np.sqrt(np.mean(_rms(_sum(_picture(origin, 1.0))) ** 2)))
+            growth = np.hypot(there.alpha * size, there.sigma) / np.hypot(here.alpha * size, here.sigma)
+            self._carried = _sum([(self._carried, float(growth)), (error, 1.0)])
 
-    @property
-    def total(self) -> Float64:
-        """The estimated error of the sample, `(B,)`, root mean square over its dimensions; nan before the end.
 
-        Each step's error is carried to the end as on Gaussian data of the samples' own mean square s²,
-        along which the flow scales a distance by √(α²·s² + σ²). On data in separate modes, into which
-        the flow draws distances together, that is an upper bound, 30 times too high on the mixtures of docs/results.md;
-        for a number to rely on, `Solver.plan_within` compares runs.
-        """
-        size = np.nan if self._size is None else self._size
-
-        def scale(level: Level) -> float:
-            return float(np.hypot(level.alpha * size, level.sigma))
-
-        carried = [step.error * scale(self.steps[-1].there) / scale(step.there) for step in self.steps]
-        return np.sum(carried, axis=0)
+def _sum(terms: list[tuple[Any, float]]) -> Any:
+    arrays, weights = zip(*terms, strict=True)
+    return combine(arrays, weights)
 
 
 def _rms(x: Any) -> Float64:

@@ -101,7 +101,7 @@ def test_live_tensors_never_exceed_max_stored(solver, steps, monkeypatch):
 def test_max_stored_by_hand():
     assert DDIMSolver(LINEAR).plan(9).max_stored == 3  # x, ε and the new x
     assert DDPMSolver(LINEAR).plan(9).max_stored == 4  # and z
-    assert PLMSSolver(LINEAR, 4).plan(9).max_stored == 6  # three older ε
+    assert PLMSSolver(LINEAR, 4, weights="classical").plan(9).max_stored == 6  # three older ε
 
 
 @pytest.mark.parametrize("solver", deterministic_solvers(LINEAR), ids=named)
@@ -254,7 +254,7 @@ def test_odd_shapes(shape):
 
 
 def test_callback_sees_every_call_and_previews_the_picture():
-    mixture = random_mixture()
+    mixture = random_mixture(3)
     steps = []
     plan = PNDMSolver(LINEAR).plan(6)
     plan.run(mixture.model(LINEAR), START, callback=steps.append)

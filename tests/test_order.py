@@ -46,11 +46,20 @@ def cases(schedules, problems=PROBLEMS, only=lambda solver: True):
     ]
 
 
+def one_of_a_kind(solver):
+    """One of each method with its own way to the order, and exact weights of each order."""
+    if isinstance(solver, PLMSSolver):
+        return solver.starter == "rk4" and solver.order > 1 and (is_exact(solver) or solver.order == 4)
+    return True
+
+
 @pytest.mark.parametrize(
     ("solver", "problem"),
     [
-        *cases(DISCRETE, only=lambda solver: not is_exact(solver) or starts_well(solver)),
-        *cases(CONTINUOUS, ["mixture"], lambda solver: not is_exact(solver) or starts_well(solver)),
+        *cases(["linear"], ["mixture"], lambda solver: not is_exact(solver) or starts_well(solver)),
+        *cases(DISCRETE, only=lambda solver: one_of_a_kind(solver) and solver.schedule != SCHEDULES["linear"]),
+        *cases(["linear"], ["gaussian"], one_of_a_kind),
+        *cases(CONTINUOUS, ["mixture"], one_of_a_kind),
     ],
 )
 def test_observed_order(solver, problem):
@@ -58,14 +67,11 @@ def test_observed_order(solver, problem):
     assert found.observed == pytest.approx(found.declared, abs=0.15)
 
 
-def one_of_a_kind(solver):
-    """One of each method with its own way to the order; FON's constant weights are of order 2 where steps change."""
-    if isinstance(solver, PLMSSolver):
-        return solver.starter == "rk4" and solver.order > 1 and (is_exact(solver) or solver.order == 4)
-    return not isinstance(solver, FONSolver)
-
-
-@pytest.mark.parametrize(("solver", "problem"), cases(DISCRETE, only=one_of_a_kind))
+@pytest.mark.parametrize(
+    ("solver", "problem"),
+    # FON's constant weights are of order 2 where steps change.
+    cases(DISCRETE, only=lambda solver: one_of_a_kind(solver) and not isinstance(solver, FONSolver)),
+)
 def test_observed_order_on_smoothly_graded_grids(solver, problem):
     found = measured(solver, problem, grid=GRIDS["graded"])
     assert found.observed == pytest.approx(found.declared, abs=0.15)
