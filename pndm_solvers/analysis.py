@@ -180,6 +180,8 @@ def observed_order(
         For a stochastic solver, which has no such order.
     """
     _check_deterministic(solver)
+    if len(set(steps)) < 2:
+        raise ValueError(f"steps are {list(steps)}; a slope takes two different numbers of steps")
     schedule = solver.schedule
     first = 0.9 * schedule.t_max if first is None else first
     last = 0.2 * schedule.t_max if last is None else last

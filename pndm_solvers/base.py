@@ -194,8 +194,10 @@ class Solver(ABC):
         ValueError:
             For a tolerance that is not above 0 or cannot be met, and for a stochastic solver.
         """
-        if not 0 < tolerance < math.inf:
+        if not isinstance(tolerance, (int, float)) or not 0 < tolerance < math.inf:
             raise ValueError(f"tolerance is {tolerance!r}; it is a root-mean-square error above 0")
+        if whole("max_model_calls", max_model_calls) < 8:
+            raise ValueError(f"max_model_calls is {max_model_calls}; a pilot compares runs of at least 4 and 8 calls")
         order = self.convergence_order
         if order is None:
             raise ValueError(f"{self.name} draws noise: its samples have no single right end to be near to")
@@ -210,6 +212,8 @@ class Solver(ABC):
             """Of a run of `calls`, by the finest so far, which is itself off by as much as its order tells."""
             finest, _, end = runs[-1]
             change = float(np.median(library(result).root_mean_square(result - end)))
+            if not math.isfinite(change):
+                raise ValueError(f"the pilot's samples are empty or not finite, with {finest} model calls or before")
             return change / (1 - (calls / finest) ** order)
 
         while True:
@@ -221,6 +225,9 @@ class Solver(ABC):
                     f"allow more calls or more error"
                 )
             runs.append((2 * half, *solve(2 * half)))
+            if runs[-1][1] == runs[-2][1]:
+                raise ValueError(f"these times have no more than {plan.model_calls} model calls to give, too few")
+            del runs[:-4]  # with the memory, and what torch may have recorded of it
             estimate = error(half, result)
             if estimate <= tolerance:
                 break

@@ -19,6 +19,13 @@ __all__ = ["ErrorEstimate", "StepError"]
 Float64 = NDArray[np.float64]
 
 
+# A point of the solution: its level, its state, and what the network answered there.
+_Point = tuple[Level, Any, Any]
+
+# Above this σ/α a picture is hardly begun.
+NOISY = 10.0
+
+
 @dataclass(frozen=True)
 class StepError:
     """The estimated error that one step has added.
@@ -43,9 +50,10 @@ class ErrorEstimate:
     Once the network has answered at a step's end too, the polynomial through that answer and up to
     three before it integrates ε over the step more accurately than any formula could that had only the
     past. The estimate is the difference between where that leads and where the step led (Milne's device;
-    Hairer, Nørsett and Wanner, *Solving ODEs I*, section III.1). A step to the end of the run has no answer at its
-    end; there the polynomial is the highest through the past. Stages of Runge–Kutta are no points of the
-    solution and are passed over. For deterministic plans, of any solver.
+    Hairer, Nørsett and Wanner, *Solving ODEs I*, section III.1). A step to the end of the run has no answer at
+    its end; there it is compared with the two highest polynomials through the past, and is nan where there is
+    none. Stages of Runge–Kutta are no points of the solution and are passed over. For deterministic plans, of any
+    solver.
 
     >>> import numpy as np
     >>> from pndm_solvers import ErrorEstimate, NoiseSchedule, PLMSSolver
@@ -69,11 +77,9 @@ class ErrorEstimate:
 
     steps: list[StepError] = field(default_factory=list)
     total: Float64 | None = None
-    _points: list[tuple[Level, Any, Any]] = field(default_factory=list)
+    _points: list[_Point] = field(default_factory=list)
     _carried: Any = None
 
-    # Above this σ/α a picture is hardly begun.
-    _NOISY = 10.0
     # How many answers an estimate reaches back to, the one at the step's end included.
     _NODES = 4
 
@@ -88,37 +94,48 @@ class ErrorEstimate:
             raise ValueError(f"{plan.name} draws noise, so its steps have no single right end to be compared with")
         if step.row == 0:
             self.steps, self.total, self._points, self._carried = [], None, [], None
-        elif plan.rows[step.row - 1].stage:
-            return
-        row = plan.rows[step.row]
-        here = Level(row.t, row.alpha, row.sigma)
-        self._points = [(here, step.x, step.answer), *self._points][: self._NODES + 1]
-        if len(self._points) > 1:
-            self._add(here, step.x, self._points[1], self._points[: self._NODES])
+        if step.row == 0 or not plan.rows[step.row - 1].stage:
+            row = plan.rows[step.row]
+            here = Level(row.t, row.alpha, row.sigma)
+            self._points = points = [(here, step.x, step.answer), *self._points][: self._NODES + 1]
+            if len(points) > 1:
+                self._add(points[1][0], here, _difference(points[1], here, step.x, points[: self._NODES]))
         if step.state.done:
-            self._add(plan.end, step.state.x, self._points[0], self._points)
+            origin, x = self._points[0], step.state.x
+            # The formula may itself be one of the two highest polynomials through the past, but not both.
+            found = [_difference(origin, plan.end, x, self._points[:count]) for count in self._last_counts()]
+            error = max(found, key=lambda error: _rms(error).mean()) if found else x * float("nan")
+            self._add(origin[0], plan.end, error)
             self.total = _rms(self._carried)
             self._points, self._carried = [], None
 
-    def _add(self, there: Level, reached: Any, origin: tuple[Level, Any, Any], points: list) -> None:
-        here, x, _ = origin
-        if here.ratio < self._NOISY:
-            weights = exact_weights([level.ratio for level, _, _ in points], here.ratio, there.ratio)
-            a, b = transfer_weights(here, there)
-            terms = [(x, a)] + [(answer, b * w) for (_, _, answer), w in zip(points, weights, strict=True) if w]
-        else:
-            # Near pure noise it is the predicted picture that changes evenly, in α/σ: both ends count alike.
-            a = there.sigma / here.sigma
-            half = (there.alpha - a * here.alpha) / 2
-            terms = [(x, a), *_picture(origin, half), *_picture(points[0], half)]
-        error = _sum([*terms, (reached, -1.0)])
+    def _last_counts(self) -> list[int]:
+        most = len(self._points)
+        return [] if most == 1 else [most, most - 1]
+
+    def _add(self, here: Level, there: Level, error: Any) -> None:
         self.steps.append(StepError(here, there, _rms(error)))
         if self._carried is None:
             self._carried = error
         else:
-            size = float(np.sqrt(np.mean(_rms(_sum(_picture(origin, 1.0))) ** 2)))
+            size = float(np.sqrt(np.mean(_rms(_sum(_picture(self._points[0], 1.0))) ** 2)))
             growth = np.hypot(there.alpha * size, there.sigma) / np.hypot(here.alpha * size, here.sigma)
             self._carried = _sum([(self._carried, float(growth)), (error, 1.0)])
+
+
+def _difference(origin: _Point, there: Level, reached: Any, points: list[_Point]) -> Any:
+    """Where the polynomial through the answers at `points` leads from `origin`, less where the step did."""
+    here, x, _ = origin
+    if here.ratio < NOISY or points[0] is origin:
+        weights = exact_weights([level.ratio for level, _, _ in points], here.ratio, there.ratio)
+        a, b = transfer_weights(here, there)
+        terms = [(x, a)] + [(answer, b * w) for (_, _, answer), w in zip(points, weights, strict=True) if w]
+    else:
+        # Near pure noise it is the predicted picture that changes evenly, in α/σ: both ends count alike.
+        a = there.sigma / here.sigma
+        half = (there.alpha - a * here.alpha) / 2
+        terms = [(x, a), *_picture(origin, half), *_picture(points[0], half)]
+    return _sum([*terms, (reached, -1.0)])
 
 
 def _sum(terms: list[tuple[Any, float]]) -> Any:
@@ -130,7 +147,7 @@ def _rms(x: Any) -> Float64:
     return library(x).root_mean_square(x)
 
 
-def _picture(point: tuple[Level, Any, Any], weight: float) -> list[tuple[Any, float]]:
+def _picture(point: _Point, weight: float) -> list[tuple[Any, float]]:
     """weight·x̂_0 as terms of a sum; at α = 0 the answer is x̂_0 itself."""
     level, x, answer = point
     return [(x, weight / level.alpha), (answer, -weight * level.ratio)] if level.alpha else [(answer, weight)]

@@ -300,7 +300,8 @@ def linear_multistep(program: Program, order: int, starter: Starter, move: Move,
             ratios = [program.levels[row].ratio for row in history]
             careful = starter == "ramp"
             most = careful_order(ratios, order) if careful else order
-            chosen = well_apart(ratios, there.ratio, most, bound=8 if careful else 100)
+            # The last step reaches below what a network was trained for, so there the others are careful too.
+            chosen = well_apart(ratios, there.ratio, most, bound=8 if careful or there.sigma == 0 else 100)
             rows = [history[i] for i in chosen]
             weights = exact_weights([ratios[i] for i in chosen], here.ratio, there.ratio)
         move(program.newest, dict(zip(rows, weights, strict=True)), there)
@@ -326,8 +327,8 @@ def well_apart(ratios: Sequence[float], there: float, most: int, bound: float) -
     # An answer at σ/α = ∞ has no weight, and is always the oldest.
     ratios = [ratio for ratio in ratios if math.isfinite(ratio)] or [math.inf]
     last = list(range(min(most, len(ratios))))
-    if len(last) == 1:
-        return last
+    if len(last) == 1 or math.isinf(there):
+        return last[:1]
     u, reach = coordinate(ratios), abs(coordinate(there) - coordinate(ratios[0]))
     if np.all(np.diff(u[last])) and np.abs(exact_weights([ratios[i] for i in last], ratios[0], there)).sum() <= bound:
         return last

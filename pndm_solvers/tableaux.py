@@ -144,11 +144,11 @@ def exact_weights(
 
     The quadrature is Gauss's on panels no wider than a factor e in ρ; relative to the largest weight the
     result is good to 1e-12, unless the step is below a hundredth of ρ: the nodes' own rounding then counts.
-    A node at ρ = ∞ (α = 0) is infinitely far in u and so has no weight; a step that begins there, or has
-    no length, has its first node alone. Raises ValueError for two nodes at one u.
+    A node at ρ = ∞ (α = 0) is infinitely far in u and so has no weight; a step that begins or ends there,
+    or is too short for float64 to tell, has its first node alone. Raises ValueError for two nodes at one u.
     """
     finite = [node for node in nodes if math.isfinite(node)]
-    if len(finite) < 2 or not math.isfinite(here) or here == there:
+    if len(finite) < 2 or not math.isfinite(here + there) or math.isclose(here, there, rel_tol=1e-12):
         return (1.0,) + (0.0,) * (len(nodes) - 1)
     ratios, parts = _quadrature(here, there)
     u, at = coordinate(ratios), coordinate(finite)

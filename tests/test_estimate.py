@@ -47,6 +47,21 @@ def test_one_error_a_step_and_stages_passed_over(solver):
     assert estimate.total.shape == (16,)
 
 
+def test_a_run_that_ends_within_runge_kutta_and_very_short_ones():
+    for solver, steps in ((PRKSolver(LINEAR), 8), (PLMSSolver(LINEAR, starter="rk4"), 3)):
+        estimate = ErrorEstimate()
+        solver.plan(steps, final="first").run(RING.model, RING.x, callback=estimate)
+        assert len(estimate.steps) == steps
+        assert np.isfinite(estimate.total).all()
+    for solver in (PLMSSolver(LINEAR), DDIMSolver(LINEAR)):
+        for steps in (2, 3, 4):
+            estimate = ErrorEstimate()
+            solver.plan(steps).run(RING.model, RING.x, callback=estimate)
+            assert (estimate.steps[-1].error > 1e-6).all()
+        solver.plan(1).run(RING.model, RING.x, callback=estimate)
+        assert np.isnan(estimate.total).all()  # one answer alone tells nothing
+
+
 def test_where_epsilon_is_constant_nothing_is_wrong():
     estimate = ErrorEstimate()
     PLMSSolver(LINEAR).plan(12).run(lambda x, t: np.ones_like(x), RING.x, callback=estimate)
@@ -131,6 +146,13 @@ def test_a_tolerance_in_the_place_of_a_length():
         solver.sample(RING.model, RING.x, tolerance=0.1, max_model_calls=5)
     with pytest.raises(ValueError, match="not known to come within 1e-06"):
         solver.plan_within(1e-6, RING.model, RING.x[:2], max_model_calls=40)
-    for wrong in (0, -1, float("nan")):
+    for wrong in (0, -1, float("nan"), "0.1"):
         with pytest.raises(ValueError, match="above 0"):
             solver.plan_within(wrong, RING.model, RING.x)
+    with pytest.raises(ValueError, match="at least 4 and 8"):
+        solver.plan_within(0.1, RING.model, RING.x, max_model_calls=7)
+    with pytest.raises(ValueError, match="not finite"):
+        solver.plan_within(0.1, lambda x, t: x * np.nan, RING.x)
+    with pytest.raises(ValueError, match="no more than 3 model calls"):
+        solver.plan_within(1e-9, RING.model, RING.x, spacing=lambda *_: [999, 500, 100])
+    assert solver.plan_within(0.1, lambda x, t: np.ones_like(x), RING.x).model_calls == 4

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import SCHEDULES, all_solvers, named, pseudo_solvers, relative_error
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pndm_solvers import (
@@ -15,10 +15,12 @@ from pndm_solvers import (
     PNDMSolver,
     Prediction,
     PRKSolver,
+    make_grid,
     transfer,
 )
 from pndm_solvers.analysis import random_gaussian
-from pndm_solvers.solvers import SOLVERS
+from pndm_solvers.solvers import SOLVERS, careful_order, well_apart
+from pndm_solvers.tableaux import coordinate
 
 LINEAR = SCHEDULES["linear"]
 GENERATOR = np.random.default_rng(0)
@@ -67,6 +69,7 @@ def test_constant_epsilon_is_solved_exactly(name, spacing):
                 assert relative_error(plan.run(constant, START), exact) < 1e-12, (solver.name, steps)
 
 
+@settings(deadline=None)  # the first example compiles for all schedules
 @given(
     st.sampled_from(["linear", "cosine", "vp", "ve"]),
     st.lists(st.floats(0, 1), min_size=1, max_size=12, unique=True),
@@ -221,3 +224,49 @@ def test_a_solver_needs_a_schedule():
 def test_bad_options_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("starter", ["ramp", "heun", "rk4"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_step_weighs_answers_out_of_proportion(name, starter):
+    """The absolute weights of a mean, above all of the last step's, which reaches below the trained levels."""
+    schedule = SCHEDULES[name]
+    for steps in (1, 2, 3, 10, 60, 333):
+        for spacing in ("balanced", "trailing"):
+            plan = PLMSSolver(schedule, starter=starter).plan(steps, spacing=spacing)
+            means = [
+                sum(abs(weight) for _, weight in row.answers) / abs(sum(weight for _, weight in row.answers))
+                for row in plan.rows
+                if row.alpha > 0 and len(row.states) == 1 and row.answers
+            ]
+            assert max(means[-1:], default=1) <= 8 + 1e-9
+            assert max(means, default=1) <= (8 if starter == "ramp" else 100) + 1e-9
+
+
+def test_the_default_rule_at_its_boundaries():
+    """What docs/theory.md says of the order, of answers well apart, of the coordinate and of the grid."""
+    for ratios, order in (
+        ([1.0, 1.27], 4),  # short steps: log(1.27) < 0.25
+        ([1.0, 1.29], 3),
+        ([21.0, 60.0], 2),
+        ([19.0, 60.0], 3),
+        ([0.031, 0.06], 3),
+        ([0.029, 0.06], 4),
+    ):
+        assert careful_order([*ratios, 100.0, 110.0], 4) == order
+    near = [0.030, 0.031, 0.032, 0.04, 0.062, 0.1]
+    assert list(well_apart(near, 0.028, 3, bound=8)) == [0, 1, 2]
+    assert list(well_apart(near, 0.0, 3, bound=8)) == [0, 5]
+    assert list(well_apart(near, 0.0, 3, bound=1e9)) == [0, 1, 2]
+    np.testing.assert_allclose(coordinate([0.0, 0.3, 1.0, 100.0]), [0, 0.52936, 0.85249, 1.30050], atol=1e-5)
+    ratios = [level.ratio for level in make_grid(LINEAR, 4).levels[1:4]]
+    np.testing.assert_allclose(ratios, [4.34, 0.5796, 0.1007], rtol=1e-3)
+
+
+def test_upwards_to_pure_noise():
+    for name in ("rectified_flow", "zero_terminal_snr"):
+        schedule = SCHEDULES[name]
+        for solver in pseudo_solvers(schedule):
+            plan = solver.plan(12, start=schedule.t_min, stop=schedule.t_max)
+            assert plan.end.alpha == 0
+            assert np.isfinite(plan.run(lambda x, t: x, START)).all(), solver.name

@@ -134,6 +134,12 @@ def test_pure_noise_is_infinitely_far():
     np.testing.assert_allclose(far, exact_weights([2.0, 5.0, math.inf], 2.0, 1.0), atol=0.05)
 
 
+def test_steps_without_a_length_or_an_end():
+    assert exact_weights([3.0, 4.0], 3.0, 3.0) == (1.0, 0.0)
+    assert exact_weights([3000.0000000000005, 4000.0], 3000.0000000000005, 3000.0) == (1.0, 0.0)
+    assert exact_weights([3.0, 2.0], 3.0, math.inf) == (1.0, 0.0)
+
+
 def test_two_values_at_one_place_are_refused():
     with pytest.raises(ValueError, match="two values at one place"):
         exact_weights([1.0, 2.0, 2.0], 1.0, 0.5)
