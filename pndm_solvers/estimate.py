@@ -101,17 +101,14 @@ class ErrorEstimate:
             if len(points) > 1:
                 self._add(points[1][0], here, _difference(points[1], here, step.x, points[: self._NODES]))
         if step.state.done:
-            origin, x = self._points[0], step.state.x
+            points, x = self._points, step.state.x
             # The formula may itself be one of the two highest polynomials through the past, but not both.
-            found = [_difference(origin, plan.end, x, self._points[:count]) for count in self._last_counts()]
+            counts = (len(points), len(points) - 1) if len(points) > 1 else ()
+            found = [_difference(points[0], plan.end, x, points[:count]) for count in counts]
             error = max(found, key=lambda error: _rms(error).mean()) if found else x * float("nan")
-            self._add(origin[0], plan.end, error)
+            self._add(points[0][0], plan.end, error)
             self.total = _rms(self._carried)
             self._points, self._carried = [], None
-
-    def _last_counts(self) -> list[int]:
-        most = len(self._points)
-        return [] if most == 1 else [most, most - 1]
 
     def _add(self, here: Level, there: Level, error: Any) -> None:
         self.steps.append(StepError(here, there, _rms(error)))

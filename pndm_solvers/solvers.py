@@ -170,6 +170,7 @@ class PLMSSolver(Solver):
     steps in σ/α.
     Model calls for N steps: N with "ramp", N + 1 with "heun", N + 3·(order − 1) with "rk4". A step
     into σ = 0 is always multistep, so runs with fewer steps than the starter has cost less.
+    On integer times the stages of a starter are rounded to trained times, so its order takes longer steps than one.
     Reference: Liu et al. (2022), eq. (9), (12) and (13); exact weights: docs/theory.md.
     """
 
