@@ -4,10 +4,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import BOGACKI_SHAMPINE, SCHEDULES, deterministic_solvers, named, pseudo_solvers, relative_error
+from conftest import BOGACKI_SHAMPINE, SCHEDULES, named, pseudo_solvers, relative_error
 
 from pndm_solvers import TABLEAUX, FONSolver, PLMSSolver, PNDMSolver, PRKSolver
-from pndm_solvers.analysis import GRIDS, observed_order, random_gaussian, random_mixture
+from pndm_solvers.analysis import GRIDS, deterministic_solvers, observed_order, random_gaussian, random_mixture
 from pndm_solvers.solvers import STARTERS
 
 VE = SCHEDULES["ve"]
