@@ -66,11 +66,11 @@ class ArrayLibrary:
         """`x` held within [−bound, bound]."""
         return x.__array_namespace__().clip(x, -bound, bound)
 
-    def dynamic_threshold(self, x: Any, quantile: float, bound: float) -> Any:
-        """Each sample clipped to s = max(bound, its quantile of |x|), then scaled by bound/s."""
+    def dynamic_threshold(self, x: Any, quantile: float, bound: float, most: float) -> Any:
+        """Each sample clipped to s, its quantile of |x| held within [bound, most], then scaled by bound/s."""
         xp = x.__array_namespace__()
         flat = xp.reshape(self.wide(x), (x.shape[0], math.prod(x.shape[1:])))
-        s = xp.maximum(_quantile(xp.sort(xp.abs(flat), axis=1), quantile), xp.asarray(bound, dtype=flat.dtype))
+        s = xp.clip(_quantile(xp.sort(xp.abs(flat), axis=1), quantile), bound, most)
         return self.cast(xp.reshape(xp.minimum(xp.maximum(flat, -s), s) * (bound / s), x.shape), x.dtype)
 
     def root_mean_square(self, x: Any) -> np.ndarray:
@@ -135,10 +135,10 @@ class TorchLibrary(ArrayLibrary):
     def clip(self, x: Any, bound: float) -> Any:
         return x.clamp(-bound, bound)
 
-    def dynamic_threshold(self, x: Any, quantile: float, bound: float) -> Any:
+    def dynamic_threshold(self, x: Any, quantile: float, bound: float, most: float) -> Any:
         flat = self.wide(x).reshape(x.shape[0], math.prod(x.shape[1:]))
         # By sorting: torch's own quantile refuses more than 16 million values.
-        s = _quantile(flat.abs().sort(dim=1).values, quantile).clamp(min=bound)
+        s = _quantile(flat.abs().sort(dim=1).values, quantile).clamp(bound, most)
         return (flat.clamp(-s, s) * (bound / s)).reshape(x.shape).to(x.dtype)
 
     def root_mean_square(self, x: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from pndm_solvers.prediction import Prediction
 if TYPE_CHECKING:
     from pndm_solvers.plan import Plan
 
-__all__ = ["Model", "State", "Step", "advance", "run", "start"]
+__all__ = ["Model", "State", "Step", "advance", "check_answer", "check_state", "run", "start"]
 
 Model = Callable[[Any, Any], Any]
 
@@ -95,12 +95,26 @@ class Step:
         return Prediction(row.wanted).convert("sample", self.x, self.answer, row.alpha, row.sigma)
 
 
-def start(plan: Plan, x: Any, prediction: str | Prediction, seed: int | Sequence[int] | None, generator: Any) -> State:
-    """See `Plan.start`."""
+def check_state(x: Any) -> None:
+    """TypeError or ValueError unless `x` is a floating array `(B, …)`."""
     if not library(x).is_floating(x):
         raise TypeError(f"the state is of dtype {x.dtype}; convert it to a floating one, images to about [-1, 1]")
     if x.ndim < 1:
         raise ValueError("the state must be (B, …) with the batch first, not a scalar")
+
+
+def check_answer(x: Any, t: float, answer: Any) -> None:
+    """ValueError unless the network's `answer` at the state `x` has its shape."""
+    if getattr(answer, "shape", None) != x.shape:
+        raise ValueError(
+            f"the model answered {_describe(answer)} at t = {t:g} for a state of shape {tuple(x.shape)}; "
+            f"it must answer an array of that shape (with diffusers' networks: model(x, t).sample)"
+        )
+
+
+def start(plan: Plan, x: Any, prediction: str | Prediction, seed: int | Sequence[int] | None, generator: Any) -> State:
+    """See `Plan.start`."""
+    check_state(x)
     prediction = Prediction(prediction) if isinstance(prediction, str) else prediction
     if not isinstance(prediction, Prediction):
         raise TypeError(f"prediction is {prediction!r}; it is a name such as 'epsilon', or a Prediction")
@@ -122,11 +136,7 @@ def _combinable(state: State, answer: Any) -> Any:
     if state.done:
         raise ValueError("the run is done; its sample is state.x")
     row, x = state.plan.rows[state.row], state.x
-    if getattr(answer, "shape", None) != x.shape:
-        raise ValueError(
-            f"the model answered {_describe(answer)} at t = {row.t:g} for a state of shape {tuple(x.shape)}; "
-            f"it must answer an array of that shape (with diffusers' networks: model(x, t).sample)"
-        )
+    check_answer(x, row.t, answer)
     return state.prediction.convert(row.wanted, x, answer, row.alpha, row.sigma)
 
 

@@ -110,6 +110,11 @@ class Plan:
         return tuple(row.t for row in self.rows)
 
     @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The level of each state, from the one handed in to the sample."""
+        return (*(Level(row.t, row.alpha, row.sigma) for row in self.rows), self.end)
+
+    @cached_property
     def last_uses(self) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
         """For each row, the states and the answers that no later row needs."""
         state_use = {k: k for k in range(len(self.rows))}

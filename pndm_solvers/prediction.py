@@ -7,6 +7,7 @@ so one formula turns any prediction into ε or x̂_0. A new kind of prediction i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,16 +40,19 @@ class Prediction:
         Dynamic thresholding (Saharia et al. 2022, section 2.3): the quantile, in (0, 1], of |x̂_0|
         over each sample, to which that sample is clipped and by which it is then divided, where it
         exceeds 1. With `clip` that quotient's bound is `clip` in the place of 1.
+    threshold_max:
+        The most that this quantile counts for; at the bound itself, thresholding is clipping.
 
     Raises
     ------
     ValueError:
-        For an unknown type, a clip ≤ 0 or a threshold outside (0, 1].
+        For an unknown type, a clip ≤ 0, a threshold outside (0, 1] or a threshold_max below the bound.
     """
 
     type: str = "epsilon"
     clip: float | None = None
     threshold: float | None = None
+    threshold_max: float = math.inf
 
     def __post_init__(self) -> None:
         if self.type not in PREDICTIONS:
@@ -57,6 +61,13 @@ class Prediction:
             raise ValueError(f"clip is {self.clip:g}; it must be above 0, or None for no clipping")
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold:g}; it is a quantile in (0, 1], 0.995 say, or None")
+        if not self.threshold_max >= self.bound:
+            raise ValueError(f"threshold_max is {self.threshold_max:g}; it must be at least the bound {self.bound:g}")
+
+    @property
+    def bound(self) -> float:
+        """What |x̂_0| is held to, where it is held at all."""
+        return 1.0 if self.clip is None else self.clip
 
     def weights(self, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
         """(p, q) such that the wanted one ("epsilon" or "sample") is `p·x + q·answer` at the level (α, σ).
@@ -87,11 +98,10 @@ class Prediction:
                 return answer
             return arrays.combine([x, answer], self.weights(wanted, alpha, sigma))
         sample = arrays.combine([x, answer], self.weights("sample", alpha, sigma))
-        bound = 1.0 if self.clip is None else self.clip
         if self.threshold is not None:
-            sample = arrays.library(sample).dynamic_threshold(sample, self.threshold, bound)
+            sample = arrays.library(sample).dynamic_threshold(sample, self.threshold, self.bound, self.threshold_max)
         else:
-            sample = arrays.library(sample).clip(sample, bound)
+            sample = arrays.library(sample).clip(sample, self.bound)
         return Prediction("sample").convert(wanted, x, sample, alpha, sigma)
 
 

@@ -1,0 +1,738 @@
+"""Schedulers for diffusers' pipelines: each a solver behind diffusers' interface.
+
+    pipe.scheduler = PLMSScheduler.from_config(pipe.scheduler.config)
+
+`set_timesteps` compiles a plan, and `step` runs one row of it. What a run has behind it is kept with the
+sample that `step` returned, not in the scheduler: so any number of runs may interleave on one scheduler,
+and go on from an earlier sample again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers.utils.outputs import BaseOutput
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pndm_solvers.arrays import combine
+from pndm_solvers.base import Solver
+from pndm_solvers.execute import State, check_answer, check_state
+from pndm_solvers.grid import DEFAULT_SPACING
+from pndm_solvers.noise import NoiseSource
+from pndm_solvers.plan import Plan
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.schedule import NoiseSchedule
+from pndm_solvers.solvers import (
+    DDIMSolver,
+    DDPMSolver,
+    PLMSSolver,
+    PNDMSolver,
+    Starter,
+    forward_deviation,
+)
+
+__all__ = ["DDIMScheduler", "DDPMScheduler", "PLMSScheduler", "PNDMScheduler", "SchedulerOutput"]
+
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+@dataclass
+class SchedulerOutput(BaseOutput):
+    """What a step gives.
+
+    Attributes
+    ----------
+    prev_sample:
+        `(B, …)`, the sample for the next model call.
+    pred_original_sample:
+        `(B, …)`, the picture x̂_0 that the network sees in this step's sample, clipped where that is asked for.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+class _PlanScheduler(SchedulerMixin, ConfigMixin):
+    """diffusers' interface to a solver. A subclass says which, and what else its `step` takes."""
+
+    _compatibles = [kind.name for kind in KarrasDiffusionSchedulers]  # noqa: RUF012 — diffusers declares it so
+    # diffusers' word for the model calls of one step, by which image-to-image counts; not the method's order.
+    order = 1
+    init_noise_sigma = 1.0
+    config: Any  # type: ignore[assignment] — a dict with attributes, which diffusers declares as a plain one
+
+    def _solver(self) -> Solver:
+        """The method of a run from the first time on."""
+        raise NotImplementedError
+
+    def _continuation(self) -> Solver:
+        """The method of a run that begins further down, where each time that is left is one model call."""
+        return self._solver()
+
+    def _prepare(self) -> None:
+        """Reads the configuration and refuses what is wrong with it: the body of each `__init__`."""
+        config = self.config
+        if config.prediction_type not in get_args(PredictionType):
+            raise ValueError(
+                f"prediction_type is {config.prediction_type!r}; it is one of {', '.join(get_args(PredictionType))}"
+            )
+        self.schedule = NoiseSchedule.from_config(config)
+        clips = config.clip_sample and not config.thresholding
+        self.prediction = Prediction(
+            config.prediction_type,
+            clip=config.clip_sample_range if clips else None,
+            threshold=config.dynamic_thresholding_ratio if config.thresholding else None,
+            threshold_max=config.sample_max_value if config.thresholding else math.inf,
+        )
+        self.alphas_cumprod = torch.from_numpy(self.schedule.alpha(np.arange(len(self))) ** 2).float()
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.arange(len(self) - 1, -1, -1)
+        self._table: _Timetable | None = None
+        self._begin_index: int | None = None
+        self._forget()
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
+    # ------------------------------------------------------------------ configuration
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """The scheduler for the config of one of diffusers' or of ours; `kwargs` take precedence over it.
+
+        Options of another scheduler's method that differ from its defaults are named in a warning; they
+        stay in `config`, for the way back.
+
+        Raises
+        ------
+        TypeError:
+            For a keyword that is no option.
+        ValueError:
+            For a config whose network has no betas or another kind of times, as those of flow matching.
+        """
+        if isinstance(config, dict):
+            _check_network(config)
+        parameters = inspect.signature(cls.__init__).parameters
+        strange = {} if return_unused_kwargs else {key: kwargs[key] for key in kwargs if key not in parameters}
+        if strange:
+            raise TypeError(f"{cls.__name__} has no option {', '.join(strange)}; it has {', '.join(parameters)}")
+        if foreign := _foreign_options(config, parameters) if isinstance(config, dict) else {}:
+            named = ", ".join(f"{key}={value!r}" for key, value in foreign.items())
+            warnings.warn(f"{cls.__name__} has no such options and does without: {named}", stacklevel=2)
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def to_json_string(self) -> str:
+        """The configuration as JSON; without a spacing that is our default and that diffusers' classes lack."""
+        text = super().to_json_string()
+        spacing = self.config.timestep_spacing
+        if spacing in ("leading", "trailing", "linspace") or "timestep_spacing" not in self.config._use_default_values:
+            return text
+        return json.dumps({k: v for k, v in json.loads(text).items() if k != "timestep_spacing"}, indent=2) + "\n"
+
+    # What is kept with the caller's own tensors does not go along into a copy or a pickle.
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("_tables", "_positions")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+        if self._table is not None:
+            self._tables[self.timesteps] = self._table
+
+    def _forget(self) -> None:
+        self._tables: Any = WeakTensorKeyDictionary()  # by the times that were handed out
+        self._positions: Any = WeakTensorKeyDictionary()  # by the sample that was handed out
+
+    # ------------------------------------------------------------------ times
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+    ) -> None:
+        """Compiles the plan of a run and lays down `timesteps`, one for each model call.
+
+        Parameters
+        ----------
+        num_inference_steps:
+            Steps of the configured spacing.
+        device:
+            Where `timesteps` lies. It is not read from there again, so the host never waits for an accelerator.
+        timesteps:
+            The times at which steps begin, falling.
+        sigmas:
+            The σ/α at which steps begin, falling, and last the one at which the run ends: 0 for no noise.
+
+        Raises
+        ------
+        ValueError:
+            Unless exactly one of the three is given; for times out of order or out of range; and for one at
+            which what the network predicts does not tell the picture, as ε at zero terminal SNR.
+        """
+        given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps, "sigmas": sigmas}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            raise ValueError(f"pass exactly one of {', '.join(given)}; got {' and '.join(named) or 'none'}")
+        solver, config = self._solver(), self.config
+        end: dict[str, Any] = {"final": "clean" if config.set_alpha_to_one else "first"}
+        if num_inference_steps is not None:
+            exponential = "log_snr" if config.use_exponential_sigmas else config.timestep_spacing
+            spacing = "karras" if config.use_karras_sigmas else exponential
+            offset = config.steps_offset if spacing == "leading" else 0
+            plan = solver.plan(num_inference_steps, spacing=spacing, steps_offset=offset, **end)
+            self.num_inference_steps = num_inference_steps
+        else:
+            times = torch.as_tensor(timesteps if sigmas is None else sigmas).cpu().numpy()
+            if sigmas is not None:
+                times, end = self._times_at(times)
+            plan = solver.plan(timesteps=times, **end)
+            self.num_inference_steps = len(times)
+        for row in plan.rows:
+            self.prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what a step would refuse
+        dtype = torch.int64 if plan.integer_times else torch.float32
+        self.timesteps = torch.tensor(plan.times, dtype=torch.float64).to(device, dtype)
+        self._tables[self.timesteps] = self._table = _Timetable(solver, plan, end)
+        self._begin_index = None
+
+    def _times_at(self, sigmas: Any) -> tuple[list[float], dict[str, Any]]:
+        """The times at σ/α, and the options that end a plan at the last one."""
+        if sigmas.ndim != 1 or len(sigmas) < 2 or not (all(sigmas[:-1] > 0) and sigmas[-1] >= 0):
+            raise ValueError(f"sigmas must be two or more falling σ/α, the last of which may be 0, not {sigmas}")
+        times = [self.schedule.level_at(float(ratio)).t for ratio in sigmas if ratio]
+        return (times, {"final": "clean"}) if sigmas[-1] == 0 else (times[:-1], {"stop": times[-1]})
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of a run from the first time on. Raises ValueError before `set_timesteps`."""
+        return self._timetable().plan
+
+    def _timetable(self) -> _Timetable:
+        if self._table is None:
+            raise ValueError("there are no times yet; call set_timesteps first")
+        return self._table
+
+    @property
+    def begin_index(self) -> int | None:
+        """Which of `timesteps` the next run begins at, where `set_begin_index` said it."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Says which of `timesteps` the next run begins at; needed only where its time comes twice."""
+        self._begin_index = begin_index
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """`sample`, as it is: networks on these schedules take it so."""
+        return sample
+
+    # ------------------------------------------------------------------ levels
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """α(t)·x_0 + σ(t)·noise, of x_0's shape `(B, …)` and dtype; `timesteps` is one, or one for each sample."""
+        alpha, sigma = self._levels(timesteps, original_samples)
+        return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The velocity α(t)·noise − σ(t)·x_0, of x_0's shape `(B, …)` and dtype: Salimans and Ho (2022), section 4."""
+        alpha, sigma = self._levels(timesteps, sample)
+        return (alpha * noise - sigma * sample).to(sample.dtype)
+
+    def _levels(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        """α and σ at the times, as `(2, B, 1, …)` on like's device, float32 at least."""
+        times = torch.as_tensor(timesteps).flatten()
+        if times.device.type != "cpu" and not times.is_floating_point():
+            table = self._level_table.to(times.device, non_blocking=True)[:, times]  # so that the host need not wait
+        else:
+            t = times.double().cpu().numpy()
+            if t.size and not self.schedule.t_min <= t.min() <= t.max() <= self.schedule.t_max:
+                raise ValueError(f"timesteps must lie in 0 to {self.schedule.t_max:g}, not {timesteps}")
+            table = torch.from_numpy(np.stack([self.schedule.alpha(t), self.schedule.sigma(t)]))
+        wide = torch.float32 if like.dtype.itemsize < 4 else like.dtype
+        return table.to(like.device, wide).reshape(2, -1, *[1] * (like.ndim - 1))
+
+    @cached_property
+    def _level_table(self) -> Tensor:
+        times = np.arange(len(self))
+        return torch.from_numpy(np.stack([self.schedule.alpha(times), self.schedule.sigma(times)]))
+
+    # ------------------------------------------------------------------ steps
+
+    def _step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        return_dict: bool,
+        noise: NoiseSource | None = None,
+        solver: Solver | None = None,
+        epsilon_as_answered: bool = False,
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """One row of the plan of `solver`, or of the scheduler's own.
+
+        With `epsilon_as_answered` a clipped picture goes with the network's own ε, not with one derived anew.
+        """
+        check_state(sample)
+        at = self._position(timestep, sample, solver)
+        time = at.table.plan.times[at.entry]
+        plan, rows = at.table.plan_from(at.begin, at.solver)
+        row = rows[at.entry - at.begin]
+        output = self._epsilon_channels(model_output, sample)
+        check_answer(sample, time, output)
+        here = plan.levels[plan.times.index(time) if row is None else row]
+        x0 = self.prediction.convert("sample", sample, output, here.alpha, here.sigma)
+        clips = self.prediction.clip is not None or self.prediction.threshold is not None
+        noise = noise or NoiseSource()
+        noise.check(sample)
+        states, answers = at.states, at.answers
+        if row is None:
+            following = sample.clone()
+        elif clips and epsilon_as_answered:
+            epsilon = Prediction(self.prediction.type).convert("epsilon", sample, output, here.alpha, here.sigma)
+            following = _ddim_step(plan, row, sample, x0, epsilon, noise)
+        else:
+            # A picture that was clipped is what the network is taken to have predicted.
+            prediction, answer = (Prediction("sample"), x0) if clips else (self.prediction, output)
+            after = plan.advance(State(plan, row, {**states, row: sample}, answers, prediction, noise), answer)
+            following = after.x
+            states, answers = {i: x for i, x in after.states.items() if i != after.row}, after.answers
+        if not at.table.memoryless:
+            self._remember(following, replace(at, entry=at.entry + 1, states=states, answers=answers))
+        return SchedulerOutput(following, x0) if return_dict else (following, x0)
+
+    def _epsilon_channels(self, model_output: Tensor, sample: Tensor) -> Tensor:
+        """The answer without the channels of a learned variance, which only DDPM has a use for."""
+        learned = str(self.config.get("variance_type")).startswith("learned")
+        return model_output[:, : sample.shape[1]] if learned else model_output
+
+    def _position(self, timestep: Any, sample: Tensor, solver: Solver | None) -> _Position:
+        """Where the run stands whose sample this is, or a new run. ValueError if it is none that can be asked now."""
+        known = self._positions.get(sample)
+        table, entries = self._asked(timestep, known)
+        if not entries:
+            raise ValueError(
+                f"timestep is {float(timestep):g}, which is none of this run's: {_abridged(table.plan.times)}"
+            )
+        if table.memoryless:
+            return _Position(table, solver or table.solver, 0, entries[0])
+        at = known if known is not None and known.table is table else table.newest
+        if at is not None and at.entry in entries:
+            if at is not known and len(table.unfinished) > 1:
+                raise ValueError(
+                    f"{len(table.unfinished)} runs on this scheduler have not ended, and the sample for "
+                    f"t = {table.plan.times[at.entry]:g} is none that step returned: whose is it? Call set_timesteps "
+                    f"before each run, hand step the sample that it returned, or give each run a copy of the scheduler"
+                )
+            return at
+        beginnings = entries if at is None else {0, self._begin_index, at.begin} & set(entries)
+        if not beginnings:
+            assert at is not None  # else every entry were a beginning
+            raise ValueError(
+                f"timestep is {float(timestep):g}, but the run's next is {table.plan.times[at.entry]:g}; a new run "
+                f"begins at {table.plan.times[0]:g}, anywhere after set_timesteps, or where set_begin_index says"
+            )
+        begin = self._begin_index if self._begin_index in beginnings else min(beginnings)
+        assert begin is not None  # None is no entry
+        return _Position(table, self._continuation() if begin else table.solver, begin, begin)
+
+    def _asked(self, timestep: Any, known: _Position | None) -> tuple[_Timetable, list[int]]:
+        """The times that `timestep` is one of, and which of them."""
+        if isinstance(timestep, Tensor):
+            # A time out of `timesteps` is known by its place in memory: no value is read from an accelerator, a time
+            # that comes twice tells which it is, and a run goes on when its scheduler has been given other times.
+            place = timestep.untyped_storage().data_ptr()
+            for times, table in self._tables.items():
+                if times.untyped_storage().data_ptr() == place and times.device == timestep.device:
+                    return table, [int(timestep.storage_offset())]
+        t = float(timestep)
+        if known is not None and known.entry in known.table.entries(t):
+            return known.table, [known.entry]
+        return self._timetable(), self._timetable().entries(t)
+
+    def _remember(self, sample: Tensor, at: _Position) -> None:
+        table = at.table
+        if at.entry < len(table.plan.times):
+            table.newest = self._positions[sample] = at
+            table.unfinished.add(at.run)
+        else:
+            table.unfinished.discard(at.run)
+            if table.newest is not None and table.newest.run is at.run:
+                table.newest = None
+
+
+@dataclass
+class _Timetable:
+    """What one `set_timesteps` laid down, and how the runs on it are getting on."""
+
+    solver: Solver
+    plan: Plan
+    end: dict[str, Any]
+    # The newest of the runs that have not ended, for a sample that was changed between two steps.
+    newest: _Position | None = None
+    unfinished: set[object] = field(default_factory=set)
+    _plans: dict[tuple[int, Solver], tuple[Plan, list[int | None]]] = field(default_factory=dict)
+
+    @cached_property
+    def memoryless(self) -> bool:
+        """Whether each row needs no more than its own sample and answer."""
+        return all({i for i, _ in row.states + row.answers} <= {k} for k, row in enumerate(self.plan.rows))
+
+    def entries(self, t: float) -> list[int]:
+        """Which of the model calls are at the time `t`, as a float or a float32."""
+        return [i for i, time in enumerate(self.plan.times) if t in (time, float(np.float32(time)))]
+
+    def plan_from(self, begin: int, solver: Solver) -> tuple[Plan, list[int | None]]:
+        """The solver's plan for the times from `begin` on, and which of its rows each of them asks.
+
+        Where `begin` lies within Runge–Kutta steps, times come twice, and the second answer has no use (None).
+        """
+        if begin == 0 and solver == self.solver:
+            return self.plan, list(range(self.plan.model_calls))
+        if (begin, solver) not in self._plans:
+            times = self.plan.times[begin:]
+            # As integers where they are, so that nothing is asked between two trained times.
+            distinct = np.array(list(dict.fromkeys(times)), np.int64 if self.plan.integer_times else np.float64)
+            rows = [None if i and t == times[i - 1] else distinct.tolist().index(t) for i, t in enumerate(times)]
+            self._plans[begin, solver] = solver.plan(timesteps=distinct, **self.end), rows
+        return self._plans[begin, solver]
+
+
+@dataclass(frozen=True)
+class _Position:
+    """A run between two steps."""
+
+    table: _Timetable
+    solver: Solver
+    begin: int  # which of the table's times the run began at
+    entry: int  # which is next
+    # What later rows need, but for the newest sample, which the caller holds.
+    states: Mapping[int, Any] = field(default_factory=dict)
+    answers: Mapping[int, Any] = field(default_factory=dict)
+    run: object = field(default_factory=object)  # tells runs apart
+
+
+@dataclass(frozen=True)
+class _Given(NoiseSource):
+    """Noise that the caller drew."""
+
+    values: Any = None
+
+    def check(self, like: Any) -> None:
+        if self.values.shape != like.shape:
+            raise ValueError(f"the noise is of shape {tuple(self.values.shape)}, the sample of {tuple(like.shape)}")
+
+    def draw(self, row: int, like: Any) -> Any:
+        return self.values
+
+
+def _ddim_step(plan: Plan, row: int, sample: Tensor, x0: Tensor, epsilon: Tensor, noise: NoiseSource) -> Tensor:
+    """DDIM's eq. (12) for a picture and an ε that do not make up `sample`: two answers, where a row has one."""
+    there, deviation = plan.levels[row + 1], plan.rows[row].noise
+    parts, weights = [x0, epsilon], [there.alpha, math.sqrt(there.sigma**2 - deviation**2)]
+    if deviation:
+        parts, weights = [*parts, noise.draw(row, sample)], [*weights, deviation]
+    return combine(parts, weights, dtype=sample.dtype)
+
+
+def _abridged(times: Sequence[float]) -> str:
+    return ", ".join(f"{t:g}" for t in times) if len(times) < 9 else f"{times[0]:g}, {times[1]:g}, … {times[-1]:g}"
+
+
+def _check_network(config: Mapping[str, Any]) -> None:
+    """ValueError for a config whose network these schedulers cannot ask."""
+    written_by = str(config.get("_class_name"))
+    known = _defaults(written_by)
+    if known and "beta_start" not in known:
+        NoiseSchedule.from_config(config)  # says what it lacks
+    for key, value in {"use_flow_sigmas": True, "timestep_type": "continuous"}.items():
+        if config.get(key) == value:
+            raise ValueError(
+                f"a config with {key}={value!r} is of a network that is asked at other times than those of a table of "
+                f"betas; use the solvers on NoiseSchedule.rectified_flow() or .ve(), docs/diffusers.md shows how"
+            )
+
+
+def _defaults(scheduler: str) -> dict[str, Any]:
+    """The options of one of diffusers' schedulers, by its name."""
+    kind = getattr(diffusers, scheduler, None)
+    parameters = inspect.signature(kind.__init__).parameters if kind else {}
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
+def _foreign_options(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of another scheduler's method that say something: what they are by default says nothing."""
+    silent = {*own, *config.get("_use_default_values", ())}
+    defaults = _defaults(str(config.get("_class_name"))) | {"skip_prk_steps": True}
+    foreign = {k: v for k, v in config.items() if not k.startswith("_") and k not in silent and v is not None}
+    # Of a variance that the network learned its channels are taken off; so much is honoured.
+    return {k: v for k, v in foreign.items() if v != defaults.get(k) and not str(v).startswith("learned")}
+
+
+class PNDMScheduler(_PlanScheduler):
+    """PNDM in the place of diffusers' `PNDMScheduler`: F-PNDM, or with `skip_prk_steps` latent diffusion's PLMS.
+
+    Options as there, with its defaults; and those of `DDIMScheduler` that it lacks: clipping, thresholding,
+    sample prediction, zero terminal SNR, any spacing of `pndm_solvers.SPACINGS`, Karras' and exponential sigmas.
+
+    N steps take N + 9 model calls, or N + 1: the times of the Runge–Kutta or Heun stages are in `timesteps`. A run
+    that begins further down has one call for each time that is left, so it starts with orders 1, 2, 3.
+    Reference: Liu et al. (2022), eq. (9), (12) and (13); `pndm_solvers.PNDMSolver`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        skip_prk_steps: bool = False,
+        set_alpha_to_one: bool = False,
+        prediction_type: PredictionType = "epsilon",
+        timestep_spacing: str = "leading",
+        steps_offset: int = 0,
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        rescale_betas_zero_snr: bool = False,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+    ) -> None:
+        self._prepare()
+
+    def _solver(self) -> Solver:
+        if self.config.skip_prk_steps:
+            return PLMSSolver(self.schedule, starter="heun", weights="classical")
+        return PNDMSolver(self.schedule)
+
+    def _continuation(self) -> Solver:
+        return PLMSSolver(self.schedule, weights="classical")
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """The next sample, from the network's answer at `sample` `(B, …)` and `timestep`, the next of `timesteps`.
+
+        Raises ValueError for another time than the run's next, naming it, and for an answer of another shape.
+        """
+        return self._step(model_output, timestep, sample, return_dict)
+
+
+class PLMSScheduler(_PlanScheduler):
+    """The library's default method in diffusers' pipelines: exact linear multistep, N model calls for N steps.
+
+    `multistep_order`, `starter` and `weights` are those of `pndm_solvers.PLMSSolver`; the others as in
+    `PNDMScheduler`. The default spacing, "balanced", has times between the integers, which networks with a
+    sinusoidal embedding of time take; a config that names a spacing of its own keeps it, unless
+    `timestep_spacing="balanced"` goes with it.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        multistep_order: int = 4,
+        starter: Starter = "ramp",
+        weights: Literal["exact", "classical"] = "exact",
+        set_alpha_to_one: bool = True,
+        prediction_type: PredictionType = "epsilon",
+        timestep_spacing: str = DEFAULT_SPACING,
+        steps_offset: int = 0,
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        rescale_betas_zero_snr: bool = False,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+    ) -> None:
+        self._prepare()
+        self._solver()  # refuses now what it would refuse later
+
+    def _solver(self) -> Solver:
+        config = self.config
+        return PLMSSolver(self.schedule, config.multistep_order, config.starter, config.weights)
+
+    def _continuation(self) -> Solver:
+        return PLMSSolver(self.schedule, self.config.multistep_order, "ramp", self.config.weights)
+
+    step = PNDMScheduler.step
+
+
+class DDIMScheduler(_PlanScheduler):
+    """DDIM in the place of diffusers' `DDIMScheduler`, with its options and defaults.
+
+    A step needs no more than its own sample, so it may be taken at any of `timesteps`, in any order.
+    Reference: Song, Meng and Ermon (2021), eq. (12) and (16); `pndm_solvers.DDIMSolver`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        clip_sample: bool = True,
+        set_alpha_to_one: bool = True,
+        steps_offset: int = 0,
+        prediction_type: PredictionType = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        clip_sample_range: float = 1.0,
+        sample_max_value: float = 1.0,
+        timestep_spacing: str = "leading",
+        rescale_betas_zero_snr: bool = False,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+    ) -> None:
+        self._prepare()
+
+    def _solver(self, eta: float = 0.0) -> Solver:
+        return DDIMSolver(self.schedule, eta)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        eta: float = 0.0,
+        use_clipped_model_output: bool = False,
+        generator: Generators = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """The next sample.
+
+        Parameters
+        ----------
+        model_output, sample, timestep:
+            The network's answer at `sample`, both `(B, …)`, and at `timestep`, any of `timesteps`.
+        eta:
+            How much of ε is replaced by fresh noise, 0 to 1.
+        use_clipped_model_output:
+            Where the picture is clipped, derive ε anew from it, as all our solvers do. Without, as in diffusers,
+            the network's own ε is joined with the clipped picture.
+        generator, variance_noise:
+            What the noise is drawn from, one generator or one for each sample; or the noise itself, `(B, …)`.
+        return_dict:
+            Whether to return a `SchedulerOutput`, or its two entries.
+
+        Raises
+        ------
+        ValueError:
+            For a time that is none of `timesteps`, an answer of another shape, an eta outside [0, 1].
+        """
+        if variance_noise is not None and generator is not None:
+            raise ValueError("pass generator or variance_noise, not both")
+        noise = NoiseSource(generator=generator) if variance_noise is None else _Given(values=variance_noise)
+        solver, as_answered = self._solver(eta), not use_clipped_model_output
+        return self._step(model_output, timestep, sample, return_dict, noise, solver, as_answered)
+
+
+class DDPMScheduler(_PlanScheduler):
+    """Ancestral sampling in the place of diffusers' `DDPMScheduler`, with its options and defaults.
+
+    A step needs no more than its own sample, so it may be taken at any of `timesteps`, in any order; without
+    `set_timesteps` those are all that the network was trained for. The last step, to the picture, adds no noise.
+    The `_log` variances are the same numbers; "learned" and "learned_range" take them from the network's second half
+    of channels. Reference: Ho, Jain and Abbeel (2020), eq. (6) and (7); Nichol and Dhariwal (2021), eq. (15);
+    `pndm_solvers.DDPMSolver`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        variance_type: VarianceType = "fixed_small",
+        clip_sample: bool = True,
+        prediction_type: PredictionType = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        clip_sample_range: float = 1.0,
+        sample_max_value: float = 1.0,
+        timestep_spacing: str = "leading",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        set_alpha_to_one: bool = True,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+    ) -> None:
+        self._prepare()
+        if variance_type not in get_args(VarianceType):
+            raise ValueError(f"variance_type is {variance_type!r}; it is one of {', '.join(get_args(VarianceType))}")
+
+    def _solver(self) -> Solver:
+        return DDPMSolver(self.schedule, "fixed_large" if "large" in self.config.variance_type else "fixed_small")
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """The next sample, from the network's answer at `sample` `(B, C, …)` and `timestep`, one of `timesteps`.
+
+        With a learned variance the answer is `(B, 2C, …)`. `generator` is what the noise is drawn from, one or
+        one for each sample.
+
+        Raises ValueError for a time that is none of `timesteps`, and for an answer of another shape.
+        """
+        if self._table is None:
+            self.set_timesteps(timesteps=self.timesteps)
+        noise = NoiseSource(generator=generator)
+        if self.config.variance_type.startswith("learned"):
+            noise = self._learned_noise(model_output, timestep, sample, noise)
+        return self._step(model_output, timestep, sample, return_dict, noise)
+
+    def _learned_noise(self, model_output: Tensor, timestep: Any, sample: Tensor, noise: NoiseSource) -> NoiseSource:
+        """Noise whose deviation the network tells, in units of the row's own: Nichol and Dhariwal (2021), eq. (15)."""
+        channels = sample.shape[1]
+        if model_output.shape[1] != 2 * channels:
+            raise ValueError(
+                f"variance_type is {self.config.variance_type!r}, for which the network answers {2 * channels} "
+                f"channels, not {model_output.shape[1]}; with another network choose 'fixed_small' or 'fixed_large'"
+            )
+        at = self._position(timestep, sample, None)
+        plan = at.table.plan
+        here, there, own = plan.levels[at.entry], plan.levels[at.entry + 1], plan.rows[at.entry].noise
+        if not own:
+            return noise
+        told = model_output[:, channels:]
+        if self.config.variance_type == "learned":
+            deviation = told.sqrt() / own
+        else:  # between β̃, the row's own, and β of the step, in logarithms
+            deviation = (forward_deviation(here, there) / own) ** ((told + 1) / 2)
+        noise.check(sample)
+        return _Given(values=deviation * noise.draw(at.entry, sample))
