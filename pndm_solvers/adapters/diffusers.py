@@ -32,7 +32,7 @@ from pndm_solvers.base import Solver
 from pndm_solvers.execute import State, check_answer, check_state
 from pndm_solvers.grid import DEFAULT_SPACING
 from pndm_solvers.noise import NoiseSource
-from pndm_solvers.plan import Plan
+from pndm_solvers.plan import Plan, Row
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import NoiseSchedule
 from pndm_solvers.solvers import (
@@ -93,10 +93,10 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
                 f"prediction_type is {config.prediction_type!r}; it is one of {', '.join(get_args(PredictionType))}"
             )
         self.schedule = NoiseSchedule.from_config(config)
-        clips = config.clip_sample and not config.thresholding
+        self._clips = config.clip_sample or config.thresholding
         self.prediction = Prediction(
             config.prediction_type,
-            clip=config.clip_sample_range if clips else None,
+            clip=config.clip_sample_range if config.clip_sample and not config.thresholding else None,
             threshold=config.dynamic_thresholding_ratio if config.thresholding else None,
             threshold_max=config.sample_max_value if config.thresholding else math.inf,
         )
@@ -205,6 +205,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
                 times, end = self._times_at(times)
             plan = solver.plan(timesteps=times, **end)
             self.num_inference_steps = len(times)
+        if self._clips:
+            plan = _with_last_look(plan, self.num_inference_steps)
         for row in plan.rows:
             self.prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what a step would refuse
         dtype = torch.int64 if plan.integer_times else torch.float32
@@ -297,18 +299,17 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         check_answer(sample, time, output)
         here = plan.levels[plan.times.index(time) if row is None else row]
         x0 = self.prediction.convert("sample", sample, output, here.alpha, here.sigma)
-        clips = self.prediction.clip is not None or self.prediction.threshold is not None
         noise = noise or NoiseSource()
         noise.check(sample)
         states, answers = at.states, at.answers
         if row is None:
             following = sample.clone()
-        elif clips and epsilon_as_answered:
+        elif self._clips and epsilon_as_answered:
             epsilon = Prediction(self.prediction.type).convert("epsilon", sample, output, here.alpha, here.sigma)
             following = _ddim_step(plan, row, sample, x0, epsilon, noise)
         else:
             # A picture that was clipped is what the network is taken to have predicted.
-            prediction, answer = (Prediction("sample"), x0) if clips else (self.prediction, output)
+            prediction, answer = (Prediction("sample"), x0) if self._clips else (self.prediction, output)
             after = plan.advance(State(plan, row, {**states, row: sample}, answers, prediction, noise), answer)
             following = after.x
             states, answers = {i: x for i, x in after.states.items() if i != after.row}, after.answers
@@ -409,7 +410,8 @@ class _Timetable:
             # As integers where they are, so that nothing is asked between two trained times.
             distinct = np.array(list(dict.fromkeys(times)), np.int64 if self.plan.integer_times else np.float64)
             rows = [None if i and t == times[i - 1] else distinct.tolist().index(t) for i, t in enumerate(times)]
-            self._plans[begin, solver] = solver.plan(timesteps=distinct, **self.end), rows
+            plan = solver.plan(timesteps=distinct, **self.end)
+            self._plans[begin, solver] = _with_last_look(plan, len(distinct)), rows
         return self._plans[begin, solver]
 
 
@@ -439,6 +441,14 @@ class _Given(NoiseSource):
 
     def draw(self, row: int, like: Any) -> Any:
         return self.values
+
+
+def _with_last_look(plan: Plan, steps: int) -> Plan:
+    """A plan of `steps` calls. A step of no length, at the end's own level, does what clipping does there."""
+    if plan.model_calls == steps - 1:
+        k = plan.model_calls
+        plan = replace(plan, rows=(*plan.rows, Row(*plan.end, states=((k, 1.0),), answers=())))
+    return plan
 
 
 def _ddim_step(plan: Plan, row: int, sample: Tensor, x0: Tensor, epsilon: Tensor, noise: NoiseSource) -> Tensor:
