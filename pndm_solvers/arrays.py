@@ -47,15 +47,20 @@ class ArrayLibrary:
         """`x` in another dtype of its library."""
         return x.__array_namespace__().astype(x, dtype, copy=False)
 
+    def device(self, x: Any) -> Any:
+        """Where `x` lies; None within jax.jit, which has a device only when it runs."""
+        return getattr(x, "device", None)
+
     def times(self, x: Any, t: float, *, integer: bool) -> Any:
-        """`t` once for each sample: 1-D `(B,)`, int64 or floating (float64 for a float64 `x`, else float32)."""
+        """`t` once for each sample: 1-D `(B,)`, an integer, or floating (float64 for a float64 `x`, else float32)."""
         xp = x.__array_namespace__()
-        dtype = xp.int64 if integer else xp.float64 if x.dtype == xp.float64 else xp.float32
-        return xp.full(x.shape[:1], t, dtype=dtype, device=x.device)
+        integers = xp.__array_namespace_info__().default_dtypes()["integral"]
+        dtype = integers if integer else xp.float64 if x.dtype == xp.float64 else xp.float32
+        return xp.full(x.shape[:1], t, dtype=dtype, device=self.device(x))
 
     def from_numpy(self, values: np.ndarray, like: Any) -> Any:
         """float64 `values` as an array of `like`'s library, dtype and device."""
-        return like.__array_namespace__().asarray(values, dtype=like.dtype, device=like.device)
+        return like.__array_namespace__().asarray(values, dtype=like.dtype, device=self.device(like))
 
     def normal(self, like: Any, generator: Any) -> Any:
         """N(0, I) of `like`'s shape, dtype and device; None draws from fresh entropy."""

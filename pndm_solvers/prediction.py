@@ -74,18 +74,20 @@ class Prediction:
 
         Raises ValueError where the answer does not determine it, as ε does not determine x̂_0 at α = 0.
         """
-        undetermined = ValueError(
-            f"a network that predicts {self.type!r} does not determine {wanted!r} at α = {alpha:g}, σ = {sigma:g}; "
-            f"use a network that predicts 'v_prediction', 'sample' or 'flow', or times away from that end"
-        )
         if sigma == 0 and self.type == "score":
-            raise undetermined
+            raise self._undetermined(wanted, alpha, sigma)
         a, b = PREDICTIONS[self.type](alpha, sigma)
         determinant = alpha * b - sigma * a
         if determinant == 0:
-            raise undetermined
+            raise self._undetermined(wanted, alpha, sigma)
         return (
             (-a / determinant, alpha / determinant) if wanted == "epsilon" else (b / determinant, -sigma / determinant)
+        )
+
+    def _undetermined(self, wanted: str, alpha: float, sigma: float) -> ValueError:
+        return ValueError(
+            f"a network that predicts {self.type!r} does not determine {wanted!r} at α = {alpha:g}, σ = {sigma:g}; "
+            f"use a network that predicts 'v_prediction', 'sample' or 'flow', or times away from that end"
         )
 
     def convert(self, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:

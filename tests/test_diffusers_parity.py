@@ -4,7 +4,7 @@ Theirs are right where a step ends at the next of their own times. Where it does
 t − T//N on any grid, their formulas are still an oracle: `stepping_to` makes them go where their grid says.
 """
 
-from itertools import product
+from itertools import pairwise, product
 
 import diffusers
 import numpy as np
@@ -81,7 +81,7 @@ def run_on_its_own_grid(scheduler, x, **extra):
 
 def lands_on_its_own_times(scheduler, steps):
     times = getattr(scheduler, "_timesteps", scheduler.timesteps.numpy()[::-1])[::-1]  # PNDM's without its stages
-    return all(t - T // steps == s for t, s in zip(times, times[1:], strict=False)) and times[-1] < T // steps
+    return all(t - T // steps == s for t, s in pairwise(times)) and times[-1] < T // steps
 
 
 def assert_equal(result, expected, scheduler):

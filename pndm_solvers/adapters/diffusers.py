@@ -92,20 +92,30 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 f"prediction_type is {config.prediction_type!r}; it is one of {', '.join(get_args(PredictionType))}"
             )
+        self.prediction.weights("epsilon", 1.0, 1.0)  # raises now what is wrong with clipping
         self.schedule = NoiseSchedule.from_config(config)
-        self._clips = config.clip_sample or config.thresholding
-        self.prediction = Prediction(
-            config.prediction_type,
-            clip=config.clip_sample_range if config.clip_sample and not config.thresholding else None,
-            threshold=config.dynamic_thresholding_ratio if config.thresholding else None,
-            threshold_max=config.sample_max_value if config.thresholding else math.inf,
-        )
         self.alphas_cumprod = torch.from_numpy(self.schedule.alpha(np.arange(len(self))) ** 2).float()
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(len(self) - 1, -1, -1)
         self._table: _Timetable | None = None
         self._begin_index: int | None = None
         self._forget()
+
+    # Read when asked for, since pipelines rewrite the configuration of the scheduler they are given.
+    @property
+    def prediction(self) -> Prediction:
+        """What the network's answers mean, and how the picture is kept in range."""
+        config = self.config
+        return Prediction(
+            config.prediction_type,
+            clip=config.clip_sample_range if config.clip_sample and not config.thresholding else None,
+            threshold=config.dynamic_thresholding_ratio if config.thresholding else None,
+            threshold_max=config.sample_max_value if config.thresholding else math.inf,
+        )
+
+    @property
+    def _clips(self) -> bool:
+        return self.config.clip_sample or self.config.thresholding
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps

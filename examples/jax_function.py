@@ -1,0 +1,37 @@
+"""A JAX function as the model: the whole run, all its model calls, is one compiled and differentiable function."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from pndm_solvers import NoiseSchedule, PLMSSolver
+
+schedule = NoiseSchedule.vp()  # continuous: times from 0.001 to 1
+plan = PLMSSolver(schedule).plan(num_inference_steps=10)
+
+
+def model(x, t, mean):
+    """The exact noise in x `(B, 2)` at the time t, where the data are N(mean, 0.5²)."""
+    log_alpha = -4.975 * t**2 - 0.05 * t  # as in this schedule
+    alpha, variance = jnp.exp(log_alpha), -jnp.expm1(2 * log_alpha)
+    return jnp.sqrt(variance) * (x - alpha * mean) / (0.25 * alpha**2 + variance)
+
+
+@jax.jit
+def generate(x, mean):
+    # The loop of `plan.run(model, x)`, which may be written out: a state is a value, the plan's numbers are floats.
+    state = plan.start(x)
+    while not state.done:
+        state = plan.advance(state, model(state.x, plan.times[state.row], mean))
+    return state.x
+
+
+noise = jax.random.normal(jax.random.key(0), (10000, 2))
+mean = jnp.array([2.0, -1.0])
+samples = generate(noise, mean)
+print(f"{plan.model_calls} model calls: samples of mean {samples.mean(axis=0)} and deviation {samples.std(axis=0)}")
+
+# Gradients go through the run: move the mean of the data, and the mean of the samples moves with it.
+slope = jax.jacobian(lambda mean: generate(noise, mean).mean(axis=0))(mean)
+print(f"d(mean of the samples) / d(mean of the data):\n{slope}")

@@ -1,0 +1,146 @@
+"""Samplers with k-diffusion's signature: for ComfyUI, for A1111's web UI, and for loops in their style.
+
+There a `model(x, sigma)` answers the denoised picture D at x = x_0 + σ·ε, and a sampler solves dx/dσ = (x − D)/σ:
+Karras et al. (2022), eq. (1) and (3) with σ(t) = t. That is the library's variance-exploding schedule, whose
+time is σ. Flow models fit as they are: in ComfyUI theirs answer D at x = (1 − σ)·x_0 + σ·ε, where (x − D)/σ is
+ε − x_0, which is dx/dσ again. So a sampler is the same method there, of the same order.
+
+How to put them into the tables of ComfyUI and A1111: docs/k-diffusion.md.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from tqdm.auto import tqdm
+
+from pndm_solvers.base import Solver
+from pndm_solvers.schedule import NoiseSchedule
+from pndm_solvers.solvers import DDIMSolver, PLMSSolver, PNDMSolver
+
+__all__ = ["SAMPLERS", "sample_ddim", "sample_plms", "sample_plms_classical", "sample_pndm"]
+
+# A sampler is told the sigmas of a run, never which ones the network was trained for.
+EVERY_SIGMA = NoiseSchedule.ve(sys.float_info.min, sys.float_info.max)
+
+ARGUMENTS = """
+
+    The arguments and the result are the same for every sampler.
+
+    Parameters
+    ----------
+    model:
+        `model(x, sigma, **extra_args)`, with x `(B, …)` and sigma `(B,)` in the dtype and on the device of the
+        argument `x`; it answers the denoised picture, of x's shape.
+    x:
+        `(B, …)`, floating: the state at `sigmas[0]`. The result has its shape, dtype and device. No gradients are kept.
+    sigmas:
+        1-D: noise levels that fall, mostly to 0, or rise from above 0, from a picture to its noise. Equal neighbours
+        count as one. Read from their device once, before the first call. Where no step is left, `x` comes back.
+    extra_args:
+        Handed to each call of the model.
+    callback:
+        Called once a step, after its first model call, with a dict: "i", the step's place in `sigmas`; "x", the
+        state there; "sigma" and "sigma_hat", both `sigmas[i]`; and "denoised", what the model answered.
+    disable:
+        Of the progress bar, as in tqdm: None shows it on a terminal alone.
+
+    Raises
+    ------
+    TypeError:
+        For an `x` that is no floating array.
+    ValueError:
+        For sigmas of another shape or order, or an answer of another shape.
+    """
+
+
+class Sampler(Protocol):
+    """What every function of `SAMPLERS` is called with."""
+
+    def __call__(
+        self,
+        model: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        sigmas: torch.Tensor,
+        extra_args: Mapping[str, Any] | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
+        disable: bool | None = None,
+    ) -> torch.Tensor: ...
+
+
+def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
+    # Functions, with a name and a signature of their own: the programs that take them look at both.
+    @torch.no_grad()
+    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        levels = _checked(sigmas)
+        numbers = [i for i, (here, there) in enumerate(pairwise(levels)) if here != there]
+        if not numbers:
+            return x
+        plan = solver.plan(timesteps=[levels[i] for i in numbers], stop=levels[-1])
+        state, steps, within_step = plan.start(x, prediction="sample"), iter(numbers), False
+        with tqdm(total=len(numbers), disable=disable) as bar:
+            for row in plan.rows:
+                # In x's dtype, since a model may scale x by it on the way to weights of that dtype.
+                denoised = model(state.x, state.t.to(x.dtype), **(extra_args or {}))
+                if not within_step:
+                    i = next(steps)
+                    if callback is not None:
+                        at = {"i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i]}
+                        callback({**at, "x": state.x, "denoised": denoised})
+                state, within_step = plan.advance(state, denoised), row.stage
+                bar.update(not within_step)
+        return state.x
+
+    sample.__name__ = sample.__qualname__ = f"sample_{name}"
+    sample.__doc__ = summary + ARGUMENTS
+    return sample
+
+
+def _checked(sigmas: torch.Tensor) -> list[float]:
+    if sigmas.ndim != 1:
+        raise ValueError(f"sigmas must be 1-D, not of shape {tuple(sigmas.shape)}")
+    levels = sigmas.tolist()
+    for i, sigma in enumerate(levels):
+        if not 0 <= sigma < math.inf:
+            raise ValueError(f"sigmas must be finite and not negative; sigmas[{i}] is {sigma:g}")
+    steps = [there - here for here, there in pairwise(levels)]
+    if min(steps, default=0) < 0 < max(steps, default=0):
+        raise ValueError(f"sigmas must fall all the way or rise all the way, not {levels}; sample each part on its own")
+    if steps and levels[0] == 0 < levels[-1]:
+        raise ValueError("sigmas rise from 0, where no model can be asked; begin them above it, at 0.0001 say")
+    return levels
+
+
+sample_plms = _sampler(
+    "plms",
+    PLMSSolver(EVERY_SIGMA),
+    "PLMS with exact weights, the library's default: N model calls for N steps. See `PLMSSolver`.",
+)
+sample_plms_classical = _sampler(
+    "plms_classical",
+    PLMSSolver(EVERY_SIGMA, weights="classical", starter="heun"),
+    "Latent diffusion's PLMS: classical weights, after a step of improved Euler; N + 1 model calls. See `PLMSSolver`.",
+)
+sample_pndm = _sampler(
+    "pndm",
+    PNDMSolver(EVERY_SIGMA),
+    "F-PNDM, its stages halfway in σ: N + 9 model calls for N steps, from N = 4. See `PNDMSolver`.",
+)
+sample_ddim = _sampler(
+    "ddim",
+    DDIMSolver(EVERY_SIGMA),
+    "DDIM with η = 0, which k-diffusion calls Euler: N model calls for N steps. See `DDIMSolver`.",
+)
+
+# By the name that a table of samplers knows them by.
+SAMPLERS: dict[str, Sampler] = {
+    "plms": sample_plms,
+    "plms_classical": sample_plms_classical,
+    "pndm": sample_pndm,
+    "ddim": sample_ddim,
+}

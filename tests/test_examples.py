@@ -1,0 +1,72 @@
+"""Every script of `examples/` runs, and what it prints and draws is so."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SHARED = {"tiny_stable_diffusion"}  # what the scripts import
+
+
+def own_network(printed):
+    ddim, plms = map(float, re.findall(r": (\S+) off the ring", printed))
+    assert plms < ddim
+    assert plms < 0.1
+    assert Image.open("ring.png").size == (800, 400)
+
+
+def errors_by_calls(printed):
+    """Of DDIM and PLMS: PLMS is nearer at each number of calls, and both come nearer with more."""
+    calls, ddim, plms = zip(*(map(float, line.split()) for line in printed.splitlines()[1:]), strict=True)
+    assert len(calls) >= 3
+    assert list(calls) == sorted(calls)
+    assert all(0 < near < far for near, far in zip(plms, ddim, strict=True))
+    for errors in (ddim, plms):
+        assert list(errors) == sorted(errors, reverse=True)
+
+
+def stable_diffusion(printed):
+    assert printed == "20 calls of the UNet, a picture of 16×16\n"
+    assert Image.open("lighthouse.png").size == (16, 16)
+
+
+def image_to_image(printed):
+    rows = re.findall(r"strength (\S+): (\d+) calls, from t = (\d+)", printed)
+    assert [(float(strength), int(calls), int(t)) for strength, calls, t in rows] == [
+        (0.2, 4, 199),
+        (0.5, 10, 499),
+        (1.0, 20, 999),
+    ]
+    assert {Image.open(f"lighthouse-{strength}.png").size for strength, *_ in rows} == {(16, 16)}
+
+
+def jax_function(printed):
+    calls, *numbers = map(float, re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", printed))
+    assert calls == 10
+    assert numbers == pytest.approx([2, -1, 0.5, 0.5, 1, 0, 0, 1], abs=0.02)
+
+
+CHECKS = {
+    "own_network": own_network,
+    "diffusers_unet": errors_by_calls,
+    "stable_diffusion": stable_diffusion,
+    "image_to_image": image_to_image,
+    "jax_function": jax_function,
+    "numpy_function": errors_by_calls,
+}
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in EXAMPLES.glob("*.py")} - SHARED))
+def test_an_example(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)  # as `python examples/….py` has it
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    CHECKS[name](capsys.readouterr().out)
+
+
+def test_the_readme_lists_every_example():
+    listed = re.findall(r"\((\w+)\.py\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(CHECKS)

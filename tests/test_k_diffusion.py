@@ -1,0 +1,376 @@
+"""Samplers with k-diffusion's signature: its contract, its Euler, and the library's own solvers."""
+
+import inspect
+import pickle
+import re
+import sys
+from collections import namedtuple
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEDULES
+from diffusers import EulerDiscreteScheduler
+
+from pndm_solvers import DDIMSolver, Level, NoiseSchedule, PLMSSolver, PNDMSolver
+from pndm_solvers.adapters.k_diffusion import SAMPLERS, sample_ddim, sample_pndm
+from pndm_solvers.analysis import random_mixture
+
+LINEAR = SCHEDULES["linear"]
+NOISE = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+SOLVERS = {
+    "plms": PLMSSolver(LINEAR),
+    "plms_classical": PLMSSolver(LINEAR, weights="classical", starter="heun"),
+    "pndm": PNDMSolver(LINEAR),
+    "ddim": DDIMSolver(LINEAR),
+}
+EVERY = pytest.mark.parametrize("sample", SAMPLERS.values(), ids=SAMPLERS)
+
+
+def falling(steps, first=14.6, last=0.03, zero=True):
+    """Sigmas in the manner of Karras et al. (2022), eq. (5)."""
+    sigmas = torch.linspace(first ** (1 / 7), last ** (1 / 7), steps + (not zero), dtype=torch.float64) ** 7
+    return torch.cat([sigmas, sigmas.new_zeros(1)]) if zero else sigmas
+
+
+GRIDS = {
+    "to zero": falling(9),
+    "one step": falling(1),
+    "two steps": falling(2),
+    "not to zero": falling(9, zero=False),
+    "cut": falling(20)[-6:],
+    "repeated": falling(6).repeat_interleave(2),
+    "rising": falling(9, last=1e-4, zero=False).flip(0),
+    "zero terminal SNR": torch.cat([torch.tensor([4518.0], dtype=torch.float64), falling(9)]),
+}
+
+
+class Model:
+    """Not linear, and it keeps what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, x, sigma, shift=0.1):
+        self.asked.append((x, sigma))
+        sigma = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        return torch.sin(x / (1 + sigma**2).sqrt() + shift)
+
+
+# ------------------------------------------------------------- against others
+
+
+@pytest.mark.parametrize("name", ["to zero", "one step", "not to zero", "cut", "rising", "zero terminal SNR"])
+def test_ddim_is_the_formula_of_k_diffusions_euler(name):
+    sigmas, model = GRIDS[name], Model()
+    expected = start = NOISE * sigmas[0]
+    for here, there in pairwise(sigmas):
+        expected = expected + (expected - model(expected, here.expand(3))) / here * (there - here)
+    torch.testing.assert_close(sample_ddim(model, start, sigmas, disable=True), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_ddim_is_the_euler_of_diffusers_in_float32(steps):
+    scheduler, model = EulerDiscreteScheduler(prediction_type="sample", timestep_spacing="linspace"), Model()
+    scheduler.set_timesteps(steps)
+    expected = start = NOISE.float() * scheduler.sigmas[0]
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+        scheduler.scale_model_input(expected, t)  # they insist
+        expected = scheduler.step(model(expected, sigma.expand(3)), t, expected).prev_sample
+    result = sample_ddim(model, start, scheduler.sigmas, disable=True)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+# F-PNDM is not among them: halfway in σ is another place than halfway in t.
+@pytest.mark.parametrize("name", ["ddim", "plms", "plms_classical"])
+@pytest.mark.parametrize("options", [{}, {"stop": 20.0}, {"start": 500.0}, {"start": 30.0, "stop": 900.0}], ids=str)
+def test_the_same_as_the_solver_on_a_variance_preserving_schedule(name, options):
+    """x/α and σ/α of one are x and σ of the other, and the steps know nothing else."""
+    plan = SOLVERS[name].plan(11, **options)
+    times = [row.t for row in plan.rows if row.t]
+    network = Model()
+    expected = plan.run(network, NOISE)
+
+    levels = [LINEAR.level(t) for t in dict.fromkeys(times)] + [plan.end]
+    time_of = {level.ratio: level.t for level in levels}
+
+    def denoiser(x, sigma):
+        level = LINEAR.level(time_of[float(sigma[0])])
+        return x - level.ratio * network(level.alpha * x, torch.full((3,), level.t, dtype=torch.float64))
+
+    sigmas = torch.tensor([level.ratio for level in levels], dtype=torch.float64)
+    result = SAMPLERS[name](denoiser, NOISE / levels[0].alpha, sigmas, disable=True)
+    torch.testing.assert_close(plan.end.alpha * result, expected, rtol=1e-9, atol=1e-9)
+
+
+# ------------------------------------------------------------- the mathematics
+
+
+@EVERY
+@pytest.mark.parametrize("sigmas", GRIDS.values(), ids=GRIDS)
+def test_a_model_that_knows_one_picture_is_solved_exactly(sample, sigmas):
+    picture = torch.linspace(-1, 1, 4, dtype=torch.float64).expand(3, 2, 4)
+    result = sample(lambda x, sigma: picture, picture + sigmas[0] * NOISE, sigmas, disable=True)
+    # Rounding grows with σ on the way up, and with the first step from 4518.
+    torch.testing.assert_close(result, picture + sigmas[-1] * NOISE, rtol=0, atol=1e-9)
+
+
+MEAN, DEVIATION = 0.4, 0.3
+SIGNAL = {"denoiser": torch.ones_like, "flow model": lambda sigma: 1 - sigma}  # α of x = α·x_0 + σ·ε
+
+
+def gaussian_error(sample, alpha, first, last, steps):
+    """Of one run against the exact flow of Gaussian data, on a grid that is graded smoothly."""
+    sigmas = torch.linspace(first**0.5, last**0.5, steps + 1, dtype=torch.float64) ** 2
+
+    def variance(sigma):
+        return alpha(sigma) ** 2 * DEVIATION**2 + sigma**2
+
+    def model(x, sigma):
+        sigma = sigma[:, None]
+        return MEAN + alpha(sigma) * DEVIATION**2 / variance(sigma) * (x - alpha(sigma) * MEAN)
+
+    start, end = ((alpha(s) * MEAN, variance(s) ** 0.5) for s in (sigmas[0], sigmas[-1]))
+    z = torch.linspace(-2, 2, 8, dtype=torch.float64)[:, None]
+    result = sample(model, start[0] + start[1] * z, sigmas, disable=True)
+    return (result - (end[0] + end[1] * z)).abs().max()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("alpha", SIGNAL.values(), ids=SIGNAL)
+@pytest.mark.parametrize(("first", "last"), [(1.0, 0.02), (0.02, 1.0)], ids=["falling", "rising"])
+def test_observed_order(name, alpha, first, last):
+    coarse, fine = (gaussian_error(SAMPLERS[name], alpha, first, last, steps) for steps in (320, 640))
+    assert float(torch.log2(coarse / fine)) == pytest.approx(SOLVERS[name].convergence_order, abs=0.15)
+
+
+def mixture_errors(sigmas):
+    """Of each sampler against the exact flow of a mixture."""
+    mixture, z = random_mixture(4), NOISE.flatten(1)[:, :4] * sigmas[0]
+    here, there = Level(float(sigmas[0]), 1.0, float(sigmas[0])), Level(1e-3, 1.0, 1e-3)
+    exact = torch.from_numpy(mixture.flow(z.numpy(), here, there))
+
+    def model(x, sigma):
+        return torch.from_numpy(mixture.posterior(x.numpy(), 1.0, float(sigma[0]))[0])
+
+    return {name: (sample(model, z, sigmas, disable=True) - exact).abs().max() for name, sample in SAMPLERS.items()}
+
+
+def test_which_sampler_does_well_on_which_grid():
+    errors = mixture_errors(falling(20))
+    assert errors["plms"] < 0.1 * errors["ddim"]
+    even = [NoiseSchedule.scaled_linear().level(t).ratio for t in np.linspace(999, 0, 20)]
+    errors = mixture_errors(torch.tensor([*even, 0.0], dtype=torch.float64))
+    assert errors["plms_classical"] < errors["plms"] < errors["ddim"]
+    errors = mixture_errors(GRIDS["zero terminal SNR"])
+    assert errors["plms"] < errors["ddim"] < 1 < min(errors["plms_classical"], errors["pndm"])
+
+
+def test_a_run_in_two_parts_is_one_run():
+    sigmas, model = falling(8), Model()
+    middle = sample_ddim(model, NOISE * sigmas[0], sigmas[:4], disable=True)
+    whole = sample_ddim(model, NOISE * sigmas[0], sigmas, disable=True)
+    assert torch.equal(sample_ddim(model, middle, sigmas[3:], disable=True), whole)
+
+
+# ----------------------------------------------------------------- the contract
+
+
+@EVERY
+def test_the_signature(sample):
+    parameters = inspect.signature(sample).parameters
+    assert list(parameters) == ["model", "x", "sigmas", "extra_args", "callback", "disable"]
+    assert [p.default for p in parameters.values()][3:] == [None] * 3
+    assert inspect.isfunction(sample)
+    assert SAMPLERS[sample.__name__.removeprefix("sample_")] is sample
+    assert pickle.loads(pickle.dumps(sample)) is sample
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    {
+        "plms": [1, 2, 3, 4, 10],
+        "ddim": [1, 2, 3, 4, 10],
+        "plms_classical": [1, 3, 4, 5, 11],
+        "pndm": [1, 5, 9, 13, 19],
+    }.items(),
+)
+def test_the_number_of_model_calls(name, calls):
+    for steps, expected in zip([1, 2, 3, 4, 10], calls, strict=True):
+        model = Model()
+        SAMPLERS[name](model, NOISE, falling(steps), disable=True)
+        assert len(model.asked) == expected
+
+
+@EVERY
+@pytest.mark.parametrize("name", ["to zero", "not to zero", "one step", "rising"])
+def test_the_callback_is_told_each_step_once(sample, name):
+    model, sigmas, told = Model(), GRIDS[name], []
+    start = NOISE * sigmas[0]
+    sample(model, start, sigmas, {"shift": 0.2}, told.append, disable=True)
+    assert [step["i"] for step in told] == list(range(len(sigmas) - 1))
+    assert told[0]["x"] is start
+    for step in told:
+        assert step.keys() == {"x", "i", "sigma", "sigma_hat", "denoised"}
+        assert step["sigma"] == step["sigma_hat"] == sigmas[step["i"]]
+        assert torch.equal(step["denoised"], model(step["x"], step["sigma"].expand(3), shift=0.2))
+
+
+def test_the_callback_sees_points_of_the_solution_not_stages():
+    """Along the flow of one picture each point is picture + σ·noise."""
+    told, sigmas = [], falling(8)
+    sample_pndm(lambda x, sigma: torch.zeros_like(x), NOISE * sigmas[0], sigmas, callback=told.append, disable=True)
+    for step in told:
+        torch.testing.assert_close(step["x"], NOISE * step["sigma"], rtol=1e-12, atol=1e-12)
+
+
+@EVERY
+def test_equal_neighbours_cost_nothing(sample):
+    sigmas, model, told = GRIDS["repeated"], Model(), []
+    once, alone = sigmas.unique_consecutive(), Model()
+    result = sample(model, NOISE, sigmas, callback=told.append, disable=True)
+    assert torch.equal(result, sample(alone, NOISE, once, disable=True))
+    assert len(model.asked) == len(alone.asked)
+    assert [step["i"] for step in told] == [1, 3, 5, 7, 9, 11]
+
+
+@EVERY
+@pytest.mark.parametrize("sigmas", [[], [14.6], [3.0, 3.0, 3.0]], ids=str)
+def test_without_a_step_x_comes_back(sample, sigmas):
+    assert sample(None, NOISE, torch.tensor(sigmas)) is NOISE
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_in_every_floating_dtype(sample, dtype):
+    sigmas, model = falling(12).float(), Model()
+    exact = sample(Model(), NOISE * sigmas[0], sigmas, disable=True)
+    result = sample(model, (NOISE * sigmas[0]).to(dtype), sigmas, disable=True)
+    assert result.dtype == dtype
+    assert all(x.dtype == sigma.dtype == dtype and sigma.shape == (3,) for x, sigma in model.asked)
+    torch.testing.assert_close(result.double(), exact, rtol=0, atol=16 * torch.finfo(dtype).eps + 1e-6)
+
+
+class Watched(torch.Tensor):
+    """Sigmas that tell what is done to them."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        WATCHED.append(function.__name__)
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+WATCHED = []
+
+
+@EVERY
+def test_the_sigmas_are_read_once_and_nothing_else_ever(sample):
+    """A state on the meta device has no values that could be read."""
+    sigmas = falling(6).as_subclass(Watched)
+    WATCHED.clear()
+
+    def model(x, sigma):
+        assert WATCHED.count("tolist") == 1
+        return x / 2
+
+    result = sample(model, torch.empty(2, 3, device="meta"), sigmas, callback=lambda step: None, disable=True)
+    assert result.shape == (2, 3)
+    assert set(WATCHED) <= {"tolist", "__getitem__", "__get__"}  # the last two hand out views and attributes
+
+
+@EVERY
+def test_no_gradients_are_kept(sample):
+    assert not sample(Model(), NOISE.clone().requires_grad_(), falling(3), disable=True).requires_grad
+
+
+@EVERY
+def test_the_progress_bar_counts_steps(sample, capsys):
+    sample(Model(), NOISE, falling(5), disable=True)
+    assert capsys.readouterr().err == ""
+    sample(Model(), NOISE, falling(5), disable=False)
+    assert "5/5" in capsys.readouterr().err
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("sigmas", "message"),
+    [
+        ([[1.0, 0.0]], r"1-D, not of shape \(1, 2\)"),
+        (2.0, r"1-D, not of shape \(\)"),
+        ([float("inf"), 1.0], r"sigmas\[0\] is inf"),
+        ([1.0, float("nan")], r"sigmas\[1\] is nan"),
+        ([1.0, -1.0], r"sigmas\[1\] is -1"),
+        ([5.0, 1.0, 3.0, 0.0], "all the way"),
+        ([5.0, 1.0, 5.0], "all the way"),
+        ([0.0, 1.0, 5.0], "rise from 0"),
+    ],
+)
+def test_what_no_run_can_be_made_of_is_refused(sample, sigmas, message):
+    with pytest.raises(ValueError, match=message):
+        sample(Model(), NOISE, torch.tensor(sigmas))
+
+
+def test_an_answer_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match="must answer an array of that shape"):
+        sample_ddim(lambda x, sigma: x[:, :1], NOISE, falling(3), disable=True)
+
+
+# --------------------------------------------------------------------- its page
+
+
+def program(monkeypatch, **modules):
+    """Stands for a program that is not installed here: modules with the tables that its own code reads."""
+    for name, contents in modules.items():
+        name = name.replace("__", ".")
+        module = ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
+    return sys.modules
+
+
+def code_of_the_page(heading):
+    page = (Path(__file__).parents[1] / "docs" / "k-diffusion.md").read_text(encoding="utf-8")
+    return re.search(rf"## {heading}\n.*?```python\n(.*?)```", page, re.DOTALL)[1]
+
+
+def test_the_loop_of_the_page_runs():
+    torch.manual_seed(0)
+    exec(code_of_the_page("A loop of your own"), {})
+
+
+def test_comfyui_finds_what_the_page_registers(monkeypatch):
+    names = ["euler", "ddim"]
+    KSampler = type("KSampler", (), {"SAMPLERS": names})  # noqa: N806
+    contents = {"comfy": {}, "comfy__k_diffusion": {}, "comfy__k_diffusion__sampling": {}}
+    modules = program(monkeypatch, **contents, comfy__samplers={"KSampler": KSampler, "SAMPLER_NAMES": names})
+    for _ in range(2):  # a program may load it twice
+        exec(code_of_the_page("ComfyUI"), {})
+    assert names == ["euler", "ddim", "plms", "plms_classical", "pndm"]
+    for name in names[2:]:
+        assert getattr(modules["comfy.k_diffusion.sampling"], f"sample_{name}") is SAMPLERS[name]
+
+
+def test_a1111_finds_what_the_page_registers(monkeypatch):
+    Data = namedtuple("SamplerData", ["name", "constructor", "aliases", "options"])
+    euler, shown = Data("Euler", None, [], {}), []
+    tables = {"all_samplers": [euler], "all_samplers_map": {"Euler": euler}}
+    modules = program(
+        monkeypatch,
+        modules={},
+        modules__sd_samplers={**tables, "set_samplers": lambda: shown.append(len(tables["all_samplers"]))},
+        modules__sd_samplers_common={"SamplerData": Data},
+        modules__sd_samplers_kdiffusion={"KDiffusionSampler": lambda function, model, options=None: (function, model)},
+    )
+    for _ in range(2):
+        exec(code_of_the_page("A1111"), {})
+    assert shown == [5, 5]
+    for sampler in tables["all_samplers"][1:]:
+        assert modules["modules.sd_samplers"].all_samplers_map[sampler.name] is sampler
+        function, model = sampler.constructor("model")
+        assert (SAMPLERS[sampler.name.removesuffix(" (pndm_solvers)")], "model") == (function, model)
