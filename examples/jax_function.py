@@ -12,7 +12,7 @@ plan = PLMSSolver(schedule).plan(num_inference_steps=10)
 
 
 def model(x, t, mean):
-    """The exact noise in x `(B, 2)` at the time t, where the data are N(mean, 0.5²)."""
+    """The exact noise in x `(B, 2)` at the times t `(B, 1)`, where the data are N(mean, 0.5²)."""
     log_alpha = -4.975 * t**2 - 0.05 * t  # as in this schedule
     alpha, variance = jnp.exp(log_alpha), -jnp.expm1(2 * log_alpha)
     return jnp.sqrt(variance) * (x - alpha * mean) / (0.25 * alpha**2 + variance)
@@ -20,11 +20,7 @@ def model(x, t, mean):
 
 @jax.jit
 def generate(x, mean):
-    # The loop of `plan.run(model, x)`, which may be written out: a state is a value, the plan's numbers are floats.
-    state = plan.start(x)
-    while not state.done:
-        state = plan.advance(state, model(state.x, plan.times[state.row], mean))
-    return state.x
+    return plan.run(lambda x, t: model(x, t[:, None], mean), x)
 
 
 noise = jax.random.normal(jax.random.key(0), (10000, 2))
