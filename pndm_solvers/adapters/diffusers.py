@@ -92,9 +92,16 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(
                 f"prediction_type is {config.prediction_type!r}; it is one of {', '.join(get_args(PredictionType))}"
             )
-        self.prediction.weights("epsilon", 1.0, 1.0)  # raises now what is wrong with clipping
+        if config.thresholding and not config.sample_max_value >= 1:
+            raise ValueError(
+                f"sample_max_value is {config.sample_max_value!r}; it must be at least 1, where to threshold is to clip"
+            )
+        self.prediction.weights("epsilon", 1.0, 1.0)  # raises now what else is wrong with clipping
         self.schedule = NoiseSchedule.from_config(config)
-        self.alphas_cumprod = torch.from_numpy(self.schedule.alpha(np.arange(len(self))) ** 2).float()
+        alphas_cumprod = self.schedule.alpha(np.arange(len(self))) ** 2
+        # For pipelines that read them; the solvers go by the schedule.
+        self.alphas_cumprod = torch.from_numpy(alphas_cumprod).float()
+        self.betas = torch.from_numpy(1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])).float()
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(len(self) - 1, -1, -1)
         self._table: _Timetable | None = None
@@ -118,7 +125,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         return self.config.clip_sample or self.config.thresholding
 
     def __len__(self) -> int:
-        return self.config.num_train_timesteps
+        assert self.schedule.num_train_timesteps is not None  # a config makes a table
+        return self.schedule.num_train_timesteps
 
     # ------------------------------------------------------------------ configuration
 
@@ -556,6 +564,19 @@ class PNDMScheduler(_PlanScheduler):
         """
         return self._step(model_output, timestep, sample, return_dict)
 
+    # diffusers' names for the two parts of a run, of which `step` knows by itself which one it is in.
+    step_prk = step_plms = step
+
+    @property
+    def prk_timesteps(self) -> Tensor:
+        """Those of `timesteps` that the Runge–Kutta steps ask at: none with `skip_prk_steps`."""
+        return self.timesteps[: 0 if self.config.skip_prk_steps else 12]
+
+    @property
+    def plms_timesteps(self) -> Tensor:
+        """Those of `timesteps` that the multistep method asks at."""
+        return self.timesteps[len(self.prk_timesteps) :]
+
 
 class PLMSScheduler(_PlanScheduler):
     """The library's default method in diffusers' pipelines: exact linear multistep, N model calls for N steps.
@@ -735,6 +756,13 @@ class DDPMScheduler(_PlanScheduler):
         if self.config.variance_type.startswith("learned"):
             noise = self._learned_noise(model_output, timestep, sample, noise)
         return self._step(model_output, timestep, sample, return_dict, noise)
+
+    def previous_timestep(self, timestep: Any) -> int | Tensor:
+        """Where the step from `timestep` ends: the next of `timesteps`, or −1 after the last."""
+        at = (self.timesteps == timestep).nonzero()[:, 0]
+        if not len(at):
+            raise ValueError(f"timestep is {float(timestep):g}, which is none of {_abridged(self.timesteps.tolist())}")
+        return self.timesteps[at[0] + 1] if at[0] + 1 < len(self.timesteps) else torch.tensor(-1)
 
     def _learned_noise(self, model_output: Tensor, timestep: Any, sample: Tensor, noise: NoiseSource) -> NoiseSource:
         """Noise whose deviation the network tells, in units of the row's own: Nichol and Dhariwal (2021), eq. (15)."""
