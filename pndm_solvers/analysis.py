@@ -191,7 +191,7 @@ def observed_order(
     errors = []
     for count in steps:
         *visited, stop = grid(first, last, count)
-        result = solver.plan(timesteps=visited, stop=stop).run(model, x)
+        result = solver.plan(timesteps=visited, stop=stop).run(model, x, check_finite=None)
         errors.append(float(np.sqrt(np.mean((result - exact) ** 2))))
     observed = -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
     assert solver.convergence_order is not None
@@ -366,5 +366,7 @@ def _errors(problem: Problem, solver: Solver, spacing: str | Spacing, budget: in
             plan = solver.plan(max_model_calls=budget, spacing=spacing, final=final)
         except ValueError:
             return np.array([math.inf])
-        errors = problem.errors(plan.run(problem.model, problem.x, prediction=problem.prediction), final)
+        errors = problem.errors(
+            plan.run(problem.model, problem.x, prediction=problem.prediction, check_finite=None), final
+        )
     return np.where(np.isfinite(errors), errors, math.inf)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LIBRARIES", "ArrayLibrary", "TorchLibrary", "combine", "library"]
+__all__ = ["LIBRARIES", "ArrayLibrary", "TorchLibrary", "combine", "is_array", "library"]
 
 
 class ArrayLibrary:
@@ -23,6 +23,14 @@ class ArrayLibrary:
     def is_floating(self, x: Any) -> bool:
         """Whether `x` holds real floating-point numbers."""
         return bool(x.__array_namespace__().isdtype(x.dtype, "real floating"))
+
+    def is_finite(self, x: Any) -> bool:
+        """Whether every number of `x` is finite; True within jax.jit, where there are no numbers yet."""
+        xp = x.__array_namespace__()
+        try:
+            return bool(xp.all(xp.isfinite(x)))
+        except TypeError:  # JAX's, for a value that is only known when the compiled function runs
+            return True
 
     def check_generator(self, generator: Any) -> None:
         """TypeError unless `normal` can draw from `generator`."""
@@ -94,6 +102,12 @@ class TorchLibrary(ArrayLibrary):
 
     def is_floating(self, x: Any) -> bool:
         return x.is_floating_point()
+
+    def is_finite(self, x: Any) -> bool:
+        import torch
+
+        # While torch.compile traces, and on a device without numbers, there is none to look at.
+        return torch.compiler.is_compiling() or x.is_meta or bool(torch.isfinite(x).all())
 
     def check_generator(self, generator: Any) -> None:
         import torch
@@ -170,19 +184,25 @@ _STANDARD = ArrayLibrary()
 
 
 @cache
-def _library_of(kind: type) -> ArrayLibrary:
+def _library_of(kind: type) -> ArrayLibrary | None:
     for base in kind.__mro__:
         found = LIBRARIES.get(base.__module__.partition(".")[0])
         if found is not None:
             return found
-    if hasattr(kind, "__array_namespace__"):
-        return _STANDARD
-    raise TypeError(f"a state must be an array of NumPy, torch, JAX or CuPy, not a {kind.__name__}")
+    return _STANDARD if hasattr(kind, "__array_namespace__") else None
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is of a kind that can be computed with."""
+    return _library_of(type(x)) is not None
 
 
 def library(x: Any) -> ArrayLibrary:
     """The library of the array `x`; TypeError where it is no array."""
-    return _library_of(type(x))
+    found = _library_of(type(x))
+    if found is None:
+        raise TypeError(f"a state must be an array of NumPy, torch, JAX or CuPy, not a {type(x).__name__}")
+    return found
 
 
 def combine(arrays: Sequence[Any], weights: Sequence[float], dtype: Any = None) -> Any:

@@ -204,7 +204,7 @@ class Solver(ABC):
 
         def solve(calls: int) -> tuple[Plan, Any]:
             plan = self.plan(max_model_calls=calls, **options)
-            return plan, plan.run(model, x, prediction=prediction)
+            return plan, plan.run(model, x, prediction=prediction, check_finite=None)
 
         runs = [(calls, *solve(calls)) for calls in (4, 6)]
 
@@ -255,6 +255,8 @@ class Solver(ABC):
         callback: Callable[[Step], None] | None = None,
         progress: bool = False,
         trajectory: bool = False,
+        check_finite: bool | None = False,
+        state_dtype: Any = None,
         **options: Unpack[PlanOptions],
     ) -> Any:
         """The sample from the noise `x_T` `(B, …)`: `plan(num_inference_steps, **options)`, then `Plan.run`.
@@ -287,4 +289,6 @@ class Solver(ABC):
             callback=callback,
             progress=progress,
             trajectory=trajectory,
+            check_finite=check_finite,
+            state_dtype=state_dtype,
         )

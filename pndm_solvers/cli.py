@@ -66,7 +66,16 @@ T = TypeVar("T")
 
 @app.command()
 def sample(
-    network: Annotated[str, typer.Option(help=f"One of: {', '.join(NETWORK_NAMES)}.")] = "fashion",
+    network: Annotated[
+        str | None, typer.Option(help=f"A bundled one: {', '.join(NETWORK_NAMES)}. [default: fashion]")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="In the place of --network: a folder that a diffusers pipeline was saved to, of a UNet2DModel and a "
+            "scheduler. Of the latter the betas, prediction type and clipping are used."
+        ),
+    ] = None,
     solver: SolverName = "plms",
     steps: Steps = None,
     calls: Calls = None,
@@ -83,16 +92,19 @@ def sample(
         str | None, typer.Option("--class", help="A class by name or number. [default: all in turn]")
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none. [default: 2]")
+        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none. [default: 2; --model: 1]")
     ] = None,
-    clip: Annotated[float | None, typer.Option(help="Clip the predicted picture to ± this.")] = None,
+    clip: Annotated[
+        float | None,
+        typer.Option(help="Clip the predicted picture to ± this; inf is not at all. [default: as --model says]"),
+    ] = None,
     count: Annotated[int, typer.Option(help="How many images.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="The same seed gives the same images.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="The image grid to write.")] = Path("samples.png"),
     gif: Annotated[Path | None, typer.Option(help="Also write how the picture takes shape, as a .gif.")] = None,
     device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
 ) -> None:
-    """Draw images from a bundled network and write them as one picture."""
+    """Draw images from a bundled network, or a diffusers checkpoint, and write them as one picture."""
     import torch
 
     from pndm_solvers.images import check_writable, frames, grid_image
@@ -105,14 +117,21 @@ def sample(
     if guidance is not None and not math.isfinite(guidance):
         raise ValueError(f"--guidance is {guidance}; it is a finite number")
     try:
-        loaded = load_network(network, device)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device is {device!r}, which torch cannot use: {error}") from error
+    loaded = _network(network, model, device)
     if not loaded.labels and (class_ is not None or guidance is not None):
-        raise ValueError(f"the network {network!r} has no classes, so --class and --guidance mean nothing to it")
+        raise ValueError(f"the network {loaded.name!r} has no classes, so --class and --guidance mean nothing to it")
     label = torch.tensor(_labels(class_, loaded.labels, count), device=device) if loaded.labels else None
+    scale = guidance if guidance is not None else 2.0 if model is None else 1.0
+    answer, pilot = (loaded.model(of, scale) for of in (label, None if label is None else label[:8]))
     x = torch.from_numpy(initial_noise((count, *loaded.shape), seed)).float().to(device)
-    scale, prediction = 2.0 if guidance is None else guidance, Prediction(loaded.prediction, clip=clip)
+    prediction = loaded.prediction if isinstance(loaded.prediction, Prediction) else Prediction(loaded.prediction)
+    if clip is not None:
+        prediction = Prediction(prediction.type, clip=clip)
+    elif prediction.clip is not None or prediction.threshold is not None:
+        typer.echo("note: the predicted picture is clipped as the checkpoint says; --clip inf leaves it", err=True)
 
     made = _solver(solver, loaded.schedule, order, starter, weights, eta, variance)
     if tolerance is None:
@@ -120,7 +139,6 @@ def sample(
     elif steps is not None or calls is not None:
         raise ValueError("pass --tolerance or a number of --steps or --calls, not both")
     else:
-        pilot = loaded.model(None if label is None else label[:8], scale)
         typer.echo("pilot run for the number of calls …", err=True)
         with torch.inference_mode():
             plan = made.plan_within(tolerance, pilot, x[:8], prediction=prediction, spacing=spacing)
@@ -134,7 +152,7 @@ def sample(
     started = time.perf_counter()
     with torch.inference_mode():
         images = plan.run(
-            loaded.model(label, scale),
+            answer,
             x,
             prediction=prediction,
             seed=seed,
@@ -150,7 +168,7 @@ def sample(
         first, *rest = frames([*(preview[by_class] for preview in previews), images])
         first.save(gif, save_all=True, append_images=rest, duration=[120] * len(previews) + [2000], loop=0)
     files = f"{out}" if gif is None else f"{out}, {gif}"
-    typer.echo(f"{network} · {plan.name} · {plan.cost()} · {seconds:.1f} s · {files}")
+    typer.echo(f"{loaded.name} · {plan.name} · {plan.cost()} · {seconds:.1f} s · {files}")
 
 
 @app.command("plan")
@@ -280,6 +298,27 @@ def print_comparison(
     typer.echo(f"* the lowest of its column; {picture}")
 
 
+def _network(name: str | None, folder: Path | None, device: str) -> Any:
+    """What to draw from, with the surface of a `ReferenceNetwork`."""
+    if folder is None:
+        return load_network("fashion" if name is None else name, device)
+    if name is not None:
+        raise ValueError("pass --network or --model, not both")
+    try:
+        from pndm_solvers.pipelines import load_checkpoint
+    except ModuleNotFoundError as error:
+        if error.name != "diffusers":
+            raise
+        raise ImportError("--model needs diffusers: pip install 'pndm_solvers[demo,diffusers]'") from error
+    loaded = load_checkpoint(folder, device)
+    if loaded.shape[0] not in (1, 3):
+        raise ValueError(
+            f"the network {loaded.name!r} draws images of {loaded.shape[0]} channels, and a picture has 1 or 3; "
+            f"with 4 they are most often the latents of another pipeline, whose decoder must follow"
+        )
+    return loaded
+
+
 def _schedule(name: str) -> NoiseSchedule:
     if name in SCHEDULES:
         return SCHEDULES[name]()
@@ -321,7 +360,8 @@ def _labels(wanted: str | None, labels: tuple[str, ...], count: int) -> list[int
         return [i % len(labels) for i in range(count)]
     names = {name.lower(): i for i, name in enumerate(labels)} | {str(i): i for i in range(len(labels))}
     if wanted.lower() not in names:
-        raise ValueError(f"--class is {wanted!r}; known are {', '.join(f'{i} {n}' for i, n in enumerate(labels))}")
+        named = ", ".join(f"{i} {name}" for i, name in enumerate(labels) if name != str(i))
+        raise ValueError(f"--class is {wanted!r}; known are {named or f'0 to {len(labels) - 1}'}")
     return [names[wanted.lower()]] * count
 
 

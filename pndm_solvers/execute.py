@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pndm_solvers.arrays import combine, library
+from pndm_solvers.arrays import combine, is_array, library
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.prediction import Prediction
 
@@ -35,6 +35,8 @@ class State:
     prediction, noise:
         What the network's answers mean, and where the noise comes from. With `seed=` a state
         determines all that follows; a generator moves on with each draw, whoever draws.
+    dtype:
+        Of `x`: what the network is asked in, and what the sample comes back in. `states` may be wider.
     """
 
     plan: Plan
@@ -43,6 +45,7 @@ class State:
     answers: Mapping[int, Any]
     prediction: Prediction
     noise: NoiseSource
+    dtype: Any
 
     def __repr__(self) -> str:
         where = "done" if self.done else f"row {self.row} of {self.plan.model_calls}, t = {self.plan.times[self.row]:g}"
@@ -56,7 +59,8 @@ class State:
     @property
     def x(self) -> Any:
         """Where the network is to be asked next, `(B, …)`; when done, the sample."""
-        return self.states[self.row]
+        x = self.states[self.row]
+        return library(x).cast(x, self.dtype)
 
     @property
     def t(self) -> Any:
@@ -104,17 +108,36 @@ def check_state(x: Any) -> None:
 
 
 def check_answer(x: Any, t: float, answer: Any) -> None:
-    """ValueError unless the network's `answer` at the state `x` has its shape."""
-    if getattr(answer, "shape", None) != x.shape:
-        raise ValueError(
-            f"the model answered {_describe(answer)} at t = {t:g} for a state of shape {tuple(x.shape)}; "
-            f"it must answer an array of that shape (with diffusers' networks: model(x, t).sample)"
-        )
+    """ValueError unless the network's `answer` is an array of the state's kind, shape and device, and floating."""
+    if not is_array(answer) or library(answer) is not library(x):
+        fault = f"a {type(answer).__name__}"
+    elif answer.shape != x.shape:
+        fault = f"shape {tuple(answer.shape)}"
+    elif not library(x).is_floating(answer):
+        fault = f"numbers of dtype {answer.dtype}"
+    elif (place := library(x).device(answer)) != library(x).device(x):
+        fault = f"numbers on the device {place}, the state being on {library(x).device(x)},"
+    else:
+        return
+    raise ValueError(
+        f"the model answered {fault} at t = {t:g} for a state of shape {tuple(x.shape)}; it must answer floating "
+        f"numbers of that shape, in the same kind of array (with diffusers' networks: model(x, t).sample)"
+    )
 
 
-def start(plan: Plan, x: Any, prediction: str | Prediction, seed: int | Sequence[int] | None, generator: Any) -> State:
+def start(
+    plan: Plan,
+    x: Any,
+    *,
+    prediction: str | Prediction,
+    seed: int | Sequence[int] | None,
+    generator: Any,
+    state_dtype: Any,
+) -> State:
     """See `Plan.start`."""
     check_state(x)
+    wide = library(x).wide(x) if state_dtype is None else library(x).cast(x, state_dtype)
+    check_state(wide)
     prediction = Prediction(prediction) if isinstance(prediction, str) else prediction
     if not isinstance(prediction, Prediction):
         raise TypeError(f"prediction is {prediction!r}; it is a name such as 'epsilon', or a Prediction")
@@ -123,7 +146,7 @@ def start(plan: Plan, x: Any, prediction: str | Prediction, seed: int | Sequence
     noise = NoiseSource.of(seed, generator)
     if plan.is_stochastic:
         noise.check(x)
-    return State(plan, 0, {0: x}, {}, prediction, noise)
+    return State(plan, 0, {0: wide}, {}, prediction, noise, x.dtype)
 
 
 def advance(state: State, answer: Any) -> State:
@@ -137,6 +160,7 @@ def _combinable(state: State, answer: Any) -> Any:
         raise ValueError("the run is done; its sample is state.x")
     row, x = state.plan.rows[state.row], state.x
     check_answer(x, row.t, answer)
+    x = state.states[state.row]
     return state.prediction.convert(row.wanted, x, answer, row.alpha, row.sigma)
 
 
@@ -151,13 +175,11 @@ def _advance(state: State, answer: Any) -> State:
     # A step up to α = 0 has no state among its terms, and the network's dtype is not the run's.
     states[k + 1] = combine(arrays, weights, dtype=states[k].dtype)
     dead_states, dead_answers = state.plan.last_uses[k]
-    return State(
-        state.plan,
-        k + 1,
-        {i: x for i, x in states.items() if i not in dead_states},
-        {j: e for j, e in answers.items() if j not in dead_answers},
-        state.prediction,
-        state.noise,
+    return replace(
+        state,
+        row=k + 1,
+        states={i: x for i, x in states.items() if i not in dead_states},
+        answers={j: e for j, e in answers.items() if j not in dead_answers},
     )
 
 
@@ -165,27 +187,43 @@ def run(
     plan: Plan,
     model: Model,
     x: Any,
-    prediction: str | Prediction,
-    seed: int | Sequence[int] | None,
-    generator: Any,
+    *,
     callback: Callable[[Step], None] | None,
     progress: bool,
     trajectory: bool,
+    check_finite: bool | None,
+    **options: Any,
 ) -> Any:
     """See `Plan.run`."""
-    state = start(plan, x, prediction, seed, generator)
+    state = start(plan, x, **options)
     points = [x] if trajectory else []
+    if check_finite:
+        _check_finite(x, "the state handed in is")
     with _bar(plan, progress) as bar:
         while not state.done:
             answer = _combinable(state, model(state.x, state.t))
             before, state = state, _advance(state, answer)
+            if check_finite:
+                at = f"row {before.row}, t = {plan.rows[before.row].t:g},"
+                _check_finite(answer, f"what the network answered at {at} is")
+                _check_finite(state.x, f"the state made in {at} is")
             if trajectory and not plan.rows[before.row].stage:
                 points.append(state.x)
             if callback is not None:
                 callback(Step(before.row, plan.rows[before.row].t, before.x, answer, state))
             del before, answer  # so that nothing outlives its last use
             bar.update()
+    if check_finite is not None:
+        _check_finite(state.x, "the sample is")
     return points if trajectory else state.x
+
+
+def _check_finite(x: Any, what: str) -> None:
+    if not library(x).is_finite(x):
+        raise FloatingPointError(
+            f"{what} not finite; with check_finite=True a run stops at the row where that begins. Mostly it is the "
+            f"network that overflows, in half precision say, or is asked at times that it was not trained for"
+        )
 
 
 class _NoBar:
@@ -205,8 +243,3 @@ def _bar(plan: Plan, show: bool) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(total=plan.model_calls, unit="call", desc=plan.name)
-
-
-def _describe(answer: Any) -> str:
-    shape = getattr(answer, "shape", None)
-    return f"a {type(answer).__name__}" if shape is None else f"shape {tuple(shape)}"

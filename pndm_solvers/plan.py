@@ -157,12 +157,13 @@ class Plan:
         prediction: str | Prediction = "epsilon",
         seed: int | Sequence[int] | None = None,
         generator: Any = None,
+        state_dtype: Any = None,
     ) -> execute.State:
         """The state before the first model call, for a loop of the caller's own.
 
         `x` is `(B, …)`, floating. See `run` for the other arguments.
         """
-        return execute.start(self, x, prediction, seed, generator)
+        return execute.start(self, x, prediction=prediction, seed=seed, generator=generator, state_dtype=state_dtype)
 
     def advance(self, state: execute.State, answer: Any) -> execute.State:
         """The state after one row, given the network's `answer` at `(state.x, state.t)`, of x's shape.
@@ -185,6 +186,8 @@ class Plan:
         callback: Callable[[execute.Step], None] | None = None,
         progress: bool = False,
         trajectory: bool = False,
+        check_finite: bool | None = False,
+        state_dtype: Any = None,
     ) -> Any:
         """The sample, from the state `x` at the plan's first level.
 
@@ -207,15 +210,36 @@ class Plan:
             Whether to show a bar (tqdm).
         trajectory:
             Return the list of all points of the solution, from `x` to the sample, instead.
+        check_finite:
+            True looks at each answer and state, and waits for the device each time; False looks at the sample
+            alone, and None at nothing.
+        state_dtype:
+            What states are kept in between rows: a dtype of x's library. By default x's own, but float32 where that
+            has fewer bits, so that only x and the answers are rounded; x's own halves the memory.
 
         Raises
         ------
         TypeError:
             For a state that is no floating array.
         ValueError:
-            For an answer of another shape, or a prediction that cannot be used at one of the plan's levels.
+            For an answer of another shape, kind or device, or a prediction that cannot be used at one of the plan's
+            levels.
+        FloatingPointError:
+            For a sample that is not finite: see `check_finite`.
         """
-        return execute.run(self, model, x, prediction, seed, generator, callback, progress, trajectory)
+        return execute.run(
+            self,
+            model,
+            x,
+            prediction=prediction,
+            seed=seed,
+            generator=generator,
+            callback=callback,
+            progress=progress,
+            trajectory=trajectory,
+            check_finite=check_finite,
+            state_dtype=state_dtype,
+        )
 
     # ------------------------------------------------------------ print and save
 

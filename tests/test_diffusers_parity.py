@@ -214,6 +214,14 @@ def test_levels(name, zero_snr, betas):
         torch.testing.assert_close(half.float(), expected, rtol=2e-3, atol=2e-3)
 
 
+def test_betas_say_how_long_the_table_is():
+    """Also where num_train_timesteps is left at its default."""
+    for name in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "PLMSScheduler"):
+        scheduler = getattr(ours, name)(trained_betas=[0.1, 0.3])
+        assert len(scheduler) == len(scheduler.timesteps) == len(scheduler.alphas_cumprod) == 2
+        torch.testing.assert_close(scheduler.betas, torch.tensor([0.1, 0.3]))
+
+
 @pytest.mark.parametrize("steps", [10, 50])
 def test_zero_terminal_snr(steps):
     """At the pure noise of trailing spacing, where only v and x_0 tell the picture."""

@@ -195,7 +195,7 @@ def test_pictures_come_out(name):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_half_precision(name):
-    """The plan in float16, bit for bit."""
+    """The plan, its states in float16 as a pipeline keeps them, bit for bit."""
     scheduler, solver, continuation = case(name)
     pipe = pipeline(diffusers.StableDiffusionPipeline, scheduler, torch.float16)
     generator, latents = seeded(), LATENTS.half()
@@ -203,7 +203,7 @@ def test_half_precision(name):
     result = pipe("a lighthouse", num_inference_steps=10, latents=latents, generator=generator, output_type="latent")
     generator.set_state(calls.noise)
     plan = expected_plan(scheduler, solver, continuation, 10)
-    expected = plan.run(guided(pipe, calls.prompts), latents, generator=generator)
+    expected = plan.run(guided(pipe, calls.prompts), latents, generator=generator, state_dtype=torch.float16)
     assert {latents.dtype for latents in calls.latents} == {result.images.dtype} == {torch.float16}
     assert result.images.isfinite().all()
     torch.testing.assert_close(result.images, expected, rtol=0, atol=0)

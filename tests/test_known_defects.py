@@ -466,3 +466,18 @@ def test_order_4_on_even_steps():
     weights = exact_weights([5.0, 6.0, 7.0, 8.0], 5.0, 4.0, coordinate=lambda ratio: ratio)
     np.testing.assert_allclose(weights, [float(w) for w in ADAMS_BASHFORTH[4]], rtol=1e-12)
     assert weights[0] == pytest.approx(55 / 24)
+
+
+@pytest.mark.parametrize(
+    "kind", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "FlowMatchHeunDiscreteScheduler"]
+)
+def test_networks_that_are_asked_at_other_times(kind, tmp_path):
+    """A config of flow matching or EDM is no table of betas: refused in memory and from a file."""
+    theirs = getattr(diffusers, kind)()
+    theirs.save_pretrained(tmp_path)
+    for load in (
+        lambda: ours.PLMSScheduler.from_config(theirs.config),
+        lambda: ours.PLMSScheduler.from_pretrained(tmp_path),
+    ):
+        with pytest.raises(ValueError, match="names no betas but"):
+            load()

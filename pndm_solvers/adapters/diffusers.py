@@ -71,7 +71,8 @@ class SchedulerOutput(BaseOutput):
 class _PlanScheduler(SchedulerMixin, ConfigMixin):
     """diffusers' interface to a solver. A subclass says which, and what else its `step` takes."""
 
-    _compatibles = [kind.name for kind in KarrasDiffusionSchedulers]  # noqa: RUF012 — diffusers declares it so
+    # Those with betas. A list, not a ClassVar, since diffusers declares it so.
+    _compatibles = [kind.name for kind in KarrasDiffusionSchedulers if kind.name != "EDMEulerScheduler"]  # noqa: RUF012
     # diffusers' word for the model calls of one step, by which image-to-image counts; not the method's order.
     order = 1
     init_noise_sigma = 1.0
@@ -144,9 +145,9 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         ValueError:
             For a config whose network has no betas or another kind of times, as those of flow matching.
         """
-        if isinstance(config, dict):
-            _check_network(config)
         parameters = inspect.signature(cls.__init__).parameters
+        if isinstance(config, dict):
+            _check_network(config, parameters)
         strange = {} if return_unused_kwargs else {key: kwargs[key] for key in kwargs if key not in parameters}
         if strange:
             raise TypeError(f"{cls.__name__} has no option {', '.join(strange)}; it has {', '.join(parameters)}")
@@ -328,7 +329,9 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         else:
             # A picture that was clipped is what the network is taken to have predicted.
             prediction, answer = (Prediction("sample"), x0) if self._clips else (self.prediction, output)
-            after = plan.advance(State(plan, row, {**states, row: sample}, answers, prediction, noise), answer)
+            after = plan.advance(
+                State(plan, row, {**states, row: sample}, answers, prediction, noise, sample.dtype), answer
+            )
             following = after.x
             states, answers = {i: x for i, x in after.states.items() if i != after.row}, after.answers
         if not at.table.memoryless:
@@ -482,17 +485,19 @@ def _abridged(times: Sequence[float]) -> str:
     return ", ".join(f"{t:g}" for t in times) if len(times) < 9 else f"{times[0]:g}, {times[1]:g}, … {times[-1]:g}"
 
 
-def _check_network(config: Mapping[str, Any]) -> None:
-    """ValueError for a config whose network these schedulers cannot ask."""
-    written_by = str(config.get("_class_name"))
-    known = _defaults(written_by)
-    if known and "beta_start" not in known:
-        NoiseSchedule.from_config(config)  # says what it lacks
+def _check_network(config: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """ValueError for a config whose network these schedulers, with options `own`, cannot ask."""
+    elsewhere = "use the solvers on NoiseSchedule.rectified_flow() or .ve() instead, as docs/diffusers.md shows"
+    foreign = [key for key in config if key not in own and not key.startswith("_")]
+    if foreign and not {"beta_schedule", "beta_start", "beta_end", "trained_betas"} & config.keys():
+        raise ValueError(
+            f"the config names no betas but {', '.join(foreign)}, as those of flow matching and EDM do; {elsewhere}"
+        )
     for key, value in {"use_flow_sigmas": True, "timestep_type": "continuous"}.items():
         if config.get(key) == value:
             raise ValueError(
                 f"a config with {key}={value!r} is of a network that is asked at other times than those of a table of "
-                f"betas; use the solvers on NoiseSchedule.rectified_flow() or .ve(), docs/diffusers.md shows how"
+                f"betas; {elsewhere}"
             )
 
 
