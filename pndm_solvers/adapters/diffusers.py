@@ -4,7 +4,8 @@
 
 `set_timesteps` compiles a plan, and `step` runs one row of it. What a run has behind it is kept with the
 sample that `step` returned, not in the scheduler: so any number of runs may interleave on one scheduler,
-and go on from an earlier sample again.
+and go on from an earlier sample again. What `step` is given is kept as it is, so nothing may be written into
+the memory of an earlier sample or answer.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, Literal, get_args
 
 import diffusers
@@ -46,6 +49,15 @@ from pndm_solvers.solvers import (
 
 __all__ = ["DDIMScheduler", "DDPMScheduler", "PLMSScheduler", "PNDMScheduler", "SchedulerOutput"]
 
+NETWORK_OPTIONS = (
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
@@ -89,10 +101,15 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
     def _prepare(self) -> None:
         """Reads the configuration and refuses what is wrong with it: the body of each `__init__`."""
         config = self.config
+        # What describes the network goes along to other classes also where it is our default, which is not theirs.
+        if defaults := config.get("_use_default_values"):
+            self.register_to_config(_use_default_values=sorted(set(defaults) - set(NETWORK_OPTIONS)))
         if config.prediction_type not in get_args(PredictionType):
             raise ValueError(
                 f"prediction_type is {config.prediction_type!r}; it is one of {', '.join(get_args(PredictionType))}"
             )
+        if config.use_karras_sigmas and config.use_exponential_sigmas:
+            raise ValueError("use_karras_sigmas and use_exponential_sigmas are two spacings; pass one of them")
         if config.thresholding and not config.sample_max_value >= 1:
             raise ValueError(
                 f"sample_max_value is {config.sample_max_value!r}; it must be at least 1, where to threshold is to clip"
@@ -102,14 +119,16 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         alphas_cumprod = self.schedule.alpha(np.arange(len(self))) ** 2
         # For pipelines that read them; the solvers go by the schedule.
         self.alphas_cumprod = torch.from_numpy(alphas_cumprod).float()
-        self.betas = torch.from_numpy(1 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])).float()
+        self.alphas = torch.from_numpy(alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])).float()
+        self.betas = 1 - self.alphas
+        self.final_alpha_cumprod = torch.tensor(1.0) if config.set_alpha_to_one else self.alphas_cumprod[0]
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(len(self) - 1, -1, -1)
         self._table: _Timetable | None = None
         self._begin_index: int | None = None
         self._forget()
 
-    # Read when asked for, since pipelines rewrite the configuration of the scheduler they are given.
+    # Read when asked for, since pipelines rewrite clip_sample in the configuration of the scheduler they are given.
     @property
     def prediction(self) -> Prediction:
         """What the network's answers mean, and how the picture is kept in range."""
@@ -146,8 +165,15 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             For a config whose network has no betas or another kind of times, as those of flow matching.
         """
         parameters = inspect.signature(cls.__init__).parameters
+        if isinstance(config, (str, os.PathLike)):
+            config, kwargs = cls.load_config(config, return_unused_kwargs=True, **kwargs)  # type: ignore[misc] — two
         if isinstance(config, dict):
             _check_network(config, parameters)
+            # diffusers passes on no defaults, but those of the network's own class describe the network.
+            kwargs = {key: config[key] for key in NETWORK_OPTIONS if config.get(key) is not None} | kwargs
+            # Nothing said of an option that must say something is its default.
+            unsaid = [key for key, parameter in parameters.items() if parameter.default is not None]
+            config = {key: value for key, value in config.items() if value is not None or key not in unsaid}
         strange = {} if return_unused_kwargs else {key: kwargs[key] for key in kwargs if key not in parameters}
         if strange:
             raise TypeError(f"{cls.__name__} has no option {', '.join(strange)}; it has {', '.join(parameters)}")
@@ -159,8 +185,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
     def to_json_string(self) -> str:
         """The configuration as JSON; without a spacing that is our default and that diffusers' classes lack."""
         text = super().to_json_string()
-        spacing = self.config.timestep_spacing
-        if spacing in ("leading", "trailing", "linspace") or "timestep_spacing" not in self.config._use_default_values:
+        spacing, defaults = self.config.timestep_spacing, self.config.get("_use_default_values", ())
+        if spacing in ("leading", "trailing", "linspace") or "timestep_spacing" not in defaults:
             return text
         return json.dumps({k: v for k, v in json.loads(text).items() if k != "timestep_spacing"}, indent=2) + "\n"
 
@@ -172,7 +198,7 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         vars(self).update(state)
         self._forget()
         if self._table is not None:
-            self._tables[self.timesteps] = self._table
+            self._tables[self.timesteps] = self._table = self._table.copied()
 
     def _forget(self) -> None:
         self._tables: Any = WeakTensorKeyDictionary()  # by the times that were handed out
@@ -194,7 +220,7 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         num_inference_steps:
             Steps of the configured spacing.
         device:
-            Where `timesteps` lies. It is not read from there again, so the host never waits for an accelerator.
+            Where `timesteps` lies. No step reads it from there again, so the host does not wait for an accelerator.
         timesteps:
             The times at which steps begin, falling.
         sigmas:
@@ -219,7 +245,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             plan = solver.plan(num_inference_steps, spacing=spacing, steps_offset=offset, **end)
             self.num_inference_steps = num_inference_steps
         else:
-            times = torch.as_tensor(timesteps if sigmas is None else sigmas).cpu().numpy()
+            times = timesteps if sigmas is None else sigmas
+            times = times.cpu().numpy() if isinstance(times, Tensor) else np.asarray(times)
             if sigmas is not None:
                 times, end = self._times_at(times)
             plan = solver.plan(timesteps=times, **end)
@@ -229,14 +256,21 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         for row in plan.rows:
             self.prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what a step would refuse
         dtype = torch.int64 if plan.integer_times else torch.float32
-        self.timesteps = torch.tensor(plan.times, dtype=torch.float64).to(device, dtype)
+        with torch.inference_mode(False):  # where views would not keep the tensor they are of, nor what hangs on it
+            self.timesteps = torch.tensor(plan.times, dtype=torch.float64).to(device, dtype)
         self._tables[self.timesteps] = self._table = _Timetable(solver, plan, end)
         self._begin_index = None
 
     def _times_at(self, sigmas: Any) -> tuple[list[float], dict[str, Any]]:
         """The times at σ/α, and the options that end a plan at the last one."""
-        if sigmas.ndim != 1 or len(sigmas) < 2 or not (all(sigmas[:-1] > 0) and sigmas[-1] >= 0):
-            raise ValueError(f"sigmas must be two or more falling σ/α, the last of which may be 0, not {sigmas}")
+        lowest, highest = (self.schedule.level(t).ratio for t in (self.schedule.t_min, self.schedule.t_max))
+        slack = 1 + 1e-3  # of those that were rounded on the way
+        levels = sigmas[:-1] if sigmas.ndim == 1 and len(sigmas) > 1 and sigmas[-1] == 0 else sigmas
+        if sigmas.ndim != 1 or len(sigmas) < 2 or not np.all((lowest / slack <= levels) & (levels <= highest * slack)):
+            raise ValueError(
+                f"sigmas must be two or more falling σ/α, from {highest:g} to {lowest:g} as the network was trained, "
+                f"or at last to 0; not {sigmas}"
+            )
         times = [self.schedule.level_at(float(ratio)).t for ratio in sigmas if ratio]
         return (times, {"final": "clean"}) if sigmas[-1] == 0 else (times[:-1], {"stop": times[-1]})
 
@@ -256,8 +290,12 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         return self._begin_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Says which of `timesteps` the next run begins at; needed only where its time comes twice."""
+        """Says which of `timesteps` the next run begins at."""
+        if not 0 <= begin_index < len(self.timesteps):
+            raise ValueError(f"begin_index is {begin_index}; it is one of the {len(self.timesteps)} times, from 0 on")
         self._begin_index = begin_index
+        if self._table is not None:
+            self._table.newest = None
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """`sample`, as it is: networks on these schedules take it so."""
@@ -267,17 +305,21 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """α(t)·x_0 + σ(t)·noise, of x_0's shape `(B, …)` and dtype; `timesteps` is one, or one for each sample."""
+        check_state(original_samples)
         alpha, sigma = self._levels(timesteps, original_samples)
         return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The velocity α(t)·noise − σ(t)·x_0, of x_0's shape `(B, …)` and dtype: Salimans and Ho (2022), section 4."""
+        check_state(sample)
         alpha, sigma = self._levels(timesteps, sample)
         return (alpha * noise - sigma * sample).to(sample.dtype)
 
     def _levels(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """α and σ at the times, as `(2, B, 1, …)` on like's device, float32 at least."""
         times = torch.as_tensor(timesteps).flatten()
+        if len(times) not in (1, len(like)):
+            raise ValueError(f"timesteps are {len(times)} for a batch of {len(like)}; pass one, or one for each sample")
         if times.device.type != "cpu" and not times.is_floating_point():
             table = self._level_table.to(times.device, non_blocking=True)[:, times]  # so that the host need not wait
         else:
@@ -316,6 +358,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         row = rows[at.entry - at.begin]
         output = self._epsilon_channels(model_output, sample)
         check_answer(sample, time, output)
+        if any(other.shape != sample.shape for other in (*at.states.values(), *at.answers.values())):
+            raise ValueError(f"the sample is of shape {tuple(sample.shape)}, its run so far was not; keep to one batch")
         here = plan.levels[plan.times.index(time) if row is None else row]
         x0 = self.prediction.convert("sample", sample, output, here.alpha, here.sigma)
         noise = noise or NoiseSource()
@@ -341,7 +385,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
     def _epsilon_channels(self, model_output: Tensor, sample: Tensor) -> Tensor:
         """The answer without the channels of a learned variance, which only DDPM has a use for."""
         learned = str(self.config.get("variance_type")).startswith("learned")
-        return model_output[:, : sample.shape[1]] if learned else model_output
+        # Not a view, which would keep the others in memory.
+        return model_output[:, : sample.shape[1]].clone() if learned else model_output
 
     def _position(self, timestep: Any, sample: Tensor, solver: Solver | None) -> _Position:
         """Where the run stands whose sample this is, or a new run. ValueError if it is none that can be asked now."""
@@ -349,7 +394,7 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         table, entries = self._asked(timestep, known)
         if not entries:
             raise ValueError(
-                f"timestep is {float(timestep):g}, which is none of this run's: {_abridged(table.plan.times)}"
+                f"timestep is {float(timestep):.7g}, which is none of this run's: {_abridged(table.plan.times)}"
             )
         if table.memoryless:
             return _Position(table, solver or table.solver, 0, entries[0])
@@ -362,27 +407,35 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
                     f"before each run, hand step the sample that it returned, or give each run a copy of the scheduler"
                 )
             return at
-        beginnings = entries if at is None else {0, self._begin_index, at.begin} & set(entries)
+        # The first run may begin anywhere; others where one began, or where they are said to.
+        beginnings = {0, self._begin_index, *table.begun} & set(entries) if table.begun else set(entries)
         if not beginnings:
-            assert at is not None  # else every entry were a beginning
+            expected = "" if at is None else f", but the run's next is {table.plan.times[at.entry]:.7g}"
             raise ValueError(
-                f"timestep is {float(timestep):g}, but the run's next is {table.plan.times[at.entry]:g}; a new run "
-                f"begins at {table.plan.times[0]:g}, anywhere after set_timesteps, or where set_begin_index says"
+                f"timestep is {float(timestep):.7g}{expected}; a new run begins at {table.plan.times[0]:g}, where one "
+                f"began before, where set_begin_index says, or after set_timesteps anywhere"
             )
         begin = self._begin_index if self._begin_index in beginnings else min(beginnings)
         assert begin is not None  # None is no entry
+        table.begun.add(begin)
         return _Position(table, self._continuation() if begin else table.solver, begin, begin)
 
     def _asked(self, timestep: Any, known: _Position | None) -> tuple[_Timetable, list[int]]:
         """The times that `timestep` is one of, and which of them."""
         if isinstance(timestep, Tensor):
             # A time out of `timesteps` is known by its place in memory: no value is read from an accelerator, a time
-            # that comes twice tells which it is, and a run goes on when its scheduler has been given other times.
+            # that comes twice tells which it is, and a run goes on when its scheduler has been given other times,
+            # which the times of the run outlive as long as a view of them is held.
+            if timestep.numel() != 1 and any(timestep.stride()):  # but for one that was expanded
+                raise ValueError(f"timestep has {timestep.numel()} entries; pass the one time of the whole batch")
             place = timestep.untyped_storage().data_ptr()
             for times, table in self._tables.items():
                 if times.untyped_storage().data_ptr() == place and times.device == timestep.device:
                     return table, [int(timestep.storage_offset())]
-        t = float(timestep)
+        try:
+            t = float(timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep)
+        except (TypeError, ValueError):
+            raise TypeError(f"timestep is {timestep!r}; it is the next of the scheduler's timesteps") from None
         if known is not None and known.entry in known.table.entries(t):
             return known.table, [known.entry]
         return self._timetable(), self._timetable().entries(t)
@@ -408,6 +461,7 @@ class _Timetable:
     # The newest of the runs that have not ended, for a sample that was changed between two steps.
     newest: _Position | None = None
     unfinished: set[object] = field(default_factory=set)
+    begun: set[int] = field(default_factory=set)  # where runs began
     _plans: dict[tuple[int, Solver], tuple[Plan, list[int | None]]] = field(default_factory=dict)
 
     @cached_property
@@ -419,10 +473,16 @@ class _Timetable:
         """Which of the model calls are at the time `t`, as a float or a float32."""
         return [i for i, time in enumerate(self.plan.times) if t in (time, float(np.float32(time)))]
 
+    def copied(self) -> _Timetable:
+        """For a copy of the scheduler, on which its runs go on by themselves."""
+        table = replace(self, unfinished=set(self.unfinished), begun=set(self.begun), _plans={**self._plans})
+        table.newest = self.newest and replace(self.newest, table=table)
+        return table
+
     def plan_from(self, begin: int, solver: Solver) -> tuple[Plan, list[int | None]]:
         """The solver's plan for the times from `begin` on, and which of its rows each of them asks.
 
-        Where `begin` lies within Runge–Kutta steps, times come twice, and the second answer has no use (None).
+        Where `begin` lies within Runge–Kutta steps, times come twice, and the first answer has no use (None).
         """
         if begin == 0 and solver == self.solver:
             return self.plan, list(range(self.plan.model_calls))
@@ -430,7 +490,7 @@ class _Timetable:
             times = self.plan.times[begin:]
             # As integers where they are, so that nothing is asked between two trained times.
             distinct = np.array(list(dict.fromkeys(times)), np.int64 if self.plan.integer_times else np.float64)
-            rows = [None if i and t == times[i - 1] else distinct.tolist().index(t) for i, t in enumerate(times)]
+            rows = [None if t == after else distinct.tolist().index(t) for t, after in zip_longest(times, times[1:])]
             plan = solver.plan(timesteps=distinct, **self.end)
             self._plans[begin, solver] = _with_last_look(plan, len(distinct)), rows
         return self._plans[begin, solver]
@@ -457,8 +517,8 @@ class _Given(NoiseSource):
     values: Any = None
 
     def check(self, like: Any) -> None:
-        if self.values.shape != like.shape:
-            raise ValueError(f"the noise is of shape {tuple(self.values.shape)}, the sample of {tuple(like.shape)}")
+        if getattr(self.values, "shape", None) != like.shape:
+            raise ValueError(f"variance_noise must be a tensor of the sample's shape {tuple(like.shape)}")
 
     def draw(self, row: int, like: Any) -> Any:
         return self.values
@@ -466,9 +526,10 @@ class _Given(NoiseSource):
 
 def _with_last_look(plan: Plan, steps: int) -> Plan:
     """A plan of `steps` calls. A step of no length, at the end's own level, does what clipping does there."""
-    if plan.model_calls == steps - 1:
-        k = plan.model_calls
-        plan = replace(plan, rows=(*plan.rows, Row(*plan.end, states=((k, 1.0),), answers=())))
+    if plan.model_calls == steps - 1 and plan.end.sigma > 0:
+        last = Row(*plan.end, states=((plan.model_calls, 1.0),), answers=())
+        integer_times = plan.integer_times and float(plan.end.t).is_integer()
+        plan = replace(plan, rows=(*plan.rows, last), integer_times=integer_times)
     return plan
 
 
@@ -489,29 +550,29 @@ def _check_network(config: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """ValueError for a config whose network these schedulers, with options `own`, cannot ask."""
     elsewhere = "use the solvers on NoiseSchedule.rectified_flow() or .ve() instead, as docs/diffusers.md shows"
     foreign = [key for key in config if key not in own and not key.startswith("_")]
-    if foreign and not {"beta_schedule", "beta_start", "beta_end", "trained_betas"} & config.keys():
-        raise ValueError(
-            f"the config names no betas but {', '.join(foreign)}, as those of flow matching and EDM do; {elsewhere}"
-        )
-    for key, value in {"use_flow_sigmas": True, "timestep_type": "continuous"}.items():
-        if config.get(key) == value:
+    betas = {"beta_schedule", "beta_start", "beta_end"} & config.keys() or config.get("trained_betas") is not None
+    if not betas and (foreign or "trained_betas" in config):
+        named = f" but {', '.join(foreign)}" if foreign else ""
+        raise ValueError(f"the config names no betas{named}, as those of flow matching, EDM and iPNDM do; {elsewhere}")
+    for key, usual in {"use_flow_sigmas": False, "timestep_type": "discrete", "snr_shift_scale": 1.0}.items():
+        if config.get(key, usual) not in (usual, None):
             raise ValueError(
-                f"a config with {key}={value!r} is of a network that is asked at other times than those of a table of "
-                f"betas; {elsewhere}"
+                f"a config with {key}={config[key]!r} is of a network with other times or levels than a table of betas "
+                f"gives; {elsewhere}"
             )
 
 
 def _defaults(scheduler: str) -> dict[str, Any]:
-    """The options of one of diffusers' schedulers, by its name."""
-    kind = getattr(diffusers, scheduler, None)
+    """The options of one of our schedulers or of diffusers', by its name."""
+    kind = globals().get(scheduler) or getattr(diffusers, scheduler, None)
     parameters = inspect.signature(kind.__init__).parameters if kind else {}
     return {name: parameter.default for name, parameter in parameters.items()}
 
 
 def _foreign_options(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Those of another scheduler's method that say something: what they are by default says nothing."""
-    silent = {*own, *config.get("_use_default_values", ())}
-    defaults = _defaults(str(config.get("_class_name"))) | {"skip_prk_steps": True}
+    silent = {*own, *config.get("_use_default_values", ()), "skip_prk_steps"}
+    defaults = _defaults(str(config.get("_class_name")))
     foreign = {k: v for k, v in config.items() if not k.startswith("_") and k not in silent and v is not None}
     # Of a variance that the network learned its channels are taken off; so much is honoured.
     return {k: v for k, v in foreign.items() if v != defaults.get(k) and not str(v).startswith("learned")}
@@ -771,11 +832,11 @@ class DDPMScheduler(_PlanScheduler):
 
     def _learned_noise(self, model_output: Tensor, timestep: Any, sample: Tensor, noise: NoiseSource) -> NoiseSource:
         """Noise whose deviation the network tells, in units of the row's own: Nichol and Dhariwal (2021), eq. (15)."""
-        channels = sample.shape[1]
-        if model_output.shape[1] != 2 * channels:
+        channels = sample.shape[1] if sample.ndim > 1 else 0
+        if not isinstance(model_output, Tensor) or model_output.shape[1:2] != (2 * channels,):
             raise ValueError(
-                f"variance_type is {self.config.variance_type!r}, for which the network answers {2 * channels} "
-                f"channels, not {model_output.shape[1]}; with another network choose 'fixed_small' or 'fixed_large'"
+                f"variance_type is {self.config.variance_type!r}, for which the network answers twice the channels, "
+                f"(B, {2 * channels}, …); with another network choose 'fixed_small' or 'fixed_large'"
             )
         at = self._position(timestep, sample, None)
         plan = at.table.plan
