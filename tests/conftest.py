@@ -1,5 +1,10 @@
 """What tests run over: every registered schedule and method, and problems with a known answer."""
 
+import os
+
+# Small arrays gain nothing from more threads, and lose much on a busy machine. NumPy and torch read it when imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 
 from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, analysis
@@ -24,13 +29,13 @@ def all_solvers(schedule):
     Of PLMS each starter with each kind of weights, at order 4: the lower orders are the same lines of code, and
     test_order.py measures each.
     """
-    solvers = [make(schedule) for make in SOLVERS.values()]
-    solvers += [*analysis.deterministic_solvers(schedule), PRKSolver(schedule, BOGACKI_SHAMPINE)]
-    return [s for s in dict.fromkeys(solvers) if not isinstance(s, PLMSSolver) or s.order == 4]
+    registered = [make(schedule) for make in SOLVERS.values()]
+    return list(dict.fromkeys(registered + deterministic_solvers(schedule)))
 
 
 def deterministic_solvers(schedule):
-    return [solver for solver in all_solvers(schedule) if solver.convergence_order is not None]
+    solvers = [*analysis.deterministic_solvers(schedule), PRKSolver(schedule, BOGACKI_SHAMPINE)]
+    return [solver for solver in solvers if not isinstance(solver, PLMSSolver) or solver.order == 4]
 
 
 def pseudo_solvers(schedule):

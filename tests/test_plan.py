@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import BOGACKI_SHAMPINE, SCHEDULES, all_solvers, named
 
-from pndm_solvers import DDIMSolver, DDPMSolver, Level, Plan, PLMSSolver, PNDMSolver, PRKSolver, Row
+from pndm_solvers import DDIMSolver, DDPMSolver, Level, Plan, PLMSSolver, PNDMSolver, PRKSolver, Row, Solver
+from pndm_solvers.solvers import STARTERS
 
 LINEAR = SCHEDULES["linear"]
 CASES = [solver for name in ("linear", "rectified_flow") for solver in all_solvers(SCHEDULES[name])]
@@ -41,6 +42,9 @@ def test_a_plan_that_was_altered_is_refused(key, value):
     document = json.loads(DDIMSolver(LINEAR).plan(2).to_json())
     with pytest.raises(ValueError, match=r"not the JSON of a plan|end must be finite"):
         Plan.from_json(json.dumps(document | {key: value}))
+    document["rows"][0]["stage"] = 0
+    with pytest.raises(ValueError, match=r"0 is no bool"):
+        Plan.from_json(json.dumps(document))
     document["rows"][0]["answers"][0][0] = 0.7
     with pytest.raises(ValueError, match=r"0.7 is no int"):
         Plan.from_json(json.dumps(document))
@@ -50,6 +54,7 @@ def test_a_plan_prints_as_a_table():
     text = str(PNDMSolver(LINEAR).plan(5))
     lines = text.splitlines()
     assert lines[0].startswith("F-PNDM: 14 model calls, at most ")
+    assert [DDIMSolver(LINEAR).plan(steps).cost() for steps in (1, 2)] == ["1 model call", "2 model calls"]
     assert len(lines) == 2 + 14
     assert "x13 + " in lines[-1]
     assert text.count("(stage)") == 9
@@ -59,7 +64,8 @@ def test_a_plan_prints_as_a_table():
 
 def test_pseudo_euler_has_three_names_and_one_plan():
     names = [DDIMSolver(LINEAR), PRKSolver(LINEAR, "euler")]
-    names += [PLMSSolver(LINEAR, order=1, starter=starter) for starter in ("ramp", "heun", "rk4")]
+    names += [PLMSSolver(LINEAR, 1, starter, weights) for starter in STARTERS for weights in ("exact", "classical")]
+    assert {solver.convergence_order for solver in names} == {1}
     for options in ({"num_inference_steps": 10}, {"timesteps": [900.5, 80.0]}):
         plans = [solver.plan(**options) for solver in names]
         assert all(plan == plans[0] for plan in plans)
@@ -67,8 +73,12 @@ def test_pseudo_euler_has_three_names_and_one_plan():
 
 
 def test_f_pndm_is_plms_started_by_runge_kutta():
-    assert PNDMSolver(LINEAR, 4).plan(9) == PLMSSolver(LINEAR, 4, "rk4", "classical").plan(9)
-    assert PNDMSolver(LINEAR, 2).plan(9) == PLMSSolver(LINEAR, 2, "heun", "classical").plan(9)
+    for pndm, plms in (
+        (PNDMSolver(LINEAR, 4), PLMSSolver(LINEAR, 4, "rk4", "classical")),
+        (PNDMSolver(LINEAR, 2), PLMSSolver(LINEAR, 2, "heun", "classical")),
+    ):
+        assert pndm.plan(9) == plms.plan(9)
+        assert pndm.convergence_order == plms.convergence_order
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -92,6 +102,40 @@ def test_first_same_as_last_is_found_in_the_table():
     for here, there in pairwise([*plan.times[::3], 0]):
         x = PRKSolver(LINEAR, BOGACKI_SHAMPINE).plan(timesteps=[int(here)], stop=int(there)).run(model, x)
     np.testing.assert_allclose(plan.run(model, start), x, rtol=1e-12)
+
+
+class TwoHalves(Solver):
+    """DDIM in two moves along the ε of the first, after each of them noise; and one aside, of no use."""
+
+    name, convergence_order = "two halves", 1
+
+    def __init__(self, schedule, *noises):
+        self.schedule, self.noises = schedule, noises
+
+    def write(self, program):
+        for here, there in program.grid.steps:
+            k, middle = program.newest, program.grid.between(here, there, 0.5)
+            program.transfer(k, {k: 1.0}, middle, noise=self.noises[0], stage=True)
+            program.transfer(k + 1, {k: 1.0}, here, stage=True)
+            program.transfer(k + 1, {k: 1.0}, there, noise=self.noises[1])
+
+
+def test_a_row_without_effect_is_merged_into_the_one_before():
+    """φ(φ(x, ε), ε) = φ(x, ε); but with noise between the two no one row can say it."""
+    times = {"timesteps": [900.5, 450.5, 20.5], "stop": 10.5}
+    merged, once = (solver.plan(**times) for solver in (TwoHalves(LINEAR, 0.0, 0.2), DDIMSolver(LINEAR)))
+    for ours, ddim in zip(merged.rows, once.rows, strict=True):
+        assert dict(ours.states) == pytest.approx(dict(ddim.states))
+        assert dict(ours.answers) == pytest.approx(dict(ddim.answers))
+        assert (ours.noise, ours.stage) == (0.2, False)
+    assert [row.noise for row in TwoHalves(LINEAR, 0.1, 0.2).plan(**times).rows] == [0.1, 0.2] * 3
+
+
+def test_whole_times_are_integers_on_a_table_alone():
+    times = {"timesteps": [8, 4, 2], "stop": 1}
+    assert DDIMSolver(LINEAR).plan(**times).integer_times
+    assert not DDIMSolver(SCHEDULES["ve"]).plan(**times).integer_times
+    assert not DDIMSolver(LINEAR).plan(timesteps=[8, 4.5], stop=1).integer_times
 
 
 def test_a_run_that_begins_at_its_end_does_nothing():
@@ -124,6 +168,9 @@ def test_a_plan_checks_itself(changes, message):
     assert Plan((row(),), Level(0, 1, 0), integer_times=True).model_calls == 1
     with pytest.raises(ValueError, match=message):
         Plan((row(**changes),), Level(0, 1, 0), integer_times=True)
+    for end in (Level(0, -1, 0), Level(0, 1, -0.1)):
+        with pytest.raises(ValueError, match="not negative"):
+            Plan((row(),), end)
 
 
 def test_a_plan_from_anywhere_runs():

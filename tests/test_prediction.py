@@ -12,14 +12,24 @@ from pndm_solvers.prediction import PREDICTIONS
 
 LINEAR = SCHEDULES["linear"]
 MIXTURE = random_mixture(3)
+PURE_NOISE = [SCHEDULES["zero_terminal_snr"], SCHEDULES["rectified_flow"]]
 START = np.random.default_rng(3).standard_normal((5, 3))
+
+
+# The definitions, which PREDICTIONS states as two weights; the score is ∇ log p(x | x_0).
+DEFINITIONS = {
+    "epsilon": lambda x0, epsilon, alpha, sigma: epsilon,
+    "sample": lambda x0, epsilon, alpha, sigma: x0,
+    "v_prediction": lambda x0, epsilon, alpha, sigma: alpha * epsilon - sigma * x0,
+    "score": lambda x0, epsilon, alpha, sigma: -epsilon / sigma,
+    "flow": lambda x0, epsilon, alpha, sigma: epsilon - x0,
+}
 
 
 @given(st.sampled_from(sorted(PREDICTIONS)), st.floats(0.01, 1), st.floats(0.01, 3), st.integers(0, 2**32))
 def test_every_prediction_gives_back_picture_and_noise(name, alpha, sigma, seed):
     x0, epsilon = np.random.default_rng(seed).standard_normal((2, 3, 4))
-    a, b = PREDICTIONS[name](alpha, sigma)
-    x, answer = alpha * x0 + sigma * epsilon, a * x0 + b * epsilon
+    x, answer = alpha * x0 + sigma * epsilon, DEFINITIONS[name](x0, epsilon, alpha, sigma)
     prediction = Prediction(name)
     np.testing.assert_allclose(prediction.convert("epsilon", x, answer, alpha, sigma), epsilon, atol=1e-10)
     np.testing.assert_allclose(prediction.convert("sample", x, answer, alpha, sigma), x0, atol=1e-10)
@@ -35,17 +45,21 @@ def test_one_model_in_five_forms_gives_one_sample(solver, spacing):
 
 
 @pytest.mark.parametrize("name", ["sample", "v_prediction", "flow"])
-@pytest.mark.parametrize("schedule", [SCHEDULES["zero_terminal_snr"], SCHEDULES["rectified_flow"]], ids=str)
+@pytest.mark.parametrize("schedule", PURE_NOISE, ids=str)
 def test_from_pure_noise_the_mean_picture_comes_out_first(name, schedule):
     """At α = 0 the answer is the mean of the data, and one step to the clean level ends there."""
-    model = MIXTURE.model(schedule, name)
     mean = sum(w * part.mean for w, part in zip(MIXTURE.weights, MIXTURE.parts, strict=True))
-    once = DDIMSolver(schedule).sample(model, START, 1, prediction=name)
+    once = DDIMSolver(schedule).sample(MIXTURE.model(schedule, name), START, 1, prediction=name)
     np.testing.assert_allclose(once, np.broadcast_to(mean, once.shape), rtol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", PURE_NOISE, ids=str)
+def test_from_pure_noise_to_the_end_of_the_flow(schedule):
+    exact = MIXTURE.flow(START, schedule.level(schedule.t_max), schedule.clean)
     for solver in deterministic_solvers(schedule):
-        sample = solver.sample(model, START, 200, spacing="linspace", prediction=name)
-        exact = MIXTURE.flow(START, schedule.level(schedule.t_max), schedule.clean)
-        assert np.median(np.abs(sample - exact)) < 0.02, solver.name
+        for name in ("v_prediction", "sample", "flow") if solver.name == "F-PNDM" else ("v_prediction",):
+            sample = solver.sample(MIXTURE.model(schedule, name), START, 200, spacing="linspace", prediction=name)
+            assert np.median(np.abs(sample - exact)) < 0.02, solver.name
 
 
 @pytest.mark.parametrize("name", ["epsilon", "score"])
@@ -53,6 +67,11 @@ def test_epsilon_is_refused_at_pure_noise_before_any_call(name):
     plan = PLMSSolver(SCHEDULES["zero_terminal_snr"]).plan(5)
     with pytest.raises(ValueError, match="does not determine 'sample' at α = 0"):
         plan.run(lambda x, t: pytest.fail("the model was called"), START, prediction=name)
+
+
+def test_a_score_tells_nothing_of_a_clean_state():
+    with pytest.raises(ValueError, match="does not determine 'epsilon' at α = 1, σ = 0"):
+        Prediction("score").weights("epsilon", 1.0, 0.0)
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy, xp.asarray], ids=["numpy", "torch", "standard"])
@@ -92,6 +111,7 @@ def test_guidance_mixes_two_models():
         ({"clip": 0}, "clip is 0"),
         ({"clip": float("nan")}, "clip is nan"),
         ({"threshold": 1.5}, "threshold is 1.5"),
+        ({"threshold": 0}, "threshold is 0"),
     ],
 )
 def test_bad_predictions_are_refused(options, message):

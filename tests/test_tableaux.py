@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from pndm_solvers import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau
-from pndm_solvers.tableaux import coordinate, exact_weights
+from pndm_solvers.tableaux import RK4, coordinate, exact_weights
 
 CLASSICAL = {"euler": 1, "heun": 2, "rk4": 4}
 COORDINATES = {
@@ -29,6 +29,7 @@ STEPS = {
     "to the data": ([0.03, 0.07, 0.13, 0.26], 0.0),
     "up": ([0.5, 0.35, 0.25, 0.2], 0.8),
     "far": ([0.030, 0.031, 0.032], 0.0),
+    "all the way": ([20.0, 157.0], 0.0),
 }
 
 
@@ -151,12 +152,16 @@ def test_order_of_a_tableau_of_ones_own():
     a = [[], ["1/2"], [-1, 2]]
     assert ButcherTableau("kutta3", [0, "1/2", 1], a, ["1/6", "2/3", "1/6"]).order == 3
     assert ButcherTableau("spoilt", [0, "1/2", 1], a, ["1/6", "1/3", "1/2"]).order == 1
+    # RK4's c and b with another a: all conditions of order 4 but Σ b·a·a·c = 1/24, and all but Σ b·c·a·c = 1/8.
+    for stages in ([[0, "1/2"], [0, "1/2", "1/2"]], [["1/4", "1/4"], ["-1/2", "-1/2", 2]]):
+        assert ButcherTableau("spoilt", RK4.c, [[], ["1/2"], *stages], RK4.b).order == 3
 
 
 def test_floats_are_the_fractions_that_are_meant():
     ralston = ButcherTableau("ralston", [0, 2 / 3], [[], [2 / 3]], [1 / 4, 3 / 4])
     assert ralston == ButcherTableau("ralston", [0, "2/3"], [[], ["2/3"]], ["1/4", "3/4"])
     assert ralston.order == 2
+    assert ButcherTableau("own", [0, 0.123456789], [[], [0.123456789]], [0.5, 0.5]).c[1] == Fraction(0.123456789)
 
 
 @pytest.mark.parametrize(
