@@ -16,6 +16,7 @@ from pndm_solvers.prediction import Prediction, classifier_free_guidance
 from pndm_solvers.schedule import Level, NoiseSchedule
 from pndm_solvers.solvers import DDIMSolver, DDPMSolver, FONSolver, PLMSSolver, PNDMSolver, PRKSolver
 from pndm_solvers.tableaux import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau
+from pndm_solvers.together import advance_together, slerp
 from pndm_solvers.transfer import transfer
 
 __version__ = "0.1.0"
@@ -42,8 +43,10 @@ __all__ = [
     "State",
     "Step",
     "StepError",
+    "advance_together",
     "classifier_free_guidance",
     "initial_noise",
     "make_grid",
+    "slerp",
     "transfer",
 ]

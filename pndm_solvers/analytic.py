@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pndm_solvers.arguments import choice, real, reals, whole
 from pndm_solvers.execute import Model
 from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.schedule import Level, NoiseSchedule
@@ -38,7 +39,7 @@ class Distribution(ABC):
 
         One batch may stand at several times.
         """
-        mix = PREDICTIONS[prediction]
+        mix = PREDICTIONS[choice("prediction", prediction, PREDICTIONS)]
 
         def answer(x: Float64, t: Any) -> Float64:
             x = np.asarray(x)
@@ -90,7 +91,9 @@ class Gaussian(Distribution):
     """
 
     def __init__(self, mean: ArrayLike, covariance: ArrayLike) -> None:
-        self.mean = np.asarray(mean, np.float64)
+        self.mean = reals("mean", mean).astype(np.float64)
+        if self.mean.ndim != 1 or not np.isfinite(self.mean).all():
+            raise ValueError(f"mean must be finite and of shape (d,), not {mean!r}")
         self.variances, self.axes = _eigen(covariance, self.mean.size)
 
     def posterior(self, x: Float64, alpha: float, sigma: float) -> tuple[Float64, Float64]:
@@ -116,10 +119,20 @@ class GaussianMixture(Distribution):
     """Σ weights_k·N(means_k, covariances_k): `(K,)`, `(K, d)`, and `(K, d, d)` or `(K, d)` variances."""
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> None:
-        self.weights = np.asarray(weights, np.float64)
-        means, covariances = np.asarray(means, np.float64), np.asarray(covariances, np.float64)
-        if not (self.weights.min() > 0 and math.isclose(self.weights.sum(), 1, rel_tol=1e-9)):
+        self.weights, means, covariances = (
+            reals(name, values).astype(np.float64)
+            for name, values in (("weights", weights), ("means", means), ("covariances", covariances))
+        )
+        if not (
+            self.weights.ndim == 1
+            and self.weights.min(initial=1) > 0
+            and math.isclose(self.weights.sum(), 1, rel_tol=1e-9)
+        ):
             raise ValueError(f"weights must be positive and sum to 1, not {self.weights}")
+        if means.ndim != 2 or covariances.ndim < 2:
+            raise ValueError(
+                f"means must be (K, d) and covariances (K, d, d) or (K, d), not {means.shape}, {covariances.shape}"
+            )
         if not len(self.weights) == len(means) == len(covariances):
             raise ValueError(
                 f"weights, means and covariances have {len(self.weights)}, {len(means)} and {len(covariances)} parts"
@@ -129,6 +142,7 @@ class GaussianMixture(Distribution):
     @staticmethod
     def ring(modes: int = 8, radius: float = 0.8, width: float = 0.1) -> GaussianMixture:
         """Equal round modes of deviation `width`, even on a circle in the plane."""
+        modes = whole("modes", modes)
         angles = 2 * math.pi * np.arange(modes) / modes
         means = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         return GaussianMixture(np.full(modes, 1 / modes), means, np.full((modes, 2), width**2))
@@ -158,8 +172,10 @@ class Empirical(Distribution):
     """
 
     def __init__(self, data: ArrayLike, width: float) -> None:
-        data = np.asarray(data, np.float64)
-        self.data, self.width = data.reshape(len(data), -1), float(width)
+        data = reals("data", data).astype(np.float64)
+        if data.ndim < 1 or not data.size or not np.isfinite(data).all():
+            raise ValueError(f"data must be a finite (K, …), not of shape {data.shape}")
+        self.data, self.width = data.reshape(len(data), -1), real("width", width)
         if not self.width > 0:
             raise ValueError(f"width must be above 0, not {width:g}: without it the flow has no end")
         self._squares = (self.data**2).sum(1)
@@ -185,7 +201,9 @@ def _softmax(logs: Float64) -> Float64:
 
 
 def _eigen(covariance: ArrayLike, dimension: int) -> tuple[Float64, Float64]:
-    covariance = np.asarray(covariance, np.float64)
+    covariance = reals("covariance", covariance).astype(np.float64)
+    if not np.isfinite(covariance).all():
+        raise ValueError("covariance must be finite")
     if covariance.shape == (dimension,):
         variances, axes = covariance, np.eye(dimension)
     elif covariance.shape == (dimension, dimension) and np.allclose(covariance, covariance.T):
@@ -195,8 +213,6 @@ def _eigen(covariance: ArrayLike, dimension: int) -> tuple[Float64, Float64]:
             f"covariance must be symmetric ({dimension}, {dimension}) or ({dimension},) variances, "
             f"not of shape {covariance.shape}"
         )
-    if not np.isfinite(variances).all() or variances.min() < -1e-10 * variances.max():
-        raise ValueError(
-            f"covariance must be finite and positive semi-definite; its lowest eigenvalue is {variances.min():g}"
-        )
+    if variances.min(initial=0) < -1e-10 * variances.max():
+        raise ValueError(f"covariance must be positive semi-definite; its lowest eigenvalue is {variances.min():g}")
     return np.maximum(variances, 0), axes

@@ -41,15 +41,16 @@ class ArrayLibrary:
 
     def combine(self, arrays: Sequence[Any], weights: Sequence[float], dtype: Any) -> Any:
         """Σ weight·array, of the given dtype; float16 and bfloat16 are summed in float32."""
-        total = self.wide(arrays[0]) * weights[0]
+        total = self.wide(arrays[0], dtype) * weights[0]
         for array, weight in zip(arrays[1:], weights[1:], strict=True):
-            total = total + self.wide(array) * weight
+            total = total + self.wide(array, dtype) * weight
         return self.cast(total, dtype)
 
-    def wide(self, x: Any) -> Any:
-        """`x` in float32 where it has fewer bits."""
+    def wide(self, x: Any, dtype: Any = None) -> Any:
+        """`x` in float32 where it has fewer bits, and in `dtype` where that has more."""
         xp = x.__array_namespace__()
-        return self.cast(x, xp.float32) if xp.finfo(x.dtype).bits < 32 else x
+        x = self.cast(x, xp.float32) if xp.finfo(x.dtype).bits < 32 else x
+        return self.cast(x, dtype) if dtype is not None and xp.finfo(dtype).bits > xp.finfo(x.dtype).bits else x
 
     def cast(self, x: Any, dtype: Any) -> Any:
         """`x` in another dtype of its library."""
@@ -119,17 +120,18 @@ class TorchLibrary(ArrayLibrary):
             )
 
     def combine(self, arrays: Sequence[Any], weights: Sequence[float], dtype: Any) -> Any:
-        total = self.wide(arrays[0]) * weights[0]
+        total = self.wide(arrays[0], dtype) * weights[0]
         for array, weight in zip(arrays[1:], weights[1:], strict=True):
             # In place: `total` is this call's own, so each term costs one pass over memory.
             total = total.add_(array, alpha=weight)
         return total.to(dtype)
 
-    def wide(self, x: Any) -> Any:
-        return x.float() if x.dtype.itemsize < 4 else x
+    def wide(self, x: Any, dtype: Any = None) -> Any:
+        x = x.float() if x.dtype.itemsize < 4 else x
+        return x.to(dtype) if dtype is not None and dtype.itemsize > x.dtype.itemsize else x
 
     def cast(self, x: Any, dtype: Any) -> Any:
-        return x.to(dtype)
+        return x.to(dtype=dtype)  # by name: it takes a device or another tensor as well
 
     def times(self, x: Any, t: float, *, integer: bool) -> Any:
         import torch
@@ -187,7 +189,7 @@ _STANDARD = ArrayLibrary()
 def _library_of(kind: type) -> ArrayLibrary | None:
     for base in kind.__mro__:
         found = LIBRARIES.get(base.__module__.partition(".")[0])
-        if found is not None:
+        if found is not None and hasattr(kind, "ndim"):  # a torch.Generator, say, is no array
             return found
     return _STANDARD if hasattr(kind, "__array_namespace__") else None
 

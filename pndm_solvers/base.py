@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,9 +13,10 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from pndm_solvers.arguments import real, whole
 from pndm_solvers.arrays import library
-from pndm_solvers.execute import Model, Step
-from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, Spacing, make_grid, whole
+from pndm_solvers.execute import Model, Step, check_state
+from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, Spacing, make_grid
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.program import Program
@@ -142,7 +144,7 @@ class Solver(ABC):
         """Doubles the number of steps until the calls no longer fit, then halves the gap."""
         size = self.schedule.num_train_timesteps or 1000
         # More steps than this are not tried: a cut or a spacing of the caller's own may never ask for more calls.
-        most = size if options.get("spacing") in INTEGRAL_SPACINGS else size + 64 * max_model_calls
+        most = size if str(options.get("spacing")) in INTEGRAL_SPACINGS else size + 64 * max_model_calls
         best, fits, fails = None, 0, most + 1
         while fails - fits > 1:
             steps = min(2 * fits + 1, most) if fails > most else (fits + fails) // 2
@@ -192,11 +194,18 @@ class Solver(ABC):
         Raises
         ------
         ValueError:
-            For a tolerance that is not above 0 or cannot be met, and for a stochastic solver.
+            For a tolerance that is not above 0 or cannot be met, for `timesteps`, and for a stochastic solver.
         """
-        if not isinstance(tolerance, (int, float)) or not 0 < tolerance < math.inf:
-            raise ValueError(f"tolerance is {tolerance!r}; it is a root-mean-square error above 0")
-        if whole("max_model_calls", max_model_calls) < 8:
+        allowed = "a root-mean-square error above 0, of at least 1e-15, float64's own"
+        if (tolerance := real("tolerance", tolerance, allowed)) < 1e-15:
+            raise ValueError(f"tolerance is {tolerance:g}; it must be {allowed}")
+        if options.get("timesteps") is not None:
+            raise ValueError(
+                "timesteps fix the length of a run, which the tolerance is to choose; pass spacing= instead"
+            )
+        check_state(x)
+        max_model_calls = whole("max_model_calls", max_model_calls)
+        if max_model_calls < 8:
             raise ValueError(f"max_model_calls is {max_model_calls}; a pilot compares runs of at least 4 and 8 calls")
         order = self.convergence_order
         if order is None:
@@ -257,14 +266,15 @@ class Solver(ABC):
         trajectory: bool = False,
         check_finite: bool | None = False,
         state_dtype: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
         **options: Unpack[PlanOptions],
     ) -> Any:
         """The sample from the noise `x_T` `(B, …)`: `plan(num_inference_steps, **options)`, then `Plan.run`.
 
         `options` are those of `plan`: `timesteps`, `max_model_calls`, `spacing`, `start`, `stop`, `final`,
         `steps_offset`; or, in the place of a length, a `tolerance` for `plan_within` with the first eight samples
-        as pilot, for which the model must not be bound to one size of batch. The other arguments, the
-        result and the errors are those of `Plan.run`.
+        as pilot, for which the model must not be bound to one size of batch; a run that goes on from its
+        `checkpoint` makes its pilot anew. The other arguments, the result and the errors are those of `Plan.run`.
 
         >>> import numpy as np
         >>> from pndm_solvers import NoiseSchedule, PLMSSolver
@@ -279,6 +289,7 @@ class Solver(ABC):
             lengths = [n for n in ("num_inference_steps", "timesteps", "max_model_calls") if given.get(n) is not None]
             if lengths:
                 raise ValueError(f"pass exactly one of tolerance and {lengths[0]}; the tolerance chooses the length")
+            check_state(x_T)
             plan = self.plan_within(tolerance, model, x_T[:8], prediction=prediction, **options)  # type: ignore[arg-type]
         return plan.run(
             model,
@@ -291,4 +302,5 @@ class Solver(ABC):
             trajectory=trajectory,
             check_finite=check_finite,
             state_dtype=state_dtype,
+            checkpoint=checkpoint,
         )

@@ -89,6 +89,8 @@ class ErrorEstimate:
         return f"<ErrorEstimate, {len(self.steps)} steps, error of the sample about {np.median(self.total):.1e}>"
 
     def __call__(self, step: Step) -> None:
+        if not isinstance(step, Step):
+            raise TypeError(f"step is a {type(step).__name__}; pass the estimate itself as callback=, to run or sample")
         plan = step.state.plan
         if plan.is_stochastic:
             raise ValueError(f"{plan.name} draws noise, so its steps have no single right end to be compared with")

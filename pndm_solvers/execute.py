@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pndm_solvers.arguments import boolean, function
 from pndm_solvers.arrays import combine, is_array, library
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.prediction import Prediction
@@ -68,6 +70,45 @@ class State:
         if self.done:
             raise ValueError("the run is done; its sample is state.x")
         return library(self.x).times(self.x, self.plan.rows[self.row].t, integer=self.plan.integer_times)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the state to one safetensors file, whole or not at all; a file that is there is replaced.
+
+        The file holds every array in its own dtype, without what torch has recorded for gradients, the plan, the
+        prediction, the seed, and a digest of all. `docs/checkpoints.md` is its specification.
+
+        Raises ValueError for a dtype that the format lacks, and where noise is yet to be drawn from a generator. Such
+        a state cannot be saved, since its generator may have moved on since; with `seed=` it can. OSError for a path
+        that cannot be written.
+        """
+        from pndm_solvers import checkpoint
+
+        checkpoint.save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], device: Any = None, like: Any = None) -> State:
+        """The state that `save` wrote, to the last bit; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path:
+            The file.
+        device:
+            Where the arrays shall lie, as their library names it: by default like's device, or the library's own.
+        like:
+            Any array of the library that they shall be of. NumPy and torch need none, every other library does.
+
+        Raises
+        ------
+        ValueError:
+            For a file that `save` did not write, that was cut short or altered, or of another version, and for
+            arrays of a library or dtype that is not at hand.
+        OSError:
+            For a file that cannot be read.
+        """
+        from pndm_solvers import checkpoint
+
+        return checkpoint.load(path, device, like)
 
 
 @dataclass(frozen=True)
@@ -136,16 +177,22 @@ def start(
 ) -> State:
     """See `Plan.start`."""
     check_state(x)
-    wide = library(x).wide(x) if state_dtype is None else library(x).cast(x, state_dtype)
-    check_state(wide)
+    try:
+        if is_array(state_dtype):  # whose own dtype NumPy would take
+            raise TypeError(state_dtype)
+        wide = library(x).wide(x) if state_dtype is None else library(x).cast(x, state_dtype)
+        check_state(wide)
+    except Exception as error:  # each array library has errors of its own for what is no dtype
+        raise TypeError(
+            f"state_dtype is {state_dtype!r}; it must be a floating dtype of x's library, as x.dtype is"
+        ) from error
     prediction = Prediction(prediction) if isinstance(prediction, str) else prediction
     if not isinstance(prediction, Prediction):
         raise TypeError(f"prediction is {prediction!r}; it is a name such as 'epsilon', or a Prediction")
     for row in plan.rows:
         prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what row k would only refuse later
     noise = NoiseSource.of(seed, generator)
-    if plan.is_stochastic:
-        noise.check(x)
+    noise.check(x)
     return State(plan, 0, {0: wide}, {}, prediction, noise, x.dtype)
 
 
@@ -192,14 +239,28 @@ def run(
     progress: bool,
     trajectory: bool,
     check_finite: bool | None,
+    checkpoint: str | os.PathLike[str] | None,
     **options: Any,
 ) -> Any:
     """See `Plan.run`."""
-    state = start(plan, x, **options)
+    state, keep = start(plan, x, **options), None
+    function("model", model, "model(x, t)")
+    if callback is not None:
+        function("callback", callback, "callback(step)")
+    boolean("progress", progress)
+    boolean("trajectory", trajectory)
+    if check_finite is not None:
+        boolean("check_finite", check_finite)
+    if checkpoint is not None:
+        if trajectory:
+            raise ValueError("pass checkpoint= or trajectory=, not both: a checkpoint does not hold the points passed")
+        from pndm_solvers.checkpoint import resume
+
+        state, keep = resume(state, checkpoint)
     points = [x] if trajectory else []
     if check_finite:
         _check_finite(x, "the state handed in is")
-    with _bar(plan, progress) as bar:
+    with _bar(state, progress) as bar:
         while not state.done:
             answer = _combinable(state, model(state.x, state.t))
             before, state = state, _advance(state, answer)
@@ -207,6 +268,8 @@ def run(
                 at = f"row {before.row}, t = {plan.rows[before.row].t:g},"
                 _check_finite(answer, f"what the network answered at {at} is")
                 _check_finite(state.x, f"the state made in {at} is")
+            if keep is not None:
+                keep(state)
             if trajectory and not plan.rows[before.row].stage:
                 points.append(state.x)
             if callback is not None:
@@ -237,9 +300,9 @@ class _NoBar:
         pass
 
 
-def _bar(plan: Plan, show: bool) -> Any:
+def _bar(state: State, show: bool) -> Any:
     if not show:
         return _NoBar()
     from tqdm.auto import tqdm
 
-    return tqdm(total=plan.model_calls, unit="call", desc=plan.name)
+    return tqdm(total=state.plan.model_calls, initial=state.row, unit="call", desc=state.plan.name)

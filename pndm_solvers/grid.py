@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pndm_solvers.arguments import choice, function, reals, whole
 from pndm_solvers.schedule import Level, NoiseSchedule
 
-__all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "Spacing", "make_grid", "whole"]
+__all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "Spacing", "make_grid"]
 
 DEFAULT_SPACING = "balanced"
 
@@ -94,20 +94,22 @@ def make_grid(
     ValueError:
         For times that are out of order, out of range or not finite.
     """
-    if final not in ("clean", "first"):
-        raise ValueError(f"final is {final!r}; it is 'clean' or 'first', or pass stop= for a time of your own")
-    if steps_offset and (timesteps is not None or spacing != "leading"):
+    if not isinstance(schedule, NoiseSchedule):
+        raise TypeError(f"schedule is a {type(schedule).__name__}; make a NoiseSchedule, NoiseSchedule.linear() say")
+    choice("final", final, ("clean", "first"))
+    if whole("steps_offset", steps_offset, least=0) and (timesteps is not None or spacing != "leading"):
         raise ValueError("steps_offset belongs to spacing='leading' alone")
     if stop is not None:
-        end = schedule.level(stop)
+        end = schedule.level(stop, "stop")
     else:
         end = schedule.clean if final == "clean" else schedule.level(schedule.t_min)
 
     if timesteps is None:
         steps = whole("num_inference_steps", num_inference_steps)
-        if isinstance(spacing, str) and spacing not in SPACINGS:
-            raise ValueError(f"spacing is {spacing!r}; known are {', '.join(map(repr, SPACINGS))}, or pass a callable")
-        make = SPACINGS[spacing] if isinstance(spacing, str) else spacing
+        if isinstance(spacing, str):
+            make = SPACINGS[choice("spacing", spacing, SPACINGS)]
+        else:
+            make = function("spacing", spacing, "spacing(schedule, steps, end), or one of " + ", ".join(SPACINGS))
         times = _checked("spacing", make(schedule, steps, end)) + steps_offset
         if np.any(np.diff(times) >= 0):
             raise ValueError(f"spacing must give times that fall strictly, not {_abridged(times)}")
@@ -116,14 +118,14 @@ def make_grid(
                 f"stop = {end.t:g} is not below t = {times[0]:g}, where this spacing begins; to run upwards, from data "
                 f"to noise, pass start= too"
             )
-        first = float(times[0] if start is None else start)
+        first = float(times[0]) if start is None else schedule.level(start, "start").t
     else:
         if start is not None:
             raise ValueError("start cuts a named spacing; timesteps of your own begin where their first one says")
         times = _checked("timesteps", timesteps)
         first = float(times[0])
         for t in times:
-            _asked(schedule, t)
+            _asked(schedule, t, "timesteps")
         course = np.append(times, [] if times[-1] == end.t else end.t)
         if not (np.all(np.diff(course) < 0) or (end.t > first and np.all(np.diff(course) > 0))):
             raise ValueError(
@@ -140,9 +142,9 @@ def make_grid(
     return Grid(schedule, (*levels, end) if first != end.t else (end,), integral)
 
 
-def _asked(schedule: NoiseSchedule, t: float) -> Level:
-    """The level at which the network is to be asked."""
-    level = schedule.level(t)
+def _asked(schedule: NoiseSchedule, t: float, name: str = "spacing") -> Level:
+    """The level at which the network is to be asked, at a time that an error calls `name`."""
+    level = schedule.level(t, f"a time of {name}")
     if level.sigma == 0:
         raise ValueError(
             f"a step cannot begin at t = {t:g}, the clean level, which no network has seen; begin at t = "
@@ -151,22 +153,11 @@ def _asked(schedule: NoiseSchedule, t: float) -> Level:
     return level
 
 
-def whole(name: str, value: Any) -> int:
-    """The argument `name` as an integer of at least 1; ValueError for anything else."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return number
-
-
 def _checked(name: str, values: Any) -> NDArray[Any]:
-    times = np.asarray(values)
-    if times.ndim != 1 or times.size == 0 or times.dtype.kind not in "iuf" or not np.isfinite(times).all():
-        raise ValueError(f"{name} must give a non-empty 1-D sequence of finite times, not {values!r}")
-    return times
+    times = reals(name, values)
+    if times.ndim != 1 or times.size == 0 or not np.isfinite(times).all():
+        raise ValueError(f"{name} must give a non-empty 1-D sequence of finite times, not {_abridged(times)}")
+    return times.astype(np.int64) if times.dtype.kind == "u" else times  # of which no difference is negative
 
 
 def _abridged(times: NDArray[Any]) -> str:

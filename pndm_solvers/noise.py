@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pndm_solvers.arguments import floating, whole
 from pndm_solvers.arrays import library
 
 __all__ = ["NoiseSource", "initial_noise"]
@@ -47,12 +48,15 @@ class NoiseSource:
         """A source from the arguments of `Plan.run`; TypeError or ValueError for what is no seed."""
         if seed is None:
             return NoiseSource(None, generator)
-        return NoiseSource(tuple(map(_whole, seed)) if isinstance(seed, Iterable) else _whole(seed), generator)
+        several = getattr(seed, "ndim", 0) == 1 or (isinstance(seed, Sequence) and not isinstance(seed, (str, bytes)))
+        return NoiseSource(tuple(map(_seed, seed)) if several else _seed(seed), generator)  # type: ignore[arg-type]
 
     def check(self, like: Any) -> None:
         """Raises now what `draw` for `like` would raise: one entry a sample, of a kind that can be drawn from."""
         if isinstance(self.seed, tuple):
             _one_each("seed", self.seed, like.shape[0])
+        if self.generator is None:
+            return
         several = isinstance(self.generator, Sequence)
         for generator in _one_each("generator", self.generator, like.shape[0]) if several else [self.generator]:
             library(like).check_generator(generator)
@@ -81,11 +85,24 @@ def initial_noise(shape: Sequence[int], seed: int | Sequence[int], like: Any = N
 
     A state of variance-preserving and rectified-flow schedules starts from it as it is; for a
     variance-exploding schedule multiply it by σ at the first time.
+
+    Raises TypeError or ValueError for a shape without a batch, a `like` that is no floating array of that shape, and
+    seeds that are not one, or one for each sample.
     """
+    if isinstance(shape, (str, bytes)) or not hasattr(shape, "__len__") or getattr(shape, "ndim", 1) != 1:
+        raise TypeError(f"shape is {shape!r}; it must be (B, …), a sequence of whole numbers")
+    shape = tuple(whole("a length in shape", length, least=0, most=math.inf) for length in shape)
+    if not shape:
+        raise ValueError("shape is (); it must be (B, …) with the batch first")
+    if seed is None:
+        raise TypeError("seed is None; it must be a whole number, or one for each sample")
+    try:
+        start = np.empty(shape) if like is None else floating("like", like)
+    except (ValueError, MemoryError) as error:
+        raise ValueError(f"shape is {shape}, more than there is memory for; draw smaller batches") from error
+    if tuple(start.shape) != shape:
+        raise ValueError(f"shape is {shape} but like has {tuple(start.shape)}; pass like's own")
     row_before_the_first = -1
-    start = np.empty(tuple(shape)) if like is None else like
-    if tuple(start.shape) != tuple(shape):
-        raise ValueError(f"shape is {tuple(shape)} but like has {tuple(start.shape)}")
     return NoiseSource.of(seed, None).draw(row_before_the_first, start)
 
 
@@ -94,14 +111,8 @@ def _seeded(seed: int, sample: int, row: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(sample, row + 1))))
 
 
-def _whole(seed: Any) -> int:
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise TypeError(f"seed is {seed!r}; it is an integer of at least 0, or one for each sample") from None
-    if number < 0:
-        raise ValueError(f"seed is {number}; it must be at least 0")
-    return number
+def _seed(seed: Any) -> int:
+    return whole("seed", seed, least=0, most=math.inf)
 
 
 def _one_each(name: str, values: Sequence[Any], batch: int) -> Sequence[Any]:

@@ -26,8 +26,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from pndm_solvers.adapters.diffusers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
+from pndm_solvers.arguments import whole
 from pndm_solvers.execute import Model
-from pndm_solvers.grid import whole
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import ReferenceNetwork
 from pndm_solvers.schedule import NoiseSchedule
@@ -133,7 +133,7 @@ class _Pipeline(DiffusionPipeline):
         image_shape: Sequence[int] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """The body of each pipeline's call."""
-        whole("batch_size", batch_size)
+        batch_size = whole("batch_size", batch_size)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; it is one of {', '.join(map(repr, OUTPUT_TYPES))}")
         generator = list(generator) if isinstance(generator, Sequence) else generator
@@ -151,6 +151,11 @@ class _Pipeline(DiffusionPipeline):
             )
         if output_type == "pil" and image_shape[0] not in PIL_CHANNELS:
             raise ValueError(f"images of {image_shape[0]} channels are no pictures; pass output_type='np' or 'pt'")
+        if guidance_scale != 1 and class_labels is None:
+            raise ValueError(f"guidance_scale is {guidance_scale} without class_labels, to which it would guide")
+        for each in generator if isinstance(generator, list) else [generator]:
+            if not isinstance(each, torch.Generator | None):
+                raise TypeError(f"generator is of {type(each).__name__}; pass a torch.Generator, or one for each image")
         device = self._execution_device
         label = _labels(class_labels, batch_size, device)
         model = self.unet.model(label, guidance_scale) if own else _asked(self.unet, label, guidance_scale)
@@ -433,7 +438,10 @@ def _asked(unet: Any, label: Tensor | None, guidance: float) -> Model:
 def _labels(given: int | Sequence[int] | None, batch: int, device: Any) -> Tensor | None:
     if given is None:
         return None
-    labels = torch.as_tensor(given, device=device)
+    try:
+        labels = torch.as_tensor(given, device=device)
+    except (TypeError, ValueError):
+        labels = torch.empty(0)
     if labels.is_floating_point() or labels.ndim > 1 or labels.numel() not in (1, batch):
         raise ValueError(f"class_labels is {given!r}; it is a number of a class, or one for each of {batch} images")
     return labels.flatten().expand(batch)

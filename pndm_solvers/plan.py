@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -171,6 +172,8 @@ class Plan:
         `state` itself is not changed, so any number of runs may go on from it. Raises ValueError for a
         state of another plan, one that is done, or an answer of another shape.
         """
+        if not isinstance(state, execute.State):
+            raise TypeError(f"state is a {type(state).__name__}; it must be what plan.start(x) or plan.advance gave")
         if state.plan is not self and state.plan != self:
             raise ValueError(f"the state is of {state.plan!r}, not of {self!r}; advance it with its own plan")
         return execute.advance(state, answer)
@@ -188,6 +191,7 @@ class Plan:
         trajectory: bool = False,
         check_finite: bool | None = False,
         state_dtype: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> Any:
         """The sample, from the state `x` at the plan's first level.
 
@@ -216,6 +220,12 @@ class Plan:
         state_dtype:
             What states are kept in between rows: a dtype of x's library. By default x's own, but float32 where that
             has fewer bits, so that only x and the answers are rounded; x's own halves the memory.
+        checkpoint:
+            A file to which the run is written before the first and after each model call (see `State.save`; it waits
+            for the device each time). Where the file is there, the run goes on from it and ends with the same bits
+            as one that was never interrupted, given the same model, of which the file knows nothing; `callback`
+            is told of the calls that are still made. A finished run's file gives the sample, without a call. The
+            file stays.
 
         Raises
         ------
@@ -223,9 +233,12 @@ class Plan:
             For a state that is no floating array.
         ValueError:
             For an answer of another shape, kind or device, or a prediction that cannot be used at one of the plan's
-            levels.
+            levels; for a checkpoint of another run (plan, `x`, prediction, seed or dtype), a damaged one, one of a
+            stochastic plan without `seed`, or one together with `trajectory`.
         FloatingPointError:
-            For a sample that is not finite: see `check_finite`.
+            For a sample that is not finite: see `check_finite`. True keeps such a state out of the checkpoint, too.
+        OSError:
+            For a checkpoint that cannot be read or written; before the first model call where that is known then.
         """
         return execute.run(
             self,
@@ -239,6 +252,7 @@ class Plan:
             trajectory=trajectory,
             check_finite=check_finite,
             state_dtype=state_dtype,
+            checkpoint=checkpoint,
         )
 
     # ------------------------------------------------------------ print and save
@@ -282,27 +296,43 @@ class Plan:
     def from_json(text: str | bytes) -> Plan:
         """The plan that `to_json` wrote. Raises ValueError for anything else."""
         try:
-            document = json.loads(text)
-            if document["format"] != FORMAT:
-                raise ValueError(f"format is {document['format']!r}; this version reads {FORMAT!r}")
-            return Plan(
-                rows=tuple(_row(**row) for row in document["rows"]),
-                end=Level(**{name: float(value) for name, value in document["end"].items()}),
-                integer_times=_exactly(bool, document["integer_times"]),
-                name=str(document["name"]),
-            )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            document = _exactly(dict, json.loads(text, object_pairs_hook=_object))
+            if (found := document.pop("format")) != FORMAT:
+                raise ValueError(f"format is {found!r}; this version reads {FORMAT!r}")
+            return _plan(**document)
+        except (KeyError, TypeError, OverflowError, RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"not the JSON of a plan: {error!r}; write one with Plan.to_json()") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values under one key Python would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise TypeError(f"an object names a key twice: {[key for key, _ in pairs]}")
+    return found
+
+
+def _plan(*, name: Any, integer_times: Any, end: Any, rows: Any) -> Plan:
+    """A plan from the values of its JSON."""
+    end = Level(**{key: _number(value) for key, value in _exactly(dict, end).items()})
+    rows = tuple(_row(**row) for row in _exactly(list, rows))
+    return Plan(rows, end, _exactly(bool, integer_times), _exactly(str, name))
 
 
 def _row(*, t: Any, alpha: Any, sigma: Any, states: Any, answers: Any, noise: Any, stage: Any) -> Row:
     """A row from the values of its JSON."""
-    states, answers = (tuple((_exactly(int, i), float(w)) for i, w in terms) for terms in (states, answers))
-    return Row(float(t), float(alpha), float(sigma), states, answers, float(noise), _exactly(bool, stage))
+    states, answers = (
+        tuple((_exactly(int, i), _number(w)) for i, w in _exactly(list, terms)) for terms in (states, answers)
+    )
+    return Row(_number(t), _number(alpha), _number(sigma), states, answers, _number(noise), _exactly(bool, stage))
+
+
+def _number(value: Any) -> float:
+    return float(value if type(value) is int else _exactly(float, value))
 
 
 def _exactly(kind: type, value: Any) -> Any:
-    """JSON's own integers and booleans, not what Python would make of other values."""
+    """JSON's own values of a kind, not what Python would make of others."""
     if type(value) is not kind:
         raise TypeError(f"{value!r} is no {kind.__name__}")
     return value

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pndm_solvers import arrays
+from pndm_solvers.arguments import alike, choice, function, real
 
 __all__ = ["PREDICTIONS", "Prediction", "classifier_free_guidance"]
 
@@ -55,13 +56,16 @@ class Prediction:
     threshold_max: float = math.inf
 
     def __post_init__(self) -> None:
-        if self.type not in PREDICTIONS:
-            raise ValueError(f"prediction is {self.type!r}; known are {', '.join(map(repr, PREDICTIONS))}")
-        if self.clip is not None and not self.clip > 0:
+        choice("prediction", self.type, PREDICTIONS)
+        if (
+            self.clip is not None
+            and not real("clip", self.clip, "a number above 0, or None for no clipping", finite=False) > 0
+        ):
             raise ValueError(f"clip is {self.clip:g}; it must be above 0, or None for no clipping")
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold:g}; it is a quantile in (0, 1], 0.995 say, or None")
-        if not self.threshold_max >= self.bound:
+        quantile = "a quantile in (0, 1], 0.995 say, or None"
+        if self.threshold is not None and not 0 < real("threshold", self.threshold, quantile) <= 1:
+            raise ValueError(f"threshold is {self.threshold:g}; it must be {quantile}")
+        if not real("threshold_max", self.threshold_max, "a number", finite=False) >= self.bound:
             raise ValueError(f"threshold_max is {self.threshold_max:g}; it must be at least the bound {self.bound:g}")
 
     @property
@@ -74,6 +78,8 @@ class Prediction:
 
         Raises ValueError where the answer does not determine it, as ε does not determine x̂_0 at α = 0.
         """
+        choice("wanted", wanted, ("epsilon", "sample"))
+        alpha, sigma = real("alpha", alpha), real("sigma", sigma)
         if sigma == 0 and self.type == "score":
             raise self._undetermined(wanted, alpha, sigma)
         a, b = PREDICTIONS[self.type](alpha, sigma)
@@ -93,8 +99,10 @@ class Prediction:
     def convert(self, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:
         """The wanted one ("epsilon" or "sample") at the state `x`, of x's shape and dtype.
 
-        `x` and `answer` are `(B, …)` arrays of one library.
+        `x` and `answer` are floating `(B, …)` arrays of one library and shape; TypeError or ValueError for others.
         """
+        alike("answer", answer, "x", x)
+        choice("wanted", wanted, ("epsilon", "sample"))
         if self.clip is None and self.threshold is None:
             if wanted == self.type:
                 return answer
@@ -113,14 +121,20 @@ def classifier_free_guidance(
     """A model that answers `unconditional + scale·(conditional − unconditional)`: Ho and Salimans (2022).
 
     Both are models `(x, t)` of the same kind of prediction. Each call of the result calls both once;
-    with `scale=1` only the conditional one, with `scale=0` only the other.
+    with `scale=1` only the conditional one, with `scale=0` only the other. Raises TypeError or ValueError for what is
+    no model, a scale that is no finite number, and, when called, answers that differ in kind or shape.
     """
+    function("conditional", conditional, "model(x, t)")
+    function("unconditional", unconditional, "model(x, t)")
+    scale = real("scale", scale)
     if scale == 1:
         return conditional
     if scale == 0:
         return unconditional
 
     def guided(x: Any, t: Any) -> Any:
-        return arrays.combine([conditional(x, t), unconditional(x, t)], [scale, 1 - scale])
+        answers = [conditional(x, t), unconditional(x, t)]
+        alike("unconditional's answer", answers[1], "conditional's answer", answers[0])
+        return arrays.combine(answers, [scale, 1 - scale])
 
     return guided

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pndm_solvers.arguments import alike, boolean, choice, real, reals, whole
 from pndm_solvers.arrays import combine
 
 __all__ = ["SCHEDULES", "Level", "NoiseSchedule"]
@@ -43,7 +44,8 @@ class NoiseSchedule(ABC):
     """α(t) and σ(t) of `x_t = α(t)·x_0 + σ(t)·ε`.
 
     Made by one of the class methods below. A schedule is immutable, hashable and compared by value.
-    A new kind of schedule is one subclass with `t_min`, `t_max`, `clean`, `alpha`, `sigma`, `rates`.
+    A new kind of schedule is one subclass with `t_min`, `t_max`, `clean`, and `_alpha`, `_sigma`, `_rates`, which
+    are asked within `[t_min, t_max]` alone.
 
     Attributes
     ----------
@@ -65,77 +67,131 @@ class NoiseSchedule(ABC):
         """The level α = 1, σ = 0, and the time that stands for it."""
 
     @abstractmethod
+    def _alpha(self, t: Float64) -> Float64:
+        """α at times within `[t_min, t_max]`."""
+
+    @abstractmethod
+    def _sigma(self, t: Float64) -> Float64:
+        """σ at times within `[t_min, t_max]`."""
+
+    @abstractmethod
+    def _rates(self, t: float) -> tuple[float, float]:
+        """(dα/dt, dσ/dt) at a time within `[t_min, t_max]`."""
+
+    def _log_snr(self, t: Float64) -> Float64:
+        with np.errstate(divide="ignore"):
+            return 2 * (np.log(self._alpha(t)) - np.log(self._sigma(t)))
+
     def alpha(self, t: ArrayLike) -> Float64:
-        """α at the times `t` (any shape), float64 of t's shape."""
+        """α at the times `t` (any shape), float64 of t's shape. Raises ValueError as `level` does."""
+        times, clean = self._times(t)
+        return np.where(clean, self.clean.alpha, self._alpha(times))
 
-    @abstractmethod
     def sigma(self, t: ArrayLike) -> Float64:
-        """σ at the times `t` (any shape), float64 of t's shape."""
-
-    @abstractmethod
-    def rates(self, t: float) -> tuple[float, float]:
-        """(dα/dt, dσ/dt) at one time, per unit of time; what the raw probability-flow ODE needs."""
+        """σ at the times `t` (any shape), float64 of t's shape. Raises ValueError as `level` does."""
+        times, clean = self._times(t)
+        return np.where(clean, self.clean.sigma, self._sigma(times))
 
     def log_snr(self, t: ArrayLike) -> Float64:
-        """log(α²/σ²) at the times `t` (any shape), in nats; −∞ where α = 0, +∞ where σ = 0."""
-        with np.errstate(divide="ignore"):
-            return 2 * (np.log(self.alpha(t)) - np.log(self.sigma(t)))
+        """log(α²/σ²) at the times `t` (any shape), in nats; −∞ where α = 0, +∞ where σ = 0. Errors as `level`."""
+        times, clean = self._times(t)
+        return np.where(clean, math.inf, self._log_snr(times))
+
+    def rates(self, t: float) -> tuple[float, float]:
+        """(dα/dt, dσ/dt) at one time, per unit of time; what the raw probability-flow ODE needs.
+
+        Raises ValueError outside `[t_min, t_max]`.
+        """
+        t = real("t", t)
+        if not self.t_min <= t <= self.t_max:
+            raise self._outside("t", t)
+        return self._rates(t)
+
+    def _times(self, t: ArrayLike) -> tuple[Float64, NDArray[np.bool_]]:
+        """`t` held within `[t_min, t_max]`, and where it is the clean time; ValueError for other times."""
+        times = reals("t", t).astype(np.float64)
+        clean, inside = times == self.clean.t, np.clip(times, self.t_min, self.t_max)
+        # A float32 time, as networks are handed, may lie past an end by its own rounding.
+        outside = ~(clean | (np.abs(times - inside) <= 1e-6 * np.abs(inside)))
+        if outside.any():
+            raise self._outside("t", times[outside].flat[0])
+        return inside, clean
+
+    def _outside(self, name: str, t: float) -> ValueError:
+        return ValueError(
+            f"{name} is {t:g}, outside the trained range [{self.t_min:g}, {self.t_max:g}] of {self!r}; "
+            f"pass times inside it, or final='clean' for the noise-free end"
+        )
 
     def add_noise(self, x0: Any, noise: Any, t: float) -> Any:
-        """α(t)·x_0 + σ(t)·noise, of x0's dtype and device: where a run with `start=t` begins from a picture."""
+        """α(t)·x_0 + σ(t)·noise, of x0's dtype and device: where a run with `start=t` begins from a picture.
+
+        Raises TypeError or ValueError unless `x0` and `noise` are floating arrays of one library and shape.
+        """
+        alike("noise", noise, "x0", x0)
         level = self.level(t)
         return combine([x0, noise], [level.alpha, level.sigma])
 
-    def level(self, t: float) -> Level:
-        """The level at time `t`. Raises ValueError outside `[t_min, t_max]`, but for the clean time."""
-        t = float(t)
+    def level(self, t: float, name: str = "t") -> Level:
+        """The level at time `t`, which an error calls `name`.
+
+        Raises ValueError outside `[t_min, t_max]`, but for the clean time.
+        """
+        t = real(name, t, "a finite time")
         if t == self.clean.t:
             return self.clean
         if not self.t_min <= t <= self.t_max:
-            raise ValueError(
-                f"time {t:g} is outside the trained range [{self.t_min:g}, {self.t_max:g}] of {self!r}; "
-                f"pass times inside it, or final='clean' for the noise-free end"
-            )
-        return Level(t, float(self.alpha(t)), float(self.sigma(t)))
+            raise self._outside(name, t)
+        at = np.asarray(t)
+        return Level(t, float(self._alpha(at)), float(self._sigma(at)))
 
     def level_at(self, ratio: float) -> Level:
-        """The level at which σ/α is `ratio`, clamped to `[t_min, t_max]`."""
+        """The level at which σ/α is `ratio`, above 0, clamped to `[t_min, t_max]`."""
+        if not real("ratio", ratio, finite=False) > 0:
+            raise ValueError(f"ratio is {ratio:g}; σ/α must be above 0, and is at the clean level alone")
         return self.level(float(self.time_at(-2 * math.log(ratio))))
 
     def time_at(self, log_snr: ArrayLike) -> Float64:
-        """The times at which log-SNR (nats, any shape) is met, clamped to `[t_min, t_max]`.
+        """The times at which log-SNR (nats, any shape) is met, clamped to `[t_min, t_max]`. ValueError for NaN.
 
         By bisection to the last bit, since log-SNR falls strictly with time in every schedule.
         """
-        target = np.asarray(log_snr, np.float64)
+        target = reals("log_snr", log_snr).astype(np.float64)
+        if np.isnan(target).any():
+            raise ValueError("log_snr has entries that are not a number; it must be numbers, −∞ and ∞ among them")
         low, high = np.full(target.shape, self.t_min), np.full(target.shape, self.t_max)
         for _ in range(80):
             middle = (low + high) / 2
-            too_clean = self.log_snr(middle) > target
+            too_clean = self._log_snr(middle) > target
             low, high = np.where(too_clean, middle, low), np.where(too_clean, high, middle)
-        return np.where(self.log_snr(low) <= target, low, high)
+        return np.where(self._log_snr(low) <= target, low, high)
 
     # ------------------------------------------------------------------ tables
 
     @staticmethod
     def linear(num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
         """β rises linearly: Ho et al. (2020), section 4; the schedule of DDPM and of PNDM."""
-        return NoiseSchedule.from_betas(np.linspace(beta_start, beta_end, _count(num_train_timesteps)))
+        steps = whole("num_train_timesteps", num_train_timesteps)
+        return NoiseSchedule.from_betas(np.linspace(*_ends(beta_start, beta_end), steps))
 
     @staticmethod
     def scaled_linear(
         num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
     ) -> NoiseSchedule:
         """√β rises linearly, as in latent diffusion; "quad" in the code of DDIM and PNDM."""
-        if min(beta_start, beta_end) <= 0:
-            raise ValueError(f"betas must lie in (0, 1), not start at {beta_start:g} and end at {beta_end:g}")
-        roots = np.linspace(beta_start**0.5, beta_end**0.5, _count(num_train_timesteps))
+        first, last = _ends(beta_start, beta_end)
+        roots = np.linspace(first**0.5, last**0.5, whole("num_train_timesteps", num_train_timesteps))
         return NoiseSchedule.from_betas(roots**2)
 
     @staticmethod
     def cosine(num_train_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
         """√ᾱ follows a cosine: Nichol and Dhariwal (2021), eq. (17); β is capped at `max_beta`."""
-        steps = np.arange(_count(num_train_timesteps) + 1) / num_train_timesteps
+        count = whole("num_train_timesteps", num_train_timesteps)
+        if not 0 <= (offset := real("offset", offset)) < 1:
+            raise ValueError(f"offset is {offset:g}; it must lie in [0, 1), and is 0.008 in the paper")
+        if not 0 < (max_beta := real("max_beta", max_beta)) < 1:
+            raise ValueError(f"max_beta is {max_beta:g}; it must lie in (0, 1), as all betas do")
+        steps = np.arange(count + 1) / count
         alphas_cumprod = np.cos((steps + offset) / (1 + offset) * math.pi / 2) ** 2
         return NoiseSchedule.from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], max_beta))
 
@@ -183,8 +239,12 @@ class NoiseSchedule(ABC):
         (`prediction_type`) is no part of a schedule: pass it as `prediction=` when sampling.
         """
         if not isinstance(config, Mapping):
+            if not isinstance(config, (str, os.PathLike)):
+                raise TypeError(f"config is a {type(config).__name__}; it must be a dict, a JSON file or a folder")
             path = Path(config)
             path = path / "scheduler_config.json" if path.is_dir() else path
+            if not path.is_file():
+                raise FileNotFoundError(f"config names {path}, where there is no file; pass a dict or a config's path")
             try:
                 config = json.loads(path.read_text())
             except ValueError as error:
@@ -202,17 +262,21 @@ class NoiseSchedule(ABC):
             "scaled_linear": NoiseSchedule.scaled_linear,
             "squaredcos_cap_v2": NoiseSchedule.cosine,
         }
+        for key in ("num_train_timesteps", "beta_start", "beta_end"):
+            if config.get(key) is not None:  # even where a table makes it idle
+                real(key, config[key])
         steps = config.get("num_train_timesteps", 1000)
         name = config.get("beta_schedule", "linear")
         if config.get("trained_betas") is not None:
             schedule = NoiseSchedule.from_betas(config["trained_betas"])
-        elif name not in names:
-            raise ValueError(f"beta_schedule is {name!r}; known are {', '.join(map(repr, names))} and trained_betas")
-        elif name == "squaredcos_cap_v2":
+        elif choice("beta_schedule", name, names) == "squaredcos_cap_v2":
             schedule = NoiseSchedule.cosine(steps)
         else:
             schedule = names[name](steps, config.get("beta_start", 1e-4), config.get("beta_end", 0.02))
-        return schedule.rescale_zero_terminal_snr() if config.get("rescale_betas_zero_snr") else schedule
+        rescaled = config.get("rescale_betas_zero_snr")
+        if rescaled is None or not boolean("rescale_betas_zero_snr", rescaled):
+            return schedule
+        return schedule.rescale_zero_terminal_snr()
 
     def rescale_zero_terminal_snr(self) -> NoiseSchedule:
         """A new table whose last level is pure noise: Lin et al. (2024), algorithm 1.
@@ -230,27 +294,28 @@ class NoiseSchedule(ABC):
 
         log α(t) = −t²·(β_max − β_min)/4 − t·β_min/2, σ² = 1 − α².
         """
-        return VariancePreserving(float(beta_min), float(beta_max), float(t_min))
+        return VariancePreserving(real("beta_min", beta_min), real("beta_max", beta_max), real("t_min", t_min))
 
     @staticmethod
     def ve(sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
         """Variance exploding as in Karras et al. (2022): α = 1, and the time is σ itself."""
-        return VarianceExploding(float(sigma_min), float(sigma_max))
+        return VarianceExploding(real("sigma_min", sigma_min), real("sigma_max", sigma_max))
 
     @staticmethod
     def rectified_flow(t_min: float = 1e-3) -> NoiseSchedule:
         """The straight path of Liu et al. (2023): α = 1 − t, σ = t, times from `t_min` to 1."""
-        return RectifiedFlow(float(t_min))
+        return RectifiedFlow(real("t_min", t_min))
 
 
-def _count(num_train_timesteps: int) -> int:
-    if num_train_timesteps != int(num_train_timesteps) or num_train_timesteps < 1:
-        raise ValueError(f"num_train_timesteps must be a whole number of at least 1, not {num_train_timesteps}")
-    return int(num_train_timesteps)
+def _ends(beta_start: float, beta_end: float) -> tuple[float, float]:
+    ends = real("beta_start", beta_start), real("beta_end", beta_end)
+    if not 0 < min(ends) <= max(ends) < 1:
+        raise ValueError(f"betas must lie in (0, 1); beta_start is {ends[0]:g} and beta_end is {ends[1]:g}")
+    return ends
 
 
 def _table(name: str, values: ArrayLike) -> Float64:
-    table = np.asarray(values, np.float64)
+    table = reals(name, values).astype(np.float64)
     if table.ndim != 1 or table.size == 0:
         raise ValueError(f"{name} must be a non-empty 1-D table, not one of shape {table.shape}")
     if not np.isfinite(table).all():
@@ -317,21 +382,21 @@ class Table(NoiseSchedule):
         """How far `t` lies past the last finite level, 0 to 1."""
         return np.clip(np.asarray(t, np.float64) - (len(self._knots[0]) - 1), 0, 1)
 
-    def alpha(self, t: ArrayLike) -> Float64:
+    def _alpha(self, t: ArrayLike) -> Float64:
         log_snr, _ = self._interpolate(t)
         return (1 - self._beyond(t)) * np.exp(-np.logaddexp(0, -log_snr) / 2)
 
-    def sigma(self, t: ArrayLike) -> Float64:
+    def _sigma(self, t: ArrayLike) -> Float64:
         log_snr, _ = self._interpolate(t)
-        return np.where(self._beyond(t) > 0, np.sqrt(1 - self.alpha(t) ** 2), np.exp(-np.logaddexp(0, log_snr) / 2))
+        return np.where(self._beyond(t) > 0, np.sqrt(1 - self._alpha(t) ** 2), np.exp(-np.logaddexp(0, log_snr) / 2))
 
-    def log_snr(self, t: ArrayLike) -> Float64:
-        return np.where(self._beyond(t) > 0, super().log_snr(t), self._interpolate(t)[0])
+    def _log_snr(self, t: Float64) -> Float64:
+        return np.where(self._beyond(t) > 0, super()._log_snr(t), self._interpolate(t)[0])
 
-    def rates(self, t: float) -> tuple[float, float]:
-        alpha, sigma = float(self.alpha(t)), float(self.sigma(t))
+    def _rates(self, t: float) -> tuple[float, float]:
+        alpha, sigma = float(self._alpha(t)), float(self._sigma(t))
         if self._beyond(t) > 0:
-            slope = -float(self.alpha(len(self._knots[0]) - 1))
+            slope = -float(self._alpha(len(self._knots[0]) - 1))
             return slope, -alpha * slope / sigma
         half = float(self._interpolate(t)[1]) / 2
         return half * alpha * sigma**2, -half * sigma * alpha**2
@@ -361,18 +426,17 @@ class VariancePreserving(NoiseSchedule):
     def clean(self) -> Level:
         return Level(0.0, 1.0, 0.0)
 
-    def _log_alpha(self, t: ArrayLike) -> Float64:
-        t = np.asarray(t, np.float64)
+    def _log_alpha(self, t: Any) -> Any:
         return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
 
-    def alpha(self, t: ArrayLike) -> Float64:
+    def _alpha(self, t: Float64) -> Float64:
         return np.exp(self._log_alpha(t))
 
-    def sigma(self, t: ArrayLike) -> Float64:
+    def _sigma(self, t: Float64) -> Float64:
         return np.sqrt(-np.expm1(2 * self._log_alpha(t)))
 
-    def rates(self, t: float) -> tuple[float, float]:
-        alpha, sigma = float(self.alpha(t)), float(self.sigma(t))
+    def _rates(self, t: float) -> tuple[float, float]:
+        alpha, sigma = math.exp(self._log_alpha(t)), math.sqrt(-math.expm1(2 * self._log_alpha(t)))
         beta = self.beta_min + t * (self.beta_max - self.beta_min)
         return -beta / 2 * alpha, beta / 2 * alpha**2 / sigma
 
@@ -385,20 +449,21 @@ class VarianceExploding(NoiseSchedule):
     t_max: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.t_min < self.t_max < math.inf:
-            raise ValueError(f"need 0 < sigma_min < sigma_max, not {self.t_min:g} and {self.t_max:g}")
+        # Above, squares overflow; and no network knows such noise.
+        if not 0 < self.t_min < self.t_max <= 1e100:
+            raise ValueError(f"need 0 < sigma_min < sigma_max ≤ 1e100, not {self.t_min:g} and {self.t_max:g}")
 
     @property
     def clean(self) -> Level:
         return Level(0.0, 1.0, 0.0)
 
-    def alpha(self, t: ArrayLike) -> Float64:
-        return np.ones_like(np.asarray(t, np.float64))
+    def _alpha(self, t: Float64) -> Float64:
+        return np.ones_like(t)
 
-    def sigma(self, t: ArrayLike) -> Float64:
-        return np.array(t, np.float64)
+    def _sigma(self, t: Float64) -> Float64:
+        return t
 
-    def rates(self, t: float) -> tuple[float, float]:
+    def _rates(self, t: float) -> tuple[float, float]:
         return 0.0, 1.0
 
 
@@ -416,13 +481,13 @@ class RectifiedFlow(NoiseSchedule):
     def clean(self) -> Level:
         return Level(0.0, 1.0, 0.0)
 
-    def alpha(self, t: ArrayLike) -> Float64:
-        return 1 - np.asarray(t, np.float64)
+    def _alpha(self, t: Float64) -> Float64:
+        return 1 - t
 
-    def sigma(self, t: ArrayLike) -> Float64:
-        return np.array(t, np.float64)
+    def _sigma(self, t: Float64) -> Float64:
+        return t
 
-    def rates(self, t: float) -> tuple[float, float]:
+    def _rates(self, t: float) -> tuple[float, float]:
         return -1.0, 1.0
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pndm_solvers.arguments import choice, real, whole
 from pndm_solvers.base import Solver
 from pndm_solvers.program import Program
 from pndm_solvers.schedule import Level, NoiseSchedule
@@ -39,8 +40,9 @@ class DDIMSolver(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "eta", real("eta", self.eta, "a number in [0, 1]"))
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], not {self.eta:g}")
+            raise ValueError(f"eta is {self.eta:g}; it must be a number in [0, 1]")
 
     @property
     def name(self) -> str:
@@ -79,8 +81,7 @@ class DDPMSolver(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.variance not in ("fixed_small", "fixed_large"):
-            raise ValueError(f"variance is {self.variance!r}; it is 'fixed_small' or 'fixed_large'")
+        choice("variance", self.variance, ("fixed_small", "fixed_large"))
 
     @property
     def name(self) -> str:
@@ -118,10 +119,8 @@ class PRKSolver(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.tableau, str) and self.tableau in TABLEAUX:
-            object.__setattr__(self, "tableau", TABLEAUX[self.tableau])
         if not isinstance(self.tableau, ButcherTableau):
-            raise ValueError(f"tableau is {self.tableau!r}; known are {', '.join(map(repr, TABLEAUX))}")
+            object.__setattr__(self, "tableau", TABLEAUX[choice("tableau", self.tableau, TABLEAUX)])
 
     @property
     def _tableau(self) -> ButcherTableau:
@@ -181,9 +180,9 @@ class PLMSSolver(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("order", ADAMS_BASHFORTH), ("starter", STARTERS), ("weights", ("classical", "exact"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, known))}")
+        object.__setattr__(self, "order", whole("order", self.order, most=max(ADAMS_BASHFORTH)))
+        choice("starter", self.starter, STARTERS)
+        choice("weights", self.weights, ("classical", "exact"))
 
     @property
     def name(self) -> str:
@@ -214,6 +213,7 @@ class PNDMSolver(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "order", whole("order", self.order, most=4))
         if self.order not in (2, 4):
             raise ValueError(f"order is {self.order!r}; it is 4 (F-PNDM) or 2 (S-PNDM)")
 
@@ -347,7 +347,9 @@ def forward_deviation(here: Level, there: Level) -> float:
     """
     variance = here.sigma**2 - (here.alpha / there.alpha * there.sigma) ** 2 if there.alpha else -1.0
     if variance < 0:
-        raise ValueError(f"a stochastic solver runs from noise to data, not from t = {here.t:g} to {there.t:g}")
+        raise ValueError(
+            f"a stochastic solver runs from noise to data, not from t = {here.t:g} to {there.t:g}; start above stop"
+        )
     return math.sqrt(variance)
 
 

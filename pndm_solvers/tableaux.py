@@ -19,9 +19,9 @@ class ButcherTableau:
     """An explicit Runge–Kutta method: nodes c, stage weights a (below the diagonal), weights b.
 
     Numbers may be integers, fractions, strings such as "2/3", or floats, which are taken for the simple
-    fraction to which they are nearest. Raises ValueError unless the method is explicit, each row of `a`
-    sums to its c, b sums to 1, and every c after the first lies in (0, 1], since a stage is a transfer
-    to the level at that fraction of the step.
+    fraction to which they are nearest. Raises TypeError for what is no number, and ValueError unless the method is
+    explicit, each row of `a` sums to its c, b sums to 1, and every c after the first lies in (0, 1], since a stage is
+    a transfer to the level at that fraction of the step.
     """
 
     name: str
@@ -30,10 +30,12 @@ class ButcherTableau:
     b: tuple[Fraction, ...]
 
     def __init__(self, name: str, c: Sequence, a: Sequence[Sequence], b: Sequence) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"name is {name!r}; it must be a text")
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "c", tuple(map(_exact, c)))
-        object.__setattr__(self, "a", tuple(tuple(map(_exact, row)) for row in a))
-        object.__setattr__(self, "b", tuple(map(_exact, b)))
+        object.__setattr__(self, "c", _exact("c", c))
+        object.__setattr__(self, "a", tuple(_exact("a row of a", row) for row in _sequence("a", a)))
+        object.__setattr__(self, "b", _exact("b", b))
         if not len(self.c) == len(self.a) == len(self.b) > 0:
             raise ValueError(f"tableau {name!r}: c, a and b have {len(self.c)}, {len(self.a)} and {len(self.b)} rows")
         if self.c[0] != 0 or not all(0 < node <= 1 for node in self.c[1:]):
@@ -83,10 +85,30 @@ class ButcherTableau:
         return order
 
 
-def _exact(value: int | str | float | Fraction) -> Fraction:
-    """The fraction that is meant: 2/3 for the float that is nearest to it."""
-    near = Fraction(value).limit_denominator(10_000)
-    return near if isinstance(value, float) and float(near) == value else Fraction(value)
+def _sequence(name: str, values: Sequence) -> Sequence:
+    if not hasattr(values, "__len__") or isinstance(values, (str, bytes)) or getattr(values, "ndim", 1) == 0:
+        raise TypeError(f"{name} is {values!r}; it must be a sequence")
+    return values
+
+
+def _exact(name: str, values: Sequence[int | str | float | Fraction]) -> tuple[Fraction, ...]:
+    """The fractions that are meant: 2/3 for the float that is nearest to it."""
+    numbers = []
+    for value in _sequence(name, values):
+        value = value.item() if isinstance(value, np.generic) else value
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            exact = Fraction(value)
+        except TypeError:
+            raise TypeError(
+                f"{name} holds {value!r}; its numbers may be integers, fractions, texts or floats"
+            ) from None
+        except (ValueError, OverflowError, ZeroDivisionError):
+            raise ValueError(f"{name} holds {value!r}; its numbers must be finite, as 2/3, '2/3' or 0.5") from None
+        near = exact.limit_denominator(10_000)
+        numbers.append(near if isinstance(value, float) and float(near) == value else exact)
+    return tuple(numbers)
 
 
 def _show(values: Sequence[Fraction]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pndm_solvers.arguments import alike, real
 from pndm_solvers.arrays import combine
 from pndm_solvers.schedule import Level
 
@@ -29,5 +30,14 @@ def transfer_weights(here: Level, there: Level) -> tuple[float, float]:
 
 
 def transfer(x: Any, epsilon: Any, here: Level, there: Level) -> Any:
-    """φ(x, ε, t, s) on arrays: `x` and `epsilon` of one shape, the result of x's dtype and device."""
+    """φ(x, ε, t, s) on arrays: `x` and `epsilon` of one shape, the result of x's dtype and device.
+
+    Raises TypeError or ValueError for arrays that differ, for what is no `Level`, and at α_t = 0.
+    """
+    alike("epsilon", epsilon, "x", x)
+    for name, level in (("here", here), ("there", there)):
+        if not isinstance(level, Level):
+            raise TypeError(f"{name} is a {type(level).__name__}; it must be a Level, as schedule.level(t) gives")
+        if min(real(f"{name}.alpha", level.alpha), real(f"{name}.sigma", level.sigma)) < 0:
+            raise ValueError(f"{name} is {level}; alpha and sigma must not be negative")
     return combine([x, epsilon], transfer_weights(here, there))

@@ -99,7 +99,7 @@ def covering(steps, *choices):
     if steps <= 27:
         return list(product(*choices))
     most = max(map(len, choices))
-    return [tuple(choice[(i + n) % len(choice)] for n, choice in enumerate(choices)) for i in range(2 * most)]
+    return [tuple(choice[(i + n) % len(choice)] for n, choice in enumerate(choices)) for i in range(most)]
 
 
 def test_where_theirs_are_right():

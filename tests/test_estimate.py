@@ -144,7 +144,7 @@ def test_a_tolerance_in_the_place_of_a_length():
     with pytest.raises(ValueError, match="not known to come within 1e-06"):
         solver.plan_within(1e-6, RING.model, RING.x[:2], max_model_calls=40)
     for wrong in (0, -1, float("nan"), "0.1"):
-        with pytest.raises(ValueError, match="above 0"):
+        with pytest.raises((ValueError, TypeError), match="above 0"):
             solver.plan_within(wrong, RING.model, RING.x)
     with pytest.raises(ValueError, match="at least 4 and 8"):
         solver.plan_within(0.1, RING.model, RING.x, max_model_calls=7)

@@ -311,7 +311,7 @@ def test_progress_bar(capsys):
         (START, smooth, {"seed": [1, 2]}, ValueError, "2 entries for a batch of 4"),
         (START, None, {"seed": [1, 2]}, ValueError, "2 entries for a batch of 4"),
         (START, None, {"seed": -1}, ValueError, "at least 0"),
-        (START, None, {"seed": 1.5}, TypeError, "seed is 1.5"),
+        (START, None, {"seed": 1.5}, ValueError, "seed is 1.5"),
         (START, None, {"prediction": None}, TypeError, "prediction is None"),
         (START, smooth, {"generator": [np.random.default_rng()]}, ValueError, "1 entries for a batch of 4"),
         (START, smooth, {"generator": 3}, TypeError, "generator is a int"),

@@ -1,8 +1,11 @@
+import dataclasses
+import math
 import warnings
 
 import numpy as np
 import pytest
 from conftest import SCHEDULES, all_solvers, named
+from scipy import optimize
 
 from pndm_solvers import SPACINGS, DDIMSolver, PNDMSolver, PRKSolver, make_grid
 
@@ -193,3 +196,109 @@ def test_exactly_one_length():
 def test_a_grid_that_begins_near_the_data_is_warned_of():
     with pytest.warns(UserWarning, match="mostly picture"):
         DDIMSolver(LINEAR).plan(1, spacing="leading")
+
+
+SHOWN = r"\[0, 1, 2, 3, 4, 5, 6, 7\]$", r"\[0, 1, 2, ..., 6, 7, 8\]$"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, TypeError, "^num_inference_steps is None"),
+        ({"schedule": "linear"}, TypeError, "^schedule is a str; make a NoiseSchedule"),
+        ({"num_inference_steps": 5, "final": 0}, TypeError, "^final is 0"),
+        ({"num_inference_steps": 5, "steps_offset": -1, "spacing": "leading"}, ValueError, "^steps_offset is -1"),
+        ({"num_inference_steps": 5, "steps_offset": 1.5, "spacing": "leading"}, ValueError, "^steps_offset is 1.5"),
+        ({"timesteps": [5, 3], "steps_offset": 1, "spacing": "leading"}, ValueError, "^steps_offset belongs to"),
+        ({"num_inference_steps": 5, "stop": "9"}, TypeError, "^stop is '9'"),
+        ({"num_inference_steps": 5, "start": math.nan}, ValueError, "^start is nan"),
+        ({"num_inference_steps": 5, "spacing": "x"}, ValueError, "^spacing is 'x'; known are 'balanced', 'leading'"),
+        (
+            {"num_inference_steps": 5, "spacing": 3},
+            TypeError,
+            r"^spacing is 3; .* called as spacing\(schedule, steps, end\), or one of balanced, leading, ",
+        ),
+        ({"num_inference_steps": 5, "spacing": lambda *_: "x"}, TypeError, "^spacing is 'x'"),
+        ({"num_inference_steps": 1, "spacing": lambda *_: [1200]}, ValueError, "^a time of spacing"),
+        (
+            {"num_inference_steps": 1, "spacing": lambda *_: [math.nan]},
+            ValueError,
+            "^spacing must give a non-empty 1-D",
+        ),
+        ({"timesteps": "x"}, TypeError, "^timesteps is 'x'"),
+        ({"timesteps": [1200]}, ValueError, "^a time of timesteps"),
+        ({"timesteps": 500}, ValueError, "^timesteps must give a non-empty 1-D"),
+        ({"timesteps": [[900, 450]]}, ValueError, "^timesteps must give a non-empty 1-D"),
+        ({"timesteps": [math.inf]}, ValueError, "^timesteps must give a non-empty 1-D"),
+        ({"timesteps": [1, 3, 3], "stop": 9}, ValueError, "rise strictly"),
+        ({"timesteps": [3, 3], "stop": 3}, ValueError, "rise strictly"),
+        ({"timesteps": [5], "stop": 5, "start": 5}, ValueError, "start cuts"),
+        ({"timesteps": range(8)}, ValueError, SHOWN[0]),
+        ({"timesteps": range(9)}, ValueError, SHOWN[1]),
+        ({"num_inference_steps": 1001, "spacing": "trailing"}, ValueError, "use at most 1000, or a spacing not bound"),
+        ({"num_inference_steps": 1001, "spacing": "linspace"}, ValueError, "use at most 1000, or a spacing not bound"),
+    ],
+)
+def test_what_is_wrong_with_a_grid_is_named(options, error, message):
+    with pytest.raises(error, match=message):
+        make_grid(**{"schedule": LINEAR} | options)
+
+
+def test_where_a_grid_is_cut():
+    assert times(make_grid(LINEAR, 10, spacing="leading", stop=850)) == [900, 850]
+    assert times(make_grid(LINEAR, 10, spacing="leading", start=0)) == [0, -1]
+    assert times(make_grid(LINEAR, timesteps=[9, 5, 1], stop=1)) == [9, 5, 1]
+    assert times(make_grid(LINEAR, timesteps=[7, 8, 20], stop=21)) == [7, 8, 20, 21]
+    unsigned = np.array([9, 5], np.uint8)
+    assert times(make_grid(LINEAR, timesteps=unsigned)) == [9, 5, -1]
+    assert times(make_grid(LINEAR, 2, spacing=lambda *_: unsigned)) == [9, 5, -1]
+    assert times(make_grid(LINEAR, timesteps=[5], stop=5)) == [5]
+    assert times(make_grid(LINEAR, 4, spacing="leading", start=300, stop=300)) == [300]
+    assert times(make_grid(LINEAR, 4, spacing="leading", start=300, stop=600)) == [300, 500, 600]
+    offset = make_grid(LINEAR, 4, spacing="leading", steps_offset=1, stop=1)
+    assert (times(offset), offset.integral) == ([751, 501, 251, 1], True)
+
+
+def test_a_grid_is_a_value():
+    grid = make_grid(LINEAR, 3)
+    assert (grid, hash(grid)) == (make_grid(LINEAR, 3), hash(make_grid(LINEAR, 3)))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        grid.integral = True
+
+
+def test_the_ends_of_a_step_are_fractions_of_it():
+    for first, second in ([25, 10], [25.5, 10.25]):
+        grid = make_grid(LINEAR, timesteps=[first, second])
+        here, there = grid.levels[:2]
+        for by in ("time", "ratio"):
+            assert grid.between(here, there, 0, by=by).t == pytest.approx(first)
+            assert grid.between(here, there, 1, by=by) is there
+    assert grid.between(here, there, 0.5) == LINEAR.level(17.875)
+
+
+@pytest.mark.parametrize("name", ["linear", "vp"])
+@pytest.mark.parametrize("end", ["clean", "first", 0.0, 0.5])
+def test_spacings_without_rounding_are_their_formulas(name, end):
+    """Even in some function of the level; the lowest is a step of its own unless the run ends there."""
+    schedule = SCHEDULES[name]
+    span = high, low = schedule.t_max, schedule.t_min
+    options = {"final": end} if isinstance(end, str) else {"stop": low + end * (high - low)}
+
+    def begins(spacing):
+        """The levels where steps begin, of which a stop leaves the first ones alone."""
+        *levels, _ = make_grid(schedule, 5, spacing=spacing, **options).levels
+        assert len(levels) == 5 or (end == 0.5 and 2 <= len(levels) < 5)
+        return levels
+
+    def same(found, expected):
+        np.testing.assert_allclose(found, expected[: len(found)], rtol=1e-9)
+
+    for spacing, even in (("log_snr", schedule.log_snr), ("karras", lambda t: np.exp(-schedule.log_snr(t) / 14))):
+        found = even([level.t for level in begins(spacing)])
+        same(found, np.linspace(*even(span), 6 if end in ("first", 0.0) else 5))
+    same([level.t for level in begins("quadratic")], low + (high - low) * np.linspace(1, 0, 6) ** 2)
+    # σ/α = 0.2·s^1.5/(1 − s)³, with s even between the highest and the lowest level.
+    ratios = [schedule.level(t).ratio for t in span]
+    places = [optimize.brentq(lambda s, r=ratio: 0.2 * s**1.5 - r * (1 - s) ** 3, 0, 1) for ratio in ratios]
+    s = np.linspace(*places, 6)
+    same([level.ratio for level in begins("balanced")], 0.2 * s**1.5 / (1 - s) ** 3)

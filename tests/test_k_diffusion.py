@@ -314,7 +314,7 @@ def test_what_no_run_can_be_made_of_is_refused(sample, sigmas, message):
 
 
 def test_an_answer_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match="must answer an array of that shape"):
+    with pytest.raises(ValueError, match="must answer floating numbers of that shape"):
         sample_ddim(lambda x, sigma: x[:, :1], NOISE, falling(3), disable=True)
 
 

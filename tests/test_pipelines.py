@@ -325,13 +325,13 @@ def test_a_callable_cannot_be_saved(network, tmp_path):
     ("arguments", "message"),
     [
         ({"output_type": "jpg"}, "output_type is 'jpg'; it is one of 'pil', 'np', 'pt'"),
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
-        ({"batch_size": 2.5}, "batch_size must be"),
+        ({"batch_size": 0}, "batch_size .* a whole number of at least 1"),
+        ({"batch_size": 2.5}, "batch_size .* a whole number of at least 1"),
         ({"batch_size": 3, "generator": generators(2)}, "generator has 2 entries for batch_size 3"),
         ({"num_inference_steps": 0}, "at least 1"),
         ({"num_inference_steps": 1001}, "1000"),
         ({"class_labels": 1}, "has no classes"),
-        ({"guidance_scale": 2.0}, "without a class"),
+        ({"guidance_scale": 2.0}, "without class_labels"),
         ({"image_shape": (8, 8)}, r"image_shape=\(channels, height, width\)"),
     ],
     ids=str,
@@ -366,7 +366,7 @@ def test_what_a_callable_cannot_be_asked():
     pipe = quiet(PNDMPipeline(lambda x, t: x, ours.PNDMScheduler()))
     with pytest.raises(ValueError, match="pass image_shape="):
         pipe()
-    for extra in ({"class_labels": 1}, {"guidance_scale": 2.0}):
+    for extra in ({"class_labels": 1}, {"class_labels": 1, "guidance_scale": 2.0}):
         with pytest.raises(ValueError, match="mean nothing to a callable"):
             pipe(image_shape=(1, 4, 4), **extra)
 

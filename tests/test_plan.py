@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import BOGACKI_SHAMPINE, SCHEDULES, all_solvers, named
 
-from pndm_solvers import DDIMSolver, DDPMSolver, Level, Plan, PLMSSolver, PNDMSolver, PRKSolver, Row, Solver
+from pndm_solvers import DDIMSolver, DDPMSolver, Level, Plan, PLMSSolver, PNDMSolver, PRKSolver, Row, Solver, execute
 from pndm_solvers.solvers import STARTERS
 
 LINEAR = SCHEDULES["linear"]
@@ -187,3 +187,86 @@ def test_a_plan_is_immutable():
     plan = DDIMSolver(LINEAR).plan(3)
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.rows = ()
+
+
+BY_HAND = (
+    row(t=1_234_567.0, answers=((0, -0.3),), stage=True),
+    row(t=4.0, alpha=0.0, states=((0, 0.2), (1, -0.5)), answers=((0, 0.7), (1, 0.0)), noise=0.25),
+    row(t=2.0, states=((2, 1.0),), answers=((1, 1 / 3), (2, 1.0))),
+)
+END = Level(0.5, 1.0, 0.0)
+
+
+def test_a_plan_by_hand_prints_to_the_letter():
+    plan = Plan(BY_HAND, END)
+    assert repr(plan) == "<Plan plan, 3 model calls>"
+    assert str(plan).splitlines() == [
+        "plan: 3 model calls, at most 6 arrays stored, ends at t = 0.5",
+        "row            t     alpha     sigma  next state",
+        "  0  1.23457e+06  0.500000  0.500000  x1 = 1·x0 - 0.3·ε0  (stage)",
+        "  1            4  0.000000  0.500000  x2 = 0.2·x0 - 0.5·x1 + 0.7·ε0 + 0·x̂1 + 0.25·z1",
+        "  2            2  0.500000  0.500000  x3 = 1·x2 + 0.333333·x̂1 + 1·ε2",
+    ]
+    assert str(Plan(BY_HAND[:1], END, integer_times=True, name="own")).splitlines() == [
+        "own: 1 model call, at most 3 arrays stored, ends at t = 0.5",
+        "row        t     alpha     sigma  next state",
+        "  0  1234567  0.500000  0.500000  x1 = 1·x0 - 0.3·ε0  (stage)",
+    ]
+    assert plan.from_json(plan.to_json()) == plan
+    assert plan.to_json().count("\n") == 0
+    assert plan.to_json(indent=2).startswith('{\n  "format"')
+
+
+def test_what_a_plan_by_hand_says_of_itself():
+    plan = Plan(list(BY_HAND), END)
+    assert plan.rows == BY_HAND
+    assert (plan, hash(plan)) == (Plan(BY_HAND, END, name="own"), hash(Plan(BY_HAND, END)))
+    assert (plan.integer_times, plan.name, row().noise, row().stage) == (False, "plan", 0.0, False)
+    assert plan.times == (1_234_567.0, 4.0, 2.0)
+    assert plan.levels == (Level(1_234_567.0, 0.5, 0.5), Level(4.0, 0.0, 0.5), Level(2.0, 0.5, 0.5), END)
+    assert plan.levels is plan.levels
+    assert plan.last_uses == ((set(), set()), ({0, 1}, {0}), ({2}, {1, 2}))
+    assert isinstance(hash(plan.last_uses), int)
+    assert [part.wanted for part in BY_HAND] == ["epsilon", "sample", "epsilon"]
+    # x0, ε0 and x1 while x1 is made; x0, x1, ε0, x̂1, z1 and x2 while x2 is; x2, x̂1, ε2 and x3 in the end.
+    assert [Plan(BY_HAND[:calls], END).max_stored for calls in range(4)] == [1, 3, 6, 6]
+    without_noise = (BY_HAND[0], dataclasses.replace(BY_HAND[1], noise=0.0), BY_HAND[2])
+    assert Plan(without_noise, END).max_stored == 5
+    assert [Plan(BY_HAND[:calls], END).is_stochastic for calls in range(4)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"states": ((1, 1.0), (0, 1.0))},
+            r"^row 1: states must name rows 0 to 1, each once and rising, not \[1, 0\]",
+        ),
+        ({"answers": ((2, 1.0),)}, r"^row 1: answers must name rows 0 to 1, each once and rising, not \[2\]$"),
+        ({"alpha": -0.1}, "^row 1: numbers must be finite, and alpha, sigma and noise not negative"),
+        ({"sigma": -0.1}, "^row 1: numbers must be finite, and alpha, sigma and noise not negative"),
+    ],
+)
+def test_the_row_that_is_wrong_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Plan((row(), row(**changes)), END)
+
+
+def test_every_argument_of_a_run_is_handed_on(monkeypatch):
+    plan, model, x = Plan(BY_HAND, END), object(), object()
+    start = {"prediction": "epsilon", "seed": None, "generator": None, "state_dtype": None}
+    run = {"callback": None, "progress": False, "trajectory": False, "check_finite": False, "checkpoint": None}
+    for name, inputs, options in (("start", (x,), start), ("run", (model, x), start | run)):
+        monkeypatch.setattr(execute, name, lambda *arguments, **options: (arguments, options))
+        others = {option: object() for option in options}
+        assert getattr(plan, name)(*inputs) == ((plan, *inputs), options)
+        assert getattr(plan, name)(*inputs, **others) == ((plan, *inputs), others)
+
+
+def test_a_state_is_advanced_by_its_own_plan_or_an_equal_one():
+    plan, x = Plan(BY_HAND[:1], END), np.ones((1, 1))
+    state = plan.start(x)
+    for same in (plan, Plan.from_json(plan.to_json())):
+        assert same.advance(state, x).x == pytest.approx(0.7)
+    with pytest.raises(ValueError, match=r"^the state is of <Plan plan, 1 .*>, not of <Plan plan, 3 .*>"):
+        Plan(BY_HAND, END).advance(state, x)

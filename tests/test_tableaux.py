@@ -178,3 +178,87 @@ def test_floats_are_the_fractions_that_are_meant():
 def test_tableaux_check_themselves(c, a, b, message):
     with pytest.raises(ValueError, match=message):
         ButcherTableau("bad", c, a, b)
+
+
+@pytest.mark.parametrize(
+    ("c", "a", "b", "order"),
+    [
+        # By the order conditions that each breaks: Σ b·c = 1/2 alone, then Σ b·c², Σ b·c³ and Σ b·a·c².
+        ([0, "1/2", 1], [["1/2"], ["-1/3", "4/3"]], ["5/12", "1/3", "1/4"], 1),
+        ([0, "1/2", 1], [["1/2"], [0, 1]], ["1/3", "1/3", "1/3"], 2),
+        ([0, "3/4", 1, "1/2"], [["3/4"], ["4/3", "-1/3"], [1, -1, "1/2"]], ["1/3", "4/3", "-1/3", "-1/3"], 3),
+        ([0, "1/4", "3/4", "1/2"], [["1/4"], ["-1/4", 1], ["-1/2", "3/2", "-1/2"]], [0, "2/3", "2/3", "-1/3"], 3),
+    ],
+)
+def test_one_order_condition_broken_is_seen(c, a, b, order):
+    assert ButcherTableau("spoilt", c, [[], *a], b).order == order
+
+
+def test_numbers_of_a_tableau_are_fractions():
+    tableau = ButcherTableau("own", np.array([0, 1]), [np.array([]), np.array([1.0])], (0.5, Fraction(1, 2)))
+    same = ButcherTableau("own", [0, 1], [[], [1]], ["1/2", "1/2"])
+    assert (tableau, hash(tableau)) == (same, hash(same))
+    entries = [*tableau.b, *tableau.c, *tableau.a[1], *(w for weights in ADAMS_BASHFORTH.values() for w in weights)]
+    assert all(type(entry) is Fraction for entry in entries)
+    # A fraction is simple up to a denominator of 10,000; one that is given as a fraction is kept as it is.
+    for node, meant in ((1e-4, Fraction(1, 10_000)), (1 / 10_001, Fraction(1 / 10_001)), (Fraction(2 / 3),) * 2):
+        assert ButcherTableau("own", [0, node], [[], [node]], ["1/2", "1/2"]).c[1] == meant
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"name": 3}, TypeError, "^name is 3; it must be a text"),
+        ({"c": "01"}, TypeError, "^c is '01'; it must be a sequence"),
+        ({"c": b"01"}, TypeError, "^c is b'01'; it must be a sequence"),
+        ({"a": np.array(1.0)}, TypeError, r"^a is array\(1.\); it must be a sequence"),
+        ({"a": [[], 1]}, TypeError, "^a row of a is 1; it must be a sequence"),
+        ({"b": np.array(0.0)}, TypeError, r"^b is array\(0.\); it must be a sequence"),
+        ({"b": (w for w in "12")}, TypeError, "^b is <generator .*; it must be a sequence"),
+        ({"c": [0, True]}, TypeError, "^c holds True; its numbers may be"),
+        ({"a": [[], [1j]]}, TypeError, "^a row of a holds 1j; its numbers may be"),
+        ({"b": [None, 1]}, TypeError, "^b holds None; its numbers may be"),
+        ({"b": [1, "x"]}, ValueError, "^b holds 'x'; its numbers must be finite"),
+        ({"b": [1, "1/0"]}, ValueError, "^b holds '1/0'; its numbers must be finite"),
+        ({"b": [math.inf, 1]}, ValueError, "^b holds inf; its numbers must be finite"),
+        ({"b": [math.nan, 1]}, ValueError, "^b holds nan; its numbers must be finite"),
+        ({"c": [], "a": [], "b": []}, ValueError, "c, a and b have 0, 0 and 0 rows"),
+        ({"c": ["1/2", 1]}, ValueError, r"c must be 0 first and then in \(0, 1\], not \(1/2, 1\)$"),
+    ],
+)
+def test_bad_numbers_of_a_tableau_are_named(changes, error, message):
+    values = {"name": "own", "c": [0, 1], "a": [[], [1]], "b": ["1/2", "1/2"]}
+    with pytest.raises(error, match=message):
+        ButcherTableau(**values | changes)
+
+
+def test_the_coordinate_of_a_ratio():
+    """ρ/(ρ + 0.3) + 0.1·√(−log α²), where α² = 1/(1 + ρ²), as a float64 array of any shape."""
+    alpha = np.array([[1.0, 0.9], [0.5, 0.006]])
+    ratio = np.sqrt(1 - alpha**2) / alpha
+    expected = ratio / (ratio + 0.3) + 0.1 * np.sqrt(-2 * np.log(alpha))
+    np.testing.assert_allclose(coordinate(ratio.tolist()), expected, rtol=1e-14)
+    assert coordinate(1).dtype == coordinate(np.float32(1)).dtype == np.float64
+
+
+def test_exact_weights_are_floats_down_to_steps_of_no_length():
+    weights = exact_weights([3.0, 4.0], 3.0, 3.0 * (1 + 1e-10))
+    assert all(type(weight) is float for weight in weights)
+    assert 0 < weights[1] < 1e-9
+
+
+def test_exact_weights_near_the_data_and_what_they_cost():
+    """Panels are even in log ρ down to ρ = 1e-3, each no wider than a factor e and of 16 values of u."""
+    asked = []
+
+    def log(ratio):
+        asked.append(np.asarray(ratio))
+        return np.log(ratio)
+
+    weights = exact_weights([1.0, 2.0], 1.0, 0.01, log)
+    # ∫ log ρ dρ = ρ·log ρ − ρ, and u = log ρ is 0 and log 2 at the nodes.
+    mean = (-1 - (0.01 * math.log(0.01) - 0.01)) / 0.99
+    np.testing.assert_allclose(weights, [1 - mean / math.log(2), mean / math.log(2)], rtol=1e-13)
+    panels = asked[0].reshape(-1, 16)
+    assert len(panels) == 5
+    assert all(1 < ends.max() / ends.min() < math.e for ends in panels)

@@ -1,5 +1,7 @@
 """The identities of φ, over schedules, times, shapes and dtypes."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from conftest import SCHEDULES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pndm_solvers import transfer
+from pndm_solvers import Level, transfer
 from pndm_solvers.transfer import transfer_weights
 
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 5e-2, "bfloat16": 0.3}
@@ -84,3 +86,31 @@ def test_no_transfer_from_pure_noise():
     schedule = SCHEDULES["zero_terminal_snr"]
     with pytest.raises(ValueError, match="α = 0"):
         transfer_weights(schedule.level(999), schedule.level(500))
+
+
+ONES = np.ones((2, 3))
+HERE, THERE = Level(5.0, 0.8, 0.6), Level(0.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((ONES, ONES[:1], HERE, THERE), ValueError, r"^epsilon is of shape \(1, 3\) and x of \(2, 3\)"),
+        ((ONES, [[1.0] * 3] * 2, HERE, THERE), TypeError, "^epsilon is"),
+        ((ONES.astype(int), ONES, HERE, THERE), TypeError, "^x is of dtype int64"),
+        ((ONES, torch.ones(2, 3), HERE, THERE), TypeError, "^epsilon is a Tensor and x a ndarray"),
+        ((ONES, ONES, 5.0, THERE), TypeError, "^here is a float; it must be a Level"),
+        ((ONES, ONES, HERE, (0.0, 1.0, 0.0)), TypeError, "^there is a tuple; it must be a Level"),
+        ((ONES, ONES, HERE._replace(alpha=math.nan), THERE), ValueError, "^here.alpha is nan"),
+        ((ONES, ONES, HERE, THERE._replace(sigma="0")), TypeError, "^there.sigma is '0'"),
+        ((ONES, ONES, HERE._replace(sigma=-0.6), THERE), ValueError, "^here is .* must not be negative"),
+        ((ONES, ONES, HERE, THERE._replace(alpha=-0.6)), ValueError, "^there is .* must not be negative"),
+    ],
+)
+def test_what_cannot_be_transferred_is_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        transfer(*arguments)
+
+
+def test_a_transfer_may_end_at_pure_noise():
+    np.testing.assert_array_equal(transfer(ONES, ONES, THERE, Level(9.0, 0.0, 1.0)), ONES)

@@ -30,10 +30,11 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pndm_solvers.arguments import alike, boolean, choice, real, reals, whole
 from pndm_solvers.arrays import combine
 from pndm_solvers.base import Solver
 from pndm_solvers.execute import State, check_answer, check_state
-from pndm_solvers.grid import DEFAULT_SPACING
+from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.plan import Plan, Row
 from pndm_solvers.prediction import Prediction
@@ -104,10 +105,14 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         # What describes the network goes along to other classes also where it is our default, which is not theirs.
         if defaults := config.get("_use_default_values"):
             self.register_to_config(_use_default_values=sorted(set(defaults) - set(NETWORK_OPTIONS)))
-        if config.prediction_type not in get_args(PredictionType):
-            raise ValueError(
-                f"prediction_type is {config.prediction_type!r}; it is one of {', '.join(get_args(PredictionType))}"
-            )
+        choice("prediction_type", config.prediction_type, get_args(PredictionType))
+        choice("timestep_spacing", config.timestep_spacing, SPACINGS)
+        whole("steps_offset", config.steps_offset, least=0)
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if isinstance(parameter.default, bool):
+                boolean(name, config[name])
+        for name in ("clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value"):
+            real(name, config[name])
         if config.use_karras_sigmas and config.use_exponential_sigmas:
             raise ValueError("use_karras_sigmas and use_exponential_sigmas are two spacings; pass one of them")
         if config.thresholding and not config.sample_max_value >= 1:
@@ -176,10 +181,11 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             config = {key: value for key, value in config.items() if value is not None or key not in unsaid}
         strange = {} if return_unused_kwargs else {key: kwargs[key] for key in kwargs if key not in parameters}
         if strange:
-            raise TypeError(f"{cls.__name__} has no option {', '.join(strange)}; it has {', '.join(parameters)}")
+            own = ", ".join(name for name in parameters if name != "self")
+            raise TypeError(f"{cls.__name__} has no option {', '.join(strange)}; it has {own}")
         if foreign := _foreign_options(config, parameters) if isinstance(config, dict) else {}:
             named = ", ".join(f"{key}={value!r}" for key, value in foreign.items())
-            warnings.warn(f"{cls.__name__} has no such options and does without: {named}", stacklevel=2)
+            warnings.warn(f"{cls.__name__} has no such options and ignores them: {named}", stacklevel=2)
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def to_json_string(self) -> str:
@@ -232,6 +238,10 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             Unless exactly one of the three is given; for times out of order or out of range; and for one at
             which what the network predicts does not tell the picture, as ε at zero terminal SNR.
         """
+        try:
+            device = None if device is None else torch.device(device)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"device is {device!r}; it must be one of torch's, such as 'cpu' or 'cuda:0'") from error
         given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps, "sigmas": sigmas}
         named = [name for name, value in given.items() if value is not None]
         if len(named) != 1:
@@ -246,7 +256,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             self.num_inference_steps = num_inference_steps
         else:
             times = timesteps if sigmas is None else sigmas
-            times = times.cpu().numpy() if isinstance(times, Tensor) else np.asarray(times)
+            named = "timesteps" if sigmas is None else "sigmas"
+            times = reals(named, times.detach().cpu() if isinstance(times, Tensor) else times)
             if sigmas is not None:
                 times, end = self._times_at(times)
             plan = solver.plan(timesteps=times, **end)
@@ -257,8 +268,10 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             self.prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what a step would refuse
         dtype = torch.int64 if plan.integer_times else torch.float32
         with torch.inference_mode(False):  # where views would not keep the tensor they are of, nor what hangs on it
-            self.timesteps = torch.tensor(plan.times, dtype=torch.float64).to(device, dtype)
-        self._tables[self.timesteps] = self._table = _Timetable(solver, plan, end)
+            times = torch.tensor(plan.times, dtype=torch.float64).to(device, dtype)
+        # Laid down before it is shown: another thread may show its own in between.
+        self._tables[times] = table = _Timetable(solver, plan, end)
+        self.timesteps, self._table = times, table
         self._begin_index = None
 
     def _times_at(self, sigmas: Any) -> tuple[list[float], dict[str, Any]]:
@@ -266,7 +279,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         lowest, highest = (self.schedule.level(t).ratio for t in (self.schedule.t_min, self.schedule.t_max))
         slack = 1 + 1e-3  # of those that were rounded on the way
         levels = sigmas[:-1] if sigmas.ndim == 1 and len(sigmas) > 1 and sigmas[-1] == 0 else sigmas
-        if sigmas.ndim != 1 or len(sigmas) < 2 or not np.all((lowest / slack <= levels) & (levels <= highest * slack)):
+        trained = np.all((lowest / slack <= levels) & (levels <= highest * slack))
+        if sigmas.ndim != 1 or len(sigmas) < 2 or not trained or np.any(np.diff(sigmas) >= 0):
             raise ValueError(
                 f"sigmas must be two or more falling σ/α, from {highest:g} to {lowest:g} as the network was trained, "
                 f"or at last to 0; not {sigmas}"
@@ -305,19 +319,23 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """α(t)·x_0 + σ(t)·noise, of x_0's shape `(B, …)` and dtype; `timesteps` is one, or one for each sample."""
-        check_state(original_samples)
+        _check_tensors(original_samples=original_samples, noise=noise)
         alpha, sigma = self._levels(timesteps, original_samples)
         return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The velocity α(t)·noise − σ(t)·x_0, of x_0's shape `(B, …)` and dtype: Salimans and Ho (2022), section 4."""
-        check_state(sample)
+        _check_tensors(sample=sample, noise=noise)
         alpha, sigma = self._levels(timesteps, sample)
         return (alpha * noise - sigma * sample).to(sample.dtype)
 
     def _levels(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """α and σ at the times, as `(2, B, 1, …)` on like's device, float32 at least."""
-        times = torch.as_tensor(timesteps).flatten()
+        if not isinstance(timesteps, Tensor):
+            timesteps = torch.as_tensor(reals("timesteps", timesteps))
+        if timesteps.is_complex() or timesteps.dtype == torch.bool:
+            raise TypeError(f"timesteps are of dtype {timesteps.dtype}; they must be integers or floating")
+        times = timesteps.flatten()
         if len(times) not in (1, len(like)):
             raise ValueError(f"timesteps are {len(times)} for a batch of {len(like)}; pass one, or one for each sample")
         if times.device.type != "cpu" and not times.is_floating_point():
@@ -351,7 +369,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
 
         With `epsilon_as_answered` a clipped picture goes with the network's own ε, not with one derived anew.
         """
-        check_state(sample)
+        _check_tensors(sample=sample)
+        boolean("return_dict", return_dict)
         at = self._position(timestep, sample, solver)
         time = at.table.plan.times[at.entry]
         plan, rows = at.table.plan_from(at.begin, at.solver)
@@ -429,9 +448,10 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             if timestep.numel() != 1 and any(timestep.stride()):  # but for one that was expanded
                 raise ValueError(f"timestep has {timestep.numel()} entries; pass the one time of the whole batch")
             place = timestep.untyped_storage().data_ptr()
-            for times, table in self._tables.items():
-                if times.untyped_storage().data_ptr() == place and times.device == timestep.device:
-                    return table, [int(timestep.storage_offset())]
+            for times in [reference() for reference in self._tables.keyrefs()]:  # a copy: other threads may add to it
+                if times is None or times.untyped_storage().data_ptr() != place or times.device != timestep.device:
+                    continue
+                return self._tables[times], [int(timestep.storage_offset())]
         try:
             t = float(timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep)
         except (TypeError, ValueError):
@@ -522,6 +542,17 @@ class _Given(NoiseSource):
 
     def draw(self, row: int, like: Any) -> Any:
         return self.values
+
+
+def _check_tensors(**named: Any) -> None:
+    """TypeError or ValueError unless they are floating tensors of one shape, the first of them `(B, …)`."""
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a {type(value).__name__}; it must be a floating torch.Tensor")
+    (first, x), *others = named.items()
+    check_state(x)
+    for name, value in others:
+        alike(name, value, first, x)
 
 
 def _with_last_look(plan: Plan, steps: int) -> Plan:
@@ -678,6 +709,7 @@ class PLMSScheduler(_PlanScheduler):
         use_exponential_sigmas: bool = False,
     ) -> None:
         self._prepare()
+        whole("multistep_order", multistep_order, most=4)
         self._solver()  # refuses now what it would refuse later
 
     def _solver(self) -> Solver:
@@ -758,7 +790,7 @@ class DDIMScheduler(_PlanScheduler):
         if variance_noise is not None and generator is not None:
             raise ValueError("pass generator or variance_noise, not both")
         noise = NoiseSource(generator=generator) if variance_noise is None else _Given(values=variance_noise)
-        solver, as_answered = self._solver(eta), not use_clipped_model_output
+        solver, as_answered = self._solver(eta), not boolean("use_clipped_model_output", use_clipped_model_output)
         return self._step(model_output, timestep, sample, return_dict, noise, solver, as_answered)
 
 
@@ -795,8 +827,7 @@ class DDPMScheduler(_PlanScheduler):
         use_exponential_sigmas: bool = False,
     ) -> None:
         self._prepare()
-        if variance_type not in get_args(VarianceType):
-            raise ValueError(f"variance_type is {variance_type!r}; it is one of {', '.join(get_args(VarianceType))}")
+        choice("variance_type", variance_type, get_args(VarianceType))
 
     def _solver(self) -> Solver:
         return DDPMSolver(self.schedule, "fixed_large" if "large" in self.config.variance_type else "fixed_small")

@@ -10,7 +10,6 @@ How to put them into the tables of ComfyUI and A1111: docs/k-diffusion.md.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -19,14 +18,17 @@ from typing import Any, Protocol
 import torch
 from tqdm.auto import tqdm
 
+from pndm_solvers.arguments import boolean, function
+from pndm_solvers.arrays import library
 from pndm_solvers.base import Solver
+from pndm_solvers.execute import check_state
 from pndm_solvers.schedule import NoiseSchedule
 from pndm_solvers.solvers import DDIMSolver, PLMSSolver, PNDMSolver
 
 __all__ = ["SAMPLERS", "sample_ddim", "sample_plms", "sample_plms_classical", "sample_pndm"]
 
 # A sampler is told the sigmas of a run, never which ones the network was trained for.
-EVERY_SIGMA = NoiseSchedule.ve(sys.float_info.min, sys.float_info.max)
+EVERY_SIGMA = NoiseSchedule.ve(sys.float_info.min, 1e100)
 
 ARGUMENTS = """
 
@@ -53,9 +55,11 @@ ARGUMENTS = """
     Raises
     ------
     TypeError:
-        For an `x` that is no floating array.
+        For an `x` that is no floating tensor, `sigmas` that are no tensor of numbers, and what cannot be called.
     ValueError:
         For sigmas of another shape or order, or an answer of another shape.
+    FloatingPointError:
+        For a sample that is not finite.
     """
 
 
@@ -77,10 +81,20 @@ def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
     # Functions, with a name and a signature of their own: the programs that take them look at both.
     @torch.no_grad()
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        if callback is not None:
+            function("callback", callback, "callback(dict)")
+        if disable is not None:
+            boolean("disable", disable)
+        if not isinstance(extra_args, Mapping | None):
+            raise TypeError(f"extra_args is a {type(extra_args).__name__}; it must be a dict, or None")
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"x is a {type(x).__name__}; it must be a floating torch.Tensor, (B, …)")
+        check_state(x)
         levels = _checked(sigmas)
         numbers = [i for i, (here, there) in enumerate(pairwise(levels)) if here != there]
         if not numbers:
             return x
+        function("model", model, "model(x, sigma, **extra_args)")
         plan = solver.plan(timesteps=[levels[i] for i in numbers], stop=levels[-1])
         state, steps, within_step = plan.start(x, prediction="sample"), iter(numbers), False
         with tqdm(total=len(numbers), disable=disable) as bar:
@@ -94,6 +108,11 @@ def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
                         callback({**at, "x": state.x, "denoised": denoised})
                 state, within_step = plan.advance(state, denoised), row.stage
                 bar.update(not within_step)
+        if not library(state.x).is_finite(state.x):
+            raise FloatingPointError(
+                "the sample is not finite; mostly it is the model that overflows, in half precision say, or an x or "
+                "sigmas beyond what x's dtype holds"
+            )
         return state.x
 
     sample.__name__ = sample.__qualname__ = f"sample_{name}"
@@ -102,12 +121,15 @@ def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
 
 
 def _checked(sigmas: torch.Tensor) -> list[float]:
+    if not isinstance(sigmas, torch.Tensor) or sigmas.dtype == torch.bool or sigmas.dtype.is_complex:
+        kind = f"of dtype {sigmas.dtype}" if isinstance(sigmas, torch.Tensor) else f"a {type(sigmas).__name__}"
+        raise TypeError(f"sigmas is {kind}; it must be a 1-D torch.Tensor of real numbers")
     if sigmas.ndim != 1:
         raise ValueError(f"sigmas must be 1-D, not of shape {tuple(sigmas.shape)}")
     levels = sigmas.tolist()
     for i, sigma in enumerate(levels):
-        if not 0 <= sigma < math.inf:
-            raise ValueError(f"sigmas must be finite and not negative; sigmas[{i}] is {sigma:g}")
+        if not 0 <= sigma <= EVERY_SIGMA.t_max:
+            raise ValueError(f"sigmas must be from 0 to {EVERY_SIGMA.t_max:g}; sigmas[{i}] is {sigma:g}")
     steps = [there - here for here, there in pairwise(levels)]
     if min(steps, default=0) < 0 < max(steps, default=0):
         raise ValueError(f"sigmas must fall all the way or rise all the way, not {levels}; sample each part on its own")

@@ -1,0 +1,293 @@
+"""A run between two rows as one file, in the safetensors format: `docs/checkpoints.md` is its specification.
+
+The format is simple enough to be written and read here, so saving needs no package beyond NumPy, and every
+byte of the file can be covered by the digest. Nothing in a file is executed or imported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from pndm_solvers.arrays import TorchLibrary, library
+from pndm_solvers.execute import State, start
+from pndm_solvers.plan import Plan
+from pndm_solvers.prediction import Prediction
+
+__all__ = ["load", "resume", "save"]
+
+FORMAT = "pndm_solvers.state/1"
+UNKNOWN = "0" * 64  # what stands for the digest while it is computed
+# What libraries call a dtype: its name in the format, and its bytes.
+DTYPES = {
+    "float64": ("F64", 8),
+    "float32": ("F32", 4),
+    "float16": ("F16", 2),
+    "bfloat16": ("BF16", 2),
+    "float8_e4m3fn": ("F8_E4M3", 1),
+    "float8_e5m2": ("F8_E5M2", 1),
+}
+
+
+def save(state: State, path: str | os.PathLike[str], x_T: str = "") -> None:  # noqa: N803 — the field's name for it
+    """See `State.save`. `x_T` is the digest by which `resume` knows the state that the run began with."""
+    _check_repeatable(state)
+    arrays = {f"state.{i}": x for i, x in state.states.items()}
+    arrays |= {f"answer.{j}": x for j, x in state.answers.items()}
+    prediction = {name: value for name, value in vars(state.prediction).items() if value != getattr(Prediction, name)}
+    metadata = {
+        "sha256": UNKNOWN,  # first, so that no other text is taken for it
+        "format": FORMAT,
+        "plan": state.plan.to_json(),
+        "row": str(state.row),
+        "prediction": json.dumps({"type": state.prediction.type} | prediction, default=float),
+        "seed": json.dumps(state.noise.seed),
+        "library": _library_name(state.x),
+        "dtype": _dtype_name(state.dtype),
+        "order": json.dumps({name: _order(x) for name, x in arrays.items() if _order(x) != [*range(x.ndim)]}),
+        "x_T": x_T,
+    }
+    header: dict[str, Any] = {"__metadata__": metadata}
+    parts, end = [], 0
+    for name, x in arrays.items():
+        parts.append(_bytes(x))
+        begin, end = end, end + len(parts[-1])
+        code, _ = DTYPES[_dtype_name(x.dtype)]
+        header[name] = {"dtype": code, "shape": list(x.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the numbers are aligned
+    text = len(text).to_bytes(8, "little") + text
+    digest = _digest(text, *parts)
+    _write(Path(path), [text.replace(UNKNOWN.encode(), digest.encode(), 1), *parts])
+
+
+def load(path: str | os.PathLike[str], device: Any = None, like: Any = None) -> State:
+    """See `State.load`."""
+    return _load(Path(path), device, like)[0]
+
+
+def resume(state: State, path: str | os.PathLike[str]) -> tuple[State, Callable[[State], None]]:
+    """Where the run that begins with `state` stands by the file at `path`, and what writes there how it goes on.
+
+    Without a file that is `state` itself, which is written at once: so a path that cannot be written is an
+    error before the first model call. See `Plan.run` for the errors.
+    """
+    path, x = Path(path), state.states[0]
+    x_T = _digest(_dtype_name(x.dtype).encode(), str(tuple(x.shape)).encode(), _bytes(x))  # noqa: N806
+    keep = partial(save, path=path, x_T=x_T)
+    try:
+        found, metadata = _load(path, None, x)
+    except FileNotFoundError:
+        found, metadata = state, {}
+    if not metadata:
+        keep(state)
+        return state, keep
+    different = [
+        f"{name} ({theirs!r}, not {ours!r})"
+        for name, theirs, ours in (
+            ("library", metadata["library"], _library_name(x)),
+            ("dtype", found.dtype, state.dtype),
+            ("state_dtype", found.states[found.row].dtype, x.dtype),
+            ("shape", tuple(found.x.shape), tuple(x.shape)),
+            ("plan", found.plan, state.plan),
+            ("prediction", found.prediction, state.prediction),
+            ("seed", found.noise.seed, state.noise.seed),
+            ("SHA-256 of x_T", metadata["x_T"] or "not recorded", x_T),
+        )
+        if theirs != ours
+    ]
+    if different:
+        raise ValueError(
+            f"checkpoint {str(path)!r} is of another run, which differs in {', '.join(different)}; to go on with that "
+            f"run pass what it began with, and to begin this one pass another path, or delete the file"
+        )
+    return (replace(found, plan=state.plan) if found.row else state), keep
+
+
+def _load(path: Path, device: Any, like: Any) -> tuple[State, dict[str, str]]:
+    with _explained(path):
+        raw = path.read_bytes()
+    try:
+        begin = 8 + int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8:begin])
+        metadata = header.pop("__metadata__")
+        if not all(isinstance(value, str) for value in metadata.values()) or metadata["format"] != FORMAT:
+            raise ValueError(f"format is {metadata['format']!r}; this version reads {FORMAT!r}")
+        text = raw[:begin].replace(metadata["sha256"].encode(), UNKNOWN.encode(), 1)
+        numbers = memoryview(raw)[begin:]
+        if _digest(text, numbers) != metadata["sha256"]:
+            raise ValueError("its bytes are not those that its SHA-256 was made of")
+        like = _like(metadata["library"]) if like is None else like
+        device = library(like).device(like) if device is None else device
+        return _state(header, metadata, numbers, device, like), metadata
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be loaded as a state: {error or repr(error)}. If it was cut short or altered, take "
+            f"another copy, or delete it and begin anew; State.save and checkpoint= write such files"
+        ) from error
+
+
+def _state(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview, device: Any, like: Any) -> State:
+    """The state of a file's parts; errors of many kinds for what `save` does not write."""
+    plan, row = Plan.from_json(metadata["plan"]), int(metadata["row"])
+    if not 0 <= row <= plan.model_calls:
+        raise ValueError(f"row is {row} in a plan of {plan.cost()}")
+    names, orders = {code: name for name, (code, _) in DTYPES.items()}, json.loads(metadata["order"])
+    kinds: dict[str, dict[int, Any]] = {"state": {}, "answer": {}}
+    for name, entry in header.items():
+        kind, index = name.split(".")
+        begin, end = entry["data_offsets"]
+        if not 0 <= begin <= end <= len(numbers):
+            raise ValueError(f"{name} is at bytes {begin} to {end} of {len(numbers)}")
+        dtype, shape = names[entry["dtype"]], entry["shape"]
+        order = orders.pop(name, [*range(len(shape))])
+        kinds[kind][int(index)] = _array(numbers[begin:end], dtype, shape, order, device, like)
+    if orders:
+        raise ValueError(f"order is of {', '.join(orders)}, which the file lacks")
+    for place, (kind, made) in enumerate((("state", row + 1), ("answer", row))):
+        needed = set(range(made)).difference(*(dead[place] for dead in plan.last_uses[:row]))
+        if set(kinds[kind]) != needed:
+            raise ValueError(f"row {row} needs {kind} {sorted(needed)}; the file holds {sorted(kinds[kind])}")
+    states, answers = kinds.values()
+    if len({x.shape for x in (*states.values(), *answers.values())}) > 1 or len({x.dtype for x in states.values()}) > 1:
+        raise ValueError("its arrays differ in shape, or its states in dtype")
+    prediction = Prediction(**({"type": None} | json.loads(metadata["prediction"])))
+    x, seed = states[row], json.loads(metadata["seed"])
+    state = start(plan, x, prediction=prediction, seed=seed, generator=None, state_dtype=x.dtype)
+    dtype = _array(numbers[:0], metadata["dtype"], [0], [0], device, like).dtype
+    state = replace(state, row=row, states=states, answers=answers, dtype=dtype)
+    _check_repeatable(state)
+    return state
+
+
+def _check_repeatable(state: State) -> None:
+    if state.noise.seed is None and any(row.noise for row in state.plan.rows[state.row :]):
+        raise ValueError(
+            "the noise of the rows to come is drawn from a generator, which moves on with each draw, whoever draws, so "
+            "that a file cannot keep it as it was at this row; pass seed= where the run starts"
+        )
+
+
+def _digest(*parts: Any) -> str:
+    digest = sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------- arrays
+
+
+def _like(name: str) -> Any:
+    """An array of the library that a file names. It is not imported by that name: a file is not to be trusted."""
+    if name == "numpy":
+        return np.empty(0)
+    if name == "torch":
+        import torch
+
+        return torch.empty(0)
+    raise ValueError(f"it holds arrays of {name}; pass like=, an array of the library that they shall be of")
+
+
+def _library_name(x: Any) -> str:
+    return "torch" if isinstance(library(x), TorchLibrary) else x.__array_namespace__().__name__
+
+
+def _dtype_name(dtype: Any) -> str:
+    name = str(dtype).rpartition(".")[2]
+    if name not in DTYPES:
+        raise ValueError(f"arrays of dtype {dtype} cannot be saved; a file holds {', '.join(DTYPES)}: convert x first")
+    return name
+
+
+def _bytes(x: Any) -> np.ndarray:
+    """The numbers of `x`, row by row, as bytes."""
+    if isinstance(library(x), TorchLibrary):
+        import torch
+
+        return x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    try:
+        values = np.asarray(x)
+    except (TypeError, RuntimeError):  # from another device, to which NumPy has no way but the standard's
+        values = np.from_dlpack(x, device="cpu")
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def _order(x: Any) -> list[int]:
+    """The dimensions of `x`, from the outermost in memory. Convolutions and matrix products round by it."""
+    strides = x.stride() if isinstance(library(x), TorchLibrary) else getattr(x, "strides", None)
+    # Of equal strides that of a single entry tells nothing; last, it finds torch's channels_last again.
+    return sorted(range(x.ndim), key=lambda d: (-abs(strides[d]), x.shape[d] == 1) if strides else ())
+
+
+def _array(data: memoryview, dtype: str, shape: list[int], order: list[int], device: Any, like: Any) -> Any:
+    """What `_bytes` had, as an array of like's library, its dimensions in memory as `_order` had them."""
+    if len(data) != math.prod(shape) * DTYPES[dtype][1]:
+        raise ValueError(f"{len(data)} bytes are no array of shape {shape} and dtype {dtype}")
+    back = sorted(range(len(order)), key=order.__getitem__)
+    values = np.frombuffer(data, np.uint8)
+    if isinstance(library(like), TorchLibrary):
+        import torch
+
+        x = torch.empty(shape, dtype=getattr(torch, dtype))
+        x.view(-1).view(torch.uint8).numpy()[:] = values
+        return torch.empty([shape[d] for d in order], dtype=x.dtype, device=device).permute(back).copy_(x)
+    x = None
+    try:
+        host = np.empty(shape, np.dtype(dtype))
+        host.reshape(-1).view(np.uint8)[:] = values
+        host = np.ascontiguousarray(host.transpose(order)).transpose(back)
+        x = like.__array_namespace__().asarray(host, device=device)
+        known = library(x).is_floating(x) and _dtype_name(x.dtype) == dtype
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(
+            f"{_library_name(like)} has no {dtype} here; pass like= of a library that has (and of JAX: first "
+            f"jax.config.update('jax_enable_x64', True))"
+        )
+    return x
+
+
+# ----------------------------------------------------------------------- files
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: a state is one file, in a folder that exists, that may be written, and with room",
+            str(path),
+        ) from error
+
+
+def _write(path: Path, parts: list[Any]) -> None:
+    """All of it or nothing: a reader finds the file from before, or this one."""
+    # A name of its own, so that two who write to one path at once do not mix. One killed with SIGKILL leaves it behind.
+    path = Path(os.path.realpath(path))
+    partial_file = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    with _explained(path):
+        try:
+            with open(partial_file, "xb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial_file, path)
+        except BaseException:
+            with suppress(OSError):
+                partial_file.unlink()
+            raise

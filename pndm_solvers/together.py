@@ -1,0 +1,132 @@
+"""Several latents, and several runs, at once: what lies between two latents, and runs that share a model's calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pndm_solvers.arrays import TorchLibrary, combine, library
+from pndm_solvers.execute import Model, State, check_answer, check_state
+
+__all__ = ["advance_together", "slerp"]
+
+
+def slerp(a: Any, b: Any, weight: float) -> Any:
+    """Between the latents `a` (weight 0) and `b` (weight 1), along the arc: Shoemake (1985), section 3.3.
+
+    `sin((1 − weight)·θ)/sin θ·a + sin(weight·θ)/sin θ·b`, where θ is the angle between a sample of `a` and its
+    partner in `b`. So what lies between two draws of noise is as long as noise is; on the chord it would be shorter,
+    and no network has seen such. Parallel samples, whose arc is a point, are mixed linearly.
+
+    Parameters
+    ----------
+    a, b:
+        `(B, …)`, floating, of one library, shape, dtype and device, as is the result. Each sample has its own angle.
+    weight:
+        0 to 1, or outside to go on along the same circle.
+
+    Raises
+    ------
+    TypeError, ValueError:
+        For arrays that do not match, and for samples that are not finite, or each other's opposite: no arc between
+        those is the shortest. (Within `jax.jit`, which cannot look, the result is NaN.)
+    """
+    check_state(a)
+    _check_alike("a", a, "b", b, tuple(a.shape))
+    ours, xp = library(a), _namespace(a)
+    rows = (a.shape[0], math.prod(a.shape[1:]))
+    u, v = (xp.reshape(ours.wide(x), rows) for x in (a, b))
+    lengths = xp.sqrt(xp.sum(u * u, axis=1)) * xp.sqrt(xp.sum(v * v, axis=1))
+    # Where one sample is zero, which has no direction, any angle will do.
+    cosine = xp.clip(xp.sum(u * v, axis=1) / xp.where(lengths > 0, lengths, xp.ones_like(lengths)), -1, 1)
+    # Nearer than this the weights differ from the linear ones by a rounding, and θ has no derivative.
+    narrow = 1 - cosine**2 < 8 * xp.finfo(u.dtype).eps
+    angle = xp.acos(xp.where(narrow, xp.zeros_like(cosine), cosine))
+    parts = []
+    for x, share in ((u, 1 - weight), (v, weight)):
+        straight = xp.where(cosine > 0, xp.zeros_like(angle) + share, xp.full_like(angle, math.nan))
+        parts.append(x * xp.reshape(xp.where(narrow, straight, xp.sin(share * angle) / xp.sin(angle)), (-1, 1)))
+    between = ours.cast(xp.reshape(parts[0] + parts[1], a.shape), a.dtype)
+    if not ours.is_finite(between):
+        raise ValueError(
+            f"no arc of finite numbers: weight is {weight}, and no sample of a and b may hold infinity or NaN, nor be "
+            f"the opposite of its partner; use others, or go by way of a third"
+        )
+    return between
+
+
+def advance_together(model: Model, states: Sequence[State]) -> list[State]:
+    """Each of the runs one row further, by one call of the model for all of them.
+
+    The runs may be of any plans, stand at any rows, and be of any batch sizes; the model sees one batch with a time
+    for each sample. A model that treats each sample by itself gives each run what it would give it alone. Runs that
+    are done are returned as they are, and where all are, the model is not called:
+
+        while not all(state.done for state in states):
+            states = advance_together(model, states)
+
+    Parameters
+    ----------
+    model:
+        As for `Plan.run`. Its times are integers only where those of every plan that takes part are.
+    states:
+        From `Plan.start`, with arrays of one library, dtype, device and sample shape, and one type of prediction.
+
+    Raises
+    ------
+    TypeError, ValueError:
+        For states that cannot stand in one batch, and for an answer of another shape, kind or device.
+    """
+    running = [state for state in states if not state.done]
+    if not running:
+        return list(states)
+    first = running[0]
+    xs = [state.x for state in running]
+    for n, (state, x) in enumerate(zip(running, xs, strict=True)):
+        _check_alike("the first state", xs[0], f"state {n}", x, (*x.shape[:1], *xs[0].shape[1:]))
+        if state.prediction.type != first.prediction.type:
+            raise ValueError(
+                f"the runs take the model's answer for {first.prediction.type!r} and for {state.prediction.type!r}; "
+                f"one model predicts one thing: start them with the same prediction="
+            )
+    ours = library(xs[0])
+    integer = all(state.plan.integer_times for state in running)
+    times = [ours.times(x, state.plan.rows[state.row].t, integer=integer) for state, x in zip(running, xs, strict=True)]
+    x = ours.concatenate(xs)
+    answer = model(x, ours.concatenate(times))
+    check_answer(x, first.plan.rows[first.row].t, answer)
+    advanced, end = [], 0
+    for state in states:
+        if not state.done:
+            begin, end = end, end + state.x.shape[0]
+            # A copy, so that a run that is kept does not keep the answers to all the others.
+            state = state.plan.advance(state, combine([answer[begin:end]], [1.0]))
+        advanced.append(state)
+    return advanced
+
+
+def _check_alike(name: str, x: Any, other: str, y: Any, shape: tuple[int, ...]) -> None:
+    """TypeError or ValueError unless `y` is a floating array of that shape, and of x's library, dtype and device."""
+    check_state(y)
+    ours = library(x)
+    if _namespace(x) is not _namespace(y):
+        raise TypeError(f"{name} is a {type(x).__name__} and {other} a {type(y).__name__}; convert one of them")
+    for what, mine, its in (
+        ("of shape", shape, tuple(y.shape)),
+        ("of dtype", x.dtype, y.dtype),
+        ("on the device", ours.device(x), ours.device(y)),
+    ):
+        if mine != its:
+            raise ValueError(
+                f"{other} is {what} {its}, and beside {name} it must be {what} {mine}; convert one of them"
+            )
+
+
+def _namespace(x: Any) -> Any:
+    """The functions of x's library."""
+    if not isinstance(library(x), TorchLibrary):
+        return x.__array_namespace__()
+    import torch  # which does not follow the array API, but names what is used here as it does
+
+    return torch

@@ -1,0 +1,105 @@
+"""Derivatives go through whole runs: torch's, with and without activation checkpointing, and JAX's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEDULES, all_solvers, deterministic_solvers, named
+from torch.utils.checkpoint import checkpoint
+
+from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, Prediction, initial_noise, slerp
+
+LINEAR = SCHEDULES["linear"]
+STOCHASTIC = [DDPMSolver(LINEAR, "fixed_large"), DDIMSolver(LINEAR, eta=0.5)]
+START = initial_noise((2, 3), seed=0)
+
+
+def smooth(x, t):
+    """Any smooth model, of any library."""
+    return x / (1 + x * x) + x**0 * t[:, None] / 1000
+
+
+class Network(torch.nn.Module):
+    """Some layers, whose activations a backward pass needs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
+        ).double()
+
+    def forward(self, x, t):
+        return self.layers(x + t[:, None] / 1000)
+
+
+@pytest.mark.parametrize("solver", list(dict.fromkeys(all_solvers(LINEAR) + STOCHASTIC)), ids=named)
+def test_gradients_of_a_sample(solver):
+    """By the x_T and by the network's own weights, against finite differences."""
+    plan = solver.plan(max_model_calls=6)
+    x = torch.from_numpy(START).requires_grad_()
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    run = lambda x, scale: plan.run(lambda x, t: scale * smooth(x, t), x, seed=3)  # noqa: E731
+    assert torch.autograd.gradcheck(run, (x, scale))
+
+
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction", "score", "flow", Prediction("epsilon", clip=50.0)])
+def test_gradients_of_every_prediction(prediction):
+    plan = PLMSSolver(LINEAR).plan(4)
+    x = torch.from_numpy(START).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: plan.run(smooth, x, prediction=prediction), x)
+
+
+def gradients(solver, model, network, **options):
+    """Of a sample's sum of squares by x_T and each weight; and how many tensors were saved for that."""
+    saved = 0
+
+    def pack(tensor):
+        nonlocal saved
+        saved += 1
+        return tensor
+
+    x = torch.from_numpy(START).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = solver.sample(model, x, max_model_calls=12, seed=3, **options).square().sum()
+    return torch.autograd.grad(loss, [x, *network.parameters()]), saved
+
+
+@pytest.mark.parametrize("solver", list(dict.fromkeys(deterministic_solvers(LINEAR) + STOCHASTIC)), ids=named)
+def test_activation_checkpointing(solver):
+    """Each model call recomputed in the backward pass: equal gradients to the last bit, and much less kept for them."""
+    network = Network()
+    plain, much = gradients(solver, network, network)
+    again, little = gradients(solver, lambda x, t: checkpoint(network, x, t, use_reentrant=False), network)
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    assert all(gradient.abs().max() > 0 for gradient in plain)
+    assert little < much / 2
+
+
+@pytest.mark.parametrize("solver", deterministic_solvers(LINEAR), ids=named)
+def test_jax_gradients(solver):
+    """Of one compiled function, against torch's, and along one direction against a finite difference."""
+    plan = solver.plan(max_model_calls=5)
+    x = torch.from_numpy(START).requires_grad_()
+    expected = torch.autograd.grad(plan.run(smooth, x).square().sum(), x)[0].numpy()
+    with jax.enable_x64(True):
+
+        def loss(x):
+            return (plan.run(smooth, x) ** 2).sum()
+
+        start = jnp.asarray(START)
+        gradient = np.asarray(jax.jit(jax.grad(loss))(start))
+        step = 1e-6 * np.ones_like(START)
+        difference = float(loss(start + step) - loss(start - step)) / 2e-6
+    assert gradient.dtype == np.float64
+    np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+    assert difference == pytest.approx(gradient.sum(), rel=1e-6, abs=1e-6 * np.abs(gradient).sum())
+
+
+def test_gradients_of_slerp():
+    a, b = (torch.from_numpy(initial_noise((2, 5), seed)).requires_grad_() for seed in (0, 1))
+    weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(slerp, (a, b, weight))
+    parallel = torch.autograd.grad(slerp(a, 2 * a.detach(), 0.25).sum(), a)[0]
+    torch.testing.assert_close(parallel, torch.full_like(parallel, 0.75))
