@@ -523,7 +523,7 @@ def test_thresholding_below_one(kind):
 def test_variance_type_that_does_not_exist(kind):
     """Theirs takes any word for "fixed_small"."""
     if is_ours(kind):
-        with pytest.raises(ValueError, match="variance_type is 'other'; it is one of fixed_small"):
+        with pytest.raises(ValueError, match="variance_type is 'other'; known are 'fixed_small'"):
             kind(variance_type="other")
     else:
         assert torch.equal(run(made(kind, variance_type="other")), run(made(kind)))
