@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import hypothesis  # noqa: E402
-import pytest  # noqa: E402
+import hypothesis  # noqa: E402 — after the number of threads and the path are set
+import pytest  # noqa: E402 — likewise
 
 MODULES = ("transfer", "tableaux", "grid", "plan")
 TESTS = {name: [f"tests/test_{name}.py"] for name in MODULES}

@@ -290,6 +290,7 @@ class Solver(ABC):
             if lengths:
                 raise ValueError(f"pass exactly one of tolerance and {lengths[0]}; the tolerance chooses the length")
             check_state(x_T)
+            # The options hold no max_model_calls but None, which a type checker cannot know.
             plan = self.plan_within(tolerance, model, x_T[:8], prediction=prediction, **options)  # type: ignore[arg-type]
         return plan.run(
             model,

@@ -264,8 +264,9 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             self.num_inference_steps = len(times)
         if self._clips:
             plan = _with_last_look(plan, self.num_inference_steps)
+        prediction = self.prediction
         for row in plan.rows:
-            self.prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what a step would refuse
+            prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what a step would refuse
         dtype = torch.int64 if plan.integer_times else torch.float32
         with torch.inference_mode(False):  # where views would not keep the tensor they are of, nor what hangs on it
             times = torch.tensor(plan.times, dtype=torch.float64).to(device, dtype)
@@ -339,19 +340,22 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         if len(times) not in (1, len(like)):
             raise ValueError(f"timesteps are {len(times)} for a batch of {len(like)}; pass one, or one for each sample")
         if times.device.type != "cpu" and not times.is_floating_point():
-            table = self._level_table.to(times.device, non_blocking=True)[:, times]  # so that the host need not wait
+            every = self._every_level.to(times.device, non_blocking=True)
+            table = every[:, times]  # so that the host need not wait
         else:
             t = times.double().cpu().numpy()
             if t.size and not self.schedule.t_min <= t.min() <= t.max() <= self.schedule.t_max:
                 raise ValueError(f"timesteps must lie in 0 to {self.schedule.t_max:g}, not {timesteps}")
-            table = torch.from_numpy(np.stack([self.schedule.alpha(t), self.schedule.sigma(t)]))
+            table = self._levels_at(t)
         wide = torch.float32 if like.dtype.itemsize < 4 else like.dtype
         return table.to(like.device, wide).reshape(2, -1, *[1] * (like.ndim - 1))
 
-    @cached_property
-    def _level_table(self) -> Tensor:
-        times = np.arange(len(self))
+    def _levels_at(self, times: Any) -> Tensor:
         return torch.from_numpy(np.stack([self.schedule.alpha(times), self.schedule.sigma(times)]))
+
+    @cached_property
+    def _every_level(self) -> Tensor:
+        return self._levels_at(np.arange(len(self)))
 
     # ------------------------------------------------------------------ steps
 
@@ -380,18 +384,19 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         if any(other.shape != sample.shape for other in (*at.states.values(), *at.answers.values())):
             raise ValueError(f"the sample is of shape {tuple(sample.shape)}, its run so far was not; keep to one batch")
         here = plan.levels[plan.times.index(time) if row is None else row]
-        x0 = self.prediction.convert("sample", sample, output, here.alpha, here.sigma)
+        prediction, clips = self.prediction, self._clips
+        x0 = prediction.convert("sample", sample, output, here.alpha, here.sigma)
         noise = noise or NoiseSource()
         noise.check(sample)
         states, answers = at.states, at.answers
         if row is None:
             following = sample.clone()
-        elif self._clips and epsilon_as_answered:
-            epsilon = Prediction(self.prediction.type).convert("epsilon", sample, output, here.alpha, here.sigma)
+        elif clips and epsilon_as_answered:
+            epsilon = Prediction(prediction.type).convert("epsilon", sample, output, here.alpha, here.sigma)
             following = _ddim_step(plan, row, sample, x0, epsilon, noise)
         else:
             # A picture that was clipped is what the network is taken to have predicted.
-            prediction, answer = (Prediction("sample"), x0) if self._clips else (self.prediction, output)
+            prediction, answer = (Prediction("sample"), x0) if clips else (prediction, output)
             after = plan.advance(
                 State(plan, row, {**states, row: sample}, answers, prediction, noise, sample.dtype), answer
             )
