@@ -172,7 +172,7 @@ def observed_order(
     first, last:
         Between which times; 0.9·t_max and 0.2·t_max unless said, away from both ends of the schedule.
     starts, seed:
-        How many points of N(0, I) are carried along, and which.
+        How many points of N(0, (α² + σ²)·I) are carried along, and which.
 
     Raises
     ------
@@ -185,8 +185,10 @@ def observed_order(
     schedule = solver.schedule
     first = 0.9 * schedule.t_max if first is None else first
     last = 0.2 * schedule.t_max if last is None else last
+    top = schedule.level(first)
     x = np.random.default_rng(seed).standard_normal((starts, distribution.sample(1).shape[1]))
-    exact = distribution.flow(x, schedule.level(first), schedule.level(last))
+    x *= math.hypot(top.alpha, top.sigma)
+    exact = distribution.flow(x, top, schedule.level(last))
     model = distribution.model(schedule)
     errors = []
     for count in steps:

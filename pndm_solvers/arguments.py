@@ -6,9 +6,11 @@ The wrong kind of thing is a TypeError, the wrong value of the right kind a Valu
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 from collections.abc import Iterable
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from pndm_solvers.arrays import is_array, library
 
-__all__ = ["alike", "boolean", "choice", "floating", "function", "real", "reals", "whole"]
+__all__ = ["alike", "boolean", "choice", "floating", "function", "location", "real", "reals", "whole"]
 
 # Plans and schedules are tables in memory: a count beyond this is a slip of the hand.
 MANY = 100_000
@@ -73,11 +75,20 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     return value
 
 
-def boolean(name: str, value: Any) -> bool:
-    """`value`, which is True or False: a text or a number is mostly another argument's."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} is {_shown(value)}; it must be True or False")
+def boolean(name: str, value: Any, *, or_none: bool = False) -> bool:
+    """`value`, which is True or False (or None, as False): a text or a number is mostly another argument's."""
+    if not isinstance(value, (bool, np.bool_)) and not (value is None and or_none):
+        raise TypeError(f"{name} is {_shown(value)}; it must be True{', False or None' if or_none else ' or False'}")
     return bool(value)
+
+
+def location(name: str, value: Any) -> Path:
+    """`value` as the path of a file, its `~` expanded."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"{name} is {_shown(value)}; it must be the path of a file, a text or a pathlib.Path")
+    if not os.fspath(value):
+        raise ValueError(f"{name} is empty; it must be the path of a file")
+    return Path(value).expanduser()
 
 
 def function(name: str, value: Any, called: str) -> Any:

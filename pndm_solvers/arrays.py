@@ -1,4 +1,4 @@
-"""What a step asks of an array library, and the libraries that answer.
+"""What a run asks of an array library, and the libraries that answer.
 
 NumPy, and every library that follows the array API standard (JAX, CuPy), needs no code of its own.
 A library that does not, or that has a faster linear combination, is one subclass and one entry of
@@ -14,27 +14,39 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LIBRARIES", "ArrayLibrary", "TorchLibrary", "combine", "is_array", "library"]
+__all__ = ["LIBRARIES", "ArrayLibrary", "TorchLibrary", "combine", "dtype_name", "is_array", "library"]
 
 
 class ArrayLibrary:
     """NumPy and the array API standard, through `x.__array_namespace__()`."""
 
+    def namespace(self, x: Any) -> Any:
+        """The module of x's library, whose functions are named as in the standard."""
+        return x.__array_namespace__()
+
+    def name(self, x: Any) -> str:
+        """What `namespace` is called, as "jax.numpy"."""
+        return self.namespace(x).__name__
+
     def is_floating(self, x: Any) -> bool:
         """Whether `x` holds real floating-point numbers."""
-        return bool(x.__array_namespace__().isdtype(x.dtype, "real floating"))
+        return bool(self.namespace(x).isdtype(x.dtype, "real floating"))
 
     def is_finite(self, x: Any) -> bool:
-        """Whether every number of `x` is finite; True within jax.jit, where there are no numbers yet."""
-        xp = x.__array_namespace__()
+        """Whether every number of `x` is finite, as far as they are known."""
+        xp = self.namespace(x)
+        return not self.has_numbers(x) or bool(xp.all(xp.isfinite(self.wide(x))))
+
+    def has_numbers(self, x: Any) -> bool:
+        """Whether x's numbers are known by now; within jax.jit they are not, until the compiled function runs."""
         try:
-            return bool(xp.all(xp.isfinite(x)))
-        except TypeError:  # JAX's, for a value that is only known when the compiled function runs
-            return True
+            return bool(self.namespace(x).all(x[:0, ...] == x[:0, ...]))
+        except TypeError:  # JAX's, for asking
+            return False
 
     def check_generator(self, generator: Any) -> None:
         """TypeError unless `normal` can draw from `generator`."""
-        if not isinstance(generator, np.random.Generator | None):
+        if not isinstance(generator, np.random.Generator):
             raise TypeError(
                 f"generator is a {type(generator).__name__}; for these states pass a numpy.random.Generator, or seed="
             )
@@ -48,28 +60,36 @@ class ArrayLibrary:
 
     def wide(self, x: Any, dtype: Any = None) -> Any:
         """`x` in float32 where it has fewer bits, and in `dtype` where that has more."""
-        xp = x.__array_namespace__()
+        xp = self.namespace(x)
         x = self.cast(x, xp.float32) if xp.finfo(x.dtype).bits < 32 else x
         return self.cast(x, dtype) if dtype is not None and xp.finfo(dtype).bits > xp.finfo(x.dtype).bits else x
 
     def cast(self, x: Any, dtype: Any) -> Any:
         """`x` in another dtype of its library."""
-        return x.__array_namespace__().astype(x, dtype, copy=False)
+        return self.namespace(x).astype(x, dtype, copy=False)
+
+    def copy(self, x: Any, dtype: Any = None) -> Any:
+        """`x`, or `x` in another dtype, in memory of its own."""
+        return self.namespace(x).astype(x, x.dtype if dtype is None else dtype, copy=True)
+
+    def records_gradients(self, x: Any) -> bool:
+        """Whether the library keeps for `x` how it was made, so as to differentiate it later."""
+        return False
 
     def device(self, x: Any) -> Any:
         """Where `x` lies; None within jax.jit, which has a device only when it runs."""
         return getattr(x, "device", None)
 
-    def times(self, x: Any, t: float, *, integer: bool) -> Any:
-        """`t` once for each sample: 1-D `(B,)`, an integer, or floating (float64 for a float64 `x`, else float32)."""
-        xp = x.__array_namespace__()
+    def times(self, x: Any, t: float, dtype: Any, *, integer: bool) -> Any:
+        """`t` for each sample of `x`: 1-D `(B,)`, an integer, or floating (float64 where `dtype` is, else float32)."""
+        xp = self.namespace(x)
         integers = xp.__array_namespace_info__().default_dtypes()["integral"]
-        dtype = integers if integer else xp.float64 if x.dtype == xp.float64 else xp.float32
+        dtype = integers if integer else xp.float64 if dtype == xp.float64 else xp.float32
         return xp.full(x.shape[:1], t, dtype=dtype, device=self.device(x))
 
     def from_numpy(self, values: np.ndarray, like: Any) -> Any:
         """float64 `values` as an array of `like`'s library, dtype and device."""
-        return like.__array_namespace__().asarray(values, dtype=like.dtype, device=self.device(like))
+        return self.namespace(like).asarray(values, dtype=like.dtype, device=self.device(like))
 
     def normal(self, like: Any, generator: Any) -> Any:
         """N(0, I) of `like`'s shape, dtype and device; None draws from fresh entropy."""
@@ -78,42 +98,89 @@ class ArrayLibrary:
 
     def clip(self, x: Any, bound: float) -> Any:
         """`x` held within [−bound, bound]."""
-        return x.__array_namespace__().clip(x, -bound, bound)
+        return self.namespace(x).clip(x, -bound, bound)
 
     def dynamic_threshold(self, x: Any, quantile: float, bound: float, most: float) -> Any:
         """Each sample clipped to s, its quantile of |x| held within [bound, most], then scaled by bound/s."""
-        xp = x.__array_namespace__()
+        xp = self.namespace(x)
         flat = xp.reshape(self.wide(x), (x.shape[0], math.prod(x.shape[1:])))
         s = xp.clip(_quantile(xp.sort(xp.abs(flat), axis=1), quantile), bound, most)
         return self.cast(xp.reshape(xp.minimum(xp.maximum(flat, -s), s) * (bound / s), x.shape), x.dtype)
 
     def root_mean_square(self, x: Any) -> np.ndarray:
         """Over each sample's dimensions: NumPy float64 `(B,)`."""
-        xp = x.__array_namespace__()
+        xp = self.namespace(x)
         flat = xp.reshape(self.wide(x), (x.shape[0], math.prod(x.shape[1:])))
         return np.array([math.sqrt(float(value)) for value in xp.mean(flat * flat, axis=1)])
 
     def concatenate(self, arrays: Sequence[Any]) -> Any:
         """Along the batch."""
-        return arrays[0].__array_namespace__().concat(arrays, axis=0)
+        return self.namespace(arrays[0]).concat(list(arrays), axis=0)
+
+    # ------------------------------------------------------------- to and from files
+
+    def to_bytes(self, x: Any) -> np.ndarray:
+        """The numbers of `x` in the order of its dimensions, as bytes. ValueError where it has none yet."""
+        try:
+            try:
+                values = np.asarray(x)
+            except (TypeError, RuntimeError):  # from another device, to which NumPy has no way but the standard's
+                values = np.from_dlpack(x, device="cpu")
+        except Exception as error:  # each library's own, for what jax.jit and jax.grad hand to a function
+            raise ValueError(
+                f"a state that is a {type(x).__name__} has no numbers to save; save outside of jax.jit and jax.grad"
+            ) from error
+        return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+    def strides(self, x: Any) -> Sequence[int] | None:
+        """How far apart in memory neighbours along each dimension lie; None where the library does not tell."""
+        return getattr(x, "strides", None)
+
+    def from_bytes(
+        self, data: memoryview, dtype: str, shape: Sequence[int], order: Sequence[int], device: Any, like: Any
+    ) -> Any:
+        """What `to_bytes` gave, as an array of like's library whose dimensions lie in memory in that `order`.
+
+        `order` counts from the outermost dimension. ValueError for a dtype that the library lacks.
+        """
+        back = sorted(range(len(order)), key=order.__getitem__)
+        x = None
+        try:
+            host = np.empty(shape, np.dtype(dtype))
+            host.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+            host = np.ascontiguousarray(host.transpose(order)).transpose(back)
+            x = self.namespace(like).asarray(host, device=device)
+            known = self.is_floating(x) and dtype_name(x.dtype) == dtype
+        except TypeError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"{self.name(like)} has no {dtype} here; pass like= of a library that has (and of JAX: first "
+                f"jax.config.update('jax_enable_x64', True))"
+            )
+        return x
 
 
 class TorchLibrary(ArrayLibrary):
-    """PyTorch, which does not follow the standard, and has a fused multiply-add."""
+    """PyTorch, which does not follow the standard but in most of its names, and has a fused multiply-add."""
+
+    def namespace(self, x: Any) -> Any:
+        import torch
+
+        return torch
 
     def is_floating(self, x: Any) -> bool:
         return x.is_floating_point()
 
-    def is_finite(self, x: Any) -> bool:
+    def has_numbers(self, x: Any) -> bool:
         import torch
 
-        # While torch.compile traces, and on a device without numbers, there is none to look at.
-        return torch.compiler.is_compiling() or x.is_meta or bool(torch.isfinite(x).all())
+        return not (torch.compiler.is_compiling() or x.is_meta)
 
     def check_generator(self, generator: Any) -> None:
         import torch
 
-        if not isinstance(generator, torch.Generator | np.random.Generator | None):
+        if not isinstance(generator, torch.Generator | np.random.Generator):
             raise TypeError(
                 f"generator is a {type(generator).__name__}; for torch states pass a torch.Generator or a "
                 f"numpy.random.Generator, or seed="
@@ -122,8 +189,9 @@ class TorchLibrary(ArrayLibrary):
     def combine(self, arrays: Sequence[Any], weights: Sequence[float], dtype: Any) -> Any:
         total = self.wide(arrays[0], dtype) * weights[0]
         for array, weight in zip(arrays[1:], weights[1:], strict=True):
-            # In place: `total` is this call's own, so each term costs one pass over memory.
-            total = total.add_(array, alpha=weight)
+            # In place: `total` is this call's own, so each term costs one pass over memory. Torch itself widens
+            # what is added, but for 8 bits.
+            total = total.add_(array if array.dtype.itemsize > 1 else array.float(), alpha=weight)
         return total.to(dtype)
 
     def wide(self, x: Any, dtype: Any = None) -> Any:
@@ -133,10 +201,18 @@ class TorchLibrary(ArrayLibrary):
     def cast(self, x: Any, dtype: Any) -> Any:
         return x.to(dtype=dtype)  # by name: it takes a device or another tensor as well
 
-    def times(self, x: Any, t: float, *, integer: bool) -> Any:
+    def copy(self, x: Any, dtype: Any = None) -> Any:
+        return x.to(dtype=x.dtype if dtype is None else dtype, copy=True)
+
+    def records_gradients(self, x: Any) -> bool:
         import torch
 
-        dtype = torch.int64 if integer else torch.float64 if x.dtype == torch.float64 else torch.float32
+        return x.requires_grad and torch.is_grad_enabled()
+
+    def times(self, x: Any, t: float, dtype: Any, *, integer: bool) -> Any:
+        import torch
+
+        dtype = torch.int64 if integer else torch.float64 if dtype == torch.float64 else torch.float32
         return torch.full(x.shape[:1], int(t) if integer else t, dtype=dtype, device=x.device)
 
     def from_numpy(self, values: np.ndarray, like: Any) -> Any:
@@ -153,9 +229,6 @@ class TorchLibrary(ArrayLibrary):
         device = like.device if generator is None else generator.device
         return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
-    def clip(self, x: Any, bound: float) -> Any:
-        return x.clamp(-bound, bound)
-
     def dynamic_threshold(self, x: Any, quantile: float, bound: float, most: float) -> Any:
         flat = self.wide(x).reshape(x.shape[0], math.prod(x.shape[1:]))
         # By sorting: torch's own quantile refuses more than 16 million values.
@@ -166,10 +239,23 @@ class TorchLibrary(ArrayLibrary):
         flat = self.wide(x).detach().reshape(x.shape[0], math.prod(x.shape[1:]))
         return flat.square().mean(1).sqrt().double().cpu().numpy()
 
-    def concatenate(self, arrays: Sequence[Any]) -> Any:
+    def to_bytes(self, x: Any) -> np.ndarray:
         import torch
 
-        return torch.cat(list(arrays))
+        return x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+    def strides(self, x: Any) -> Sequence[int]:
+        return x.stride()
+
+    def from_bytes(
+        self, data: memoryview, dtype: str, shape: Sequence[int], order: Sequence[int], device: Any, like: Any
+    ) -> Any:
+        import torch
+
+        back = sorted(range(len(order)), key=order.__getitem__)
+        x = torch.empty(shape, dtype=getattr(torch, dtype))
+        x.view(-1).view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
+        return torch.empty([shape[d] for d in order], dtype=x.dtype, device=device).permute(back).copy_(x)
 
 
 def _quantile(rising: Any, quantile: float) -> Any:
@@ -192,6 +278,11 @@ def _library_of(kind: type) -> ArrayLibrary | None:
         if found is not None and hasattr(kind, "ndim"):  # a torch.Generator, say, is no array
             return found
     return _STANDARD if hasattr(kind, "__array_namespace__") else None
+
+
+def dtype_name(dtype: Any) -> str:
+    """What a dtype of any library is called, as "float32"."""
+    return str(dtype).rpartition(".")[2]
 
 
 def is_array(x: Any) -> bool:

@@ -126,13 +126,8 @@ class Solver(ABC):
             plan = self._compile(num_inference_steps, options)
         else:
             plan = self._within(whole("max_model_calls", max_model_calls), options)
-        first = plan.rows[0] if plan.rows else plan.end
-        if timesteps is None and start is None and first.alpha > first.sigma:
-            warnings.warn(
-                f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
-                f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'",
-                stacklevel=2,
-            )
+        if timesteps is None:
+            _warn_of(plan, start)
         return plan
 
     def _compile(self, num_inference_steps: int | None, options: GridOptions) -> Plan:
@@ -304,4 +299,27 @@ class Solver(ABC):
             check_finite=check_finite,
             state_dtype=state_dtype,
             checkpoint=checkpoint,
+        )
+
+
+# Between these σ/α, on data of about unit range, noise becomes a picture.
+DECISIVE = (0.1, 2.0)
+
+
+def _warn_of(plan: Plan, start: float | None) -> None:
+    """Warns where a plan, of a spacing that was named, visits levels from which good samples are not to be had."""
+    first, ratios = plan.levels[0], [level.ratio for level in plan.levels[:-1]]
+    steps = sum(not row.stage for row in plan.rows)  # fewer than five are coarse on any grid
+    low, high = DECISIVE
+    if start is None and first.alpha > first.sigma:
+        warnings.warn(
+            f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
+            f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'",
+            stacklevel=3,
+        )
+    elif steps >= 5 and ratios[0] > high and plan.end.ratio < low and not any(low <= r <= high for r in ratios):
+        warnings.warn(
+            f"none of this plan's {len(ratios)} model calls is at a level between σ/α = {high:g} and {low:g}, where "
+            f"noise becomes a picture; use spacing='balanced', or more steps",
+            stacklevel=3,
         )

@@ -20,8 +20,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from pndm_solvers.arrays import TorchLibrary, library
-from pndm_solvers.execute import State, start
+from pndm_solvers.arrays import dtype_name, library
+from pndm_solvers.execute import State, check_levels, check_state
+from pndm_solvers.noise import NoiseSource
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 
@@ -40,11 +41,16 @@ DTYPES = {
 }
 
 
-def save(state: State, path: str | os.PathLike[str], x_T: str = "") -> None:  # noqa: N803 — the field's name for it
+def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the field's name for it
     """See `State.save`. `x_T` is the digest by which `resume` knows the state that the run began with."""
     _check_repeatable(state)
     arrays = {f"state.{i}": x for i, x in state.states.items()}
     arrays |= {f"answer.{j}": x for j, x in state.answers.items()}
+    if any(library(x).records_gradients(x) for x in arrays.values()):
+        raise ValueError(
+            "torch records this run for gradients, of which the file of a state or checkpoint can hold nothing, so "
+            "that they would end where it is gone on from; run it in torch.no_grad(), or keep its states in memory"
+        )
     prediction = {name: value for name, value in vars(state.prediction).items() if value != getattr(Prediction, name)}
     metadata = {
         "sha256": UNKNOWN,  # first, so that no other text is taken for it
@@ -53,7 +59,7 @@ def save(state: State, path: str | os.PathLike[str], x_T: str = "") -> None:  # 
         "row": str(state.row),
         "prediction": json.dumps({"type": state.prediction.type} | prediction, default=float),
         "seed": json.dumps(state.noise.seed),
-        "library": _library_name(state.x),
+        "library": library(state.states[state.row]).name(state.states[state.row]),
         "dtype": _dtype_name(state.dtype),
         "order": json.dumps({name: _order(x) for name, x in arrays.items() if _order(x) != [*range(x.ndim)]}),
         "x_T": x_T,
@@ -61,7 +67,7 @@ def save(state: State, path: str | os.PathLike[str], x_T: str = "") -> None:  # 
     header: dict[str, Any] = {"__metadata__": metadata}
     parts, end = [], 0
     for name, x in arrays.items():
-        parts.append(_bytes(x))
+        parts.append(library(x).to_bytes(x))
         begin, end = end, end + len(parts[-1])
         code, _ = DTYPES[_dtype_name(x.dtype)]
         header[name] = {"dtype": code, "shape": list(x.shape), "data_offsets": [begin, end]}
@@ -69,22 +75,24 @@ def save(state: State, path: str | os.PathLike[str], x_T: str = "") -> None:  # 
     text += b" " * (-len(text) % 8)  # so that the numbers are aligned
     text = len(text).to_bytes(8, "little") + text
     digest = _digest(text, *parts)
-    _write(Path(path), [text.replace(UNKNOWN.encode(), digest.encode(), 1), *parts])
+    _write(path, [text.replace(UNKNOWN.encode(), digest.encode(), 1), *parts])
 
 
-def load(path: str | os.PathLike[str], device: Any = None, like: Any = None) -> State:
+def load(path: Path, device: Any = None, like: Any = None) -> State:
     """See `State.load`."""
-    return _load(Path(path), device, like)[0]
+    if like is not None:
+        library(like)  # TypeError for what is no array
+    return _load(path, device, like)[0]
 
 
-def resume(state: State, path: str | os.PathLike[str]) -> tuple[State, Callable[[State], None]]:
+def resume(state: State, path: Path) -> tuple[State, Callable[[State], None]]:
     """Where the run that begins with `state` stands by the file at `path`, and what writes there how it goes on.
 
     Without a file that is `state` itself, which is written at once: so a path that cannot be written is an
     error before the first model call. See `Plan.run` for the errors.
     """
-    path, x = Path(path), state.states[0]
-    x_T = _digest(_dtype_name(x.dtype).encode(), str(tuple(x.shape)).encode(), _bytes(x))  # noqa: N806
+    x = state.states[0]
+    x_T = _digest(_dtype_name(x.dtype).encode(), str(tuple(x.shape)).encode(), library(x).to_bytes(x))  # noqa: N806
     keep = partial(save, path=path, x_T=x_T)
     try:
         found, metadata = _load(path, None, x)
@@ -93,20 +101,21 @@ def resume(state: State, path: str | os.PathLike[str]) -> tuple[State, Callable[
     if not metadata:
         keep(state)
         return state, keep
-    different = [
-        f"{name} ({theirs!r}, not {ours!r})"
-        for name, theirs, ours in (
-            ("library", metadata["library"], _library_name(x)),
-            ("dtype", found.dtype, state.dtype),
-            ("state_dtype", found.states[found.row].dtype, x.dtype),
-            ("shape", tuple(found.x.shape), tuple(x.shape)),
-            ("plan", found.plan, state.plan),
-            ("prediction", found.prediction, state.prediction),
-            ("seed", found.noise.seed, state.noise.seed),
-            ("SHA-256 of x_T", metadata["x_T"] or "not recorded", x_T),
-        )
-        if theirs != ours
+    newest = found.states[found.row]
+    kind = [
+        ("library", metadata["library"], library(x).name(x)),
+        ("dtype", found.dtype, state.dtype),
+        ("state_dtype", newest.dtype, x.dtype),
+        ("shape", tuple(newest.shape), tuple(x.shape)),
     ]
+    run = [
+        ("plan", found.plan, state.plan),
+        ("prediction", found.prediction, state.prediction),
+        ("seed", found.noise.seed, state.noise.seed),
+    ]
+    if all(theirs == ours for _, theirs, ours in kind):  # else the digests differ of themselves
+        run.append(("SHA-256 of x_T", metadata["x_T"] or "not recorded", x_T))
+    different = [f"{name} ({theirs!r}, not {ours!r})" for name, theirs, ours in (*kind, *run) if theirs != ours]
     if different:
         raise ValueError(
             f"checkpoint {str(path)!r} is of another run, which differs in {', '.join(different)}; to go on with that "
@@ -119,7 +128,11 @@ def _load(path: Path, device: Any, like: Any) -> tuple[State, dict[str, str]]:
     with _explained(path):
         raw = path.read_bytes()
     try:
+        if not raw:
+            raise ValueError("it is empty")
         begin = 8 + int.from_bytes(raw[:8], "little")
+        if len(raw) < begin:
+            raise ValueError(f"it ends after {len(raw)} bytes, within what would be its header")
         header = json.loads(raw[8:begin])
         metadata = header.pop("__metadata__")
         if not all(isinstance(value, str) for value in metadata.values()) or metadata["format"] != FORMAT:
@@ -164,9 +177,12 @@ def _state(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview
         raise ValueError("its arrays differ in shape, or its states in dtype")
     prediction = Prediction(**({"type": None} | json.loads(metadata["prediction"])))
     x, seed = states[row], json.loads(metadata["seed"])
-    state = start(plan, x, prediction=prediction, seed=seed, generator=None, state_dtype=x.dtype)
+    noise = NoiseSource.of(seed, None)
+    noise.check(x)
+    check_state(x)
+    check_levels(plan, prediction)
     dtype = _array(numbers[:0], metadata["dtype"], [0], [0], device, like).dtype
-    state = replace(state, row=row, states=states, answers=answers, dtype=dtype)
+    state = State(plan, row, states, answers, prediction, noise, dtype)
     _check_repeatable(state)
     return state
 
@@ -200,64 +216,25 @@ def _like(name: str) -> Any:
     raise ValueError(f"it holds arrays of {name}; pass like=, an array of the library that they shall be of")
 
 
-def _library_name(x: Any) -> str:
-    return "torch" if isinstance(library(x), TorchLibrary) else x.__array_namespace__().__name__
-
-
 def _dtype_name(dtype: Any) -> str:
-    name = str(dtype).rpartition(".")[2]
+    name = dtype_name(dtype)
     if name not in DTYPES:
         raise ValueError(f"arrays of dtype {dtype} cannot be saved; a file holds {', '.join(DTYPES)}: convert x first")
     return name
 
 
-def _bytes(x: Any) -> np.ndarray:
-    """The numbers of `x`, row by row, as bytes."""
-    if isinstance(library(x), TorchLibrary):
-        import torch
-
-        return x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    try:
-        values = np.asarray(x)
-    except (TypeError, RuntimeError):  # from another device, to which NumPy has no way but the standard's
-        values = np.from_dlpack(x, device="cpu")
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-
-
 def _order(x: Any) -> list[int]:
     """The dimensions of `x`, from the outermost in memory. Convolutions and matrix products round by it."""
-    strides = x.stride() if isinstance(library(x), TorchLibrary) else getattr(x, "strides", None)
+    strides = library(x).strides(x)
     # Of equal strides that of a single entry tells nothing; last, it finds torch's channels_last again.
     return sorted(range(x.ndim), key=lambda d: (-abs(strides[d]), x.shape[d] == 1) if strides else ())
 
 
 def _array(data: memoryview, dtype: str, shape: list[int], order: list[int], device: Any, like: Any) -> Any:
-    """What `_bytes` had, as an array of like's library, its dimensions in memory as `_order` had them."""
+    """The array whose numbers, its dimensions in memory as `_order` had them, are in a file."""
     if len(data) != math.prod(shape) * DTYPES[dtype][1]:
         raise ValueError(f"{len(data)} bytes are no array of shape {shape} and dtype {dtype}")
-    back = sorted(range(len(order)), key=order.__getitem__)
-    values = np.frombuffer(data, np.uint8)
-    if isinstance(library(like), TorchLibrary):
-        import torch
-
-        x = torch.empty(shape, dtype=getattr(torch, dtype))
-        x.view(-1).view(torch.uint8).numpy()[:] = values
-        return torch.empty([shape[d] for d in order], dtype=x.dtype, device=device).permute(back).copy_(x)
-    x = None
-    try:
-        host = np.empty(shape, np.dtype(dtype))
-        host.reshape(-1).view(np.uint8)[:] = values
-        host = np.ascontiguousarray(host.transpose(order)).transpose(back)
-        x = like.__array_namespace__().asarray(host, device=device)
-        known = library(x).is_floating(x) and _dtype_name(x.dtype) == dtype
-    except TypeError:
-        known = False
-    if not known:
-        raise ValueError(
-            f"{_library_name(like)} has no {dtype} here; pass like= of a library that has (and of JAX: first "
-            f"jax.config.update('jax_enable_x64', True))"
-        )
-    return x
+    return library(like).from_bytes(data, dtype, shape, order, device, like)
 
 
 # ----------------------------------------------------------------------- files

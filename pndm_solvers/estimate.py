@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,17 +69,19 @@ class ErrorEstimate:
     steps:
         One `StepError` a step, in order; the newest is known one model call late.
     total:
-        The estimated error of the sample, `(B,)`, root mean square over its dimensions; None before the end of the run.
-        The steps' errors, with their signs, carried on as on Gaussian data of the pictures' own mean square s²,
-        along which the flow scales a distance by √(α²·s² + σ²). On data in separate modes, into which the
-        flow draws distances together, it is some two to six times too high; for a number to rely on,
+        The estimated error of the sample, `(B,)`, root mean square over its dimensions; None before the end of the run,
+        and for a run that was not seen from its first row on, as one that went on from a checkpoint. The steps'
+        errors, with their signs, carried on as the flow carries the states' own spread over the batch (over the
+        dimensions, for a single sample): so it scales distances on Gaussian data. On data in separate modes, into
+        which the flow draws distances together, it is some two to four times too high; for a number to rely on,
         `Solver.plan_within` compares runs.
     """
 
     steps: list[StepError] = field(default_factory=list)
     total: Float64 | None = None
     _points: list[_Point] = field(default_factory=list)
-    _carried: Any = None
+    _carried: Any = None  # the errors so far, where they have been carried to; None where a row was missed
+    _expected: int = 0  # the row that goes on from those seen
 
     # How many answers an estimate reaches back to, the one at the step's end included.
     _NODES = 4
@@ -94,32 +97,52 @@ class ErrorEstimate:
         plan = step.state.plan
         if plan.is_stochastic:
             raise ValueError(f"{plan.name} draws noise, so its steps have no single right end to be compared with")
-        if step.row == 0:
-            self.steps, self.total, self._points, self._carried = [], None, [], None
+        if step.row == 0 or step.row != self._expected:
+            self.steps, self.total, self._points = [], None, []
+            self._carried = _sum([(step.x, 0.0)]) if step.row == 0 else None
+        self._expected = step.row + 1
         if step.row == 0 or not plan.rows[step.row - 1].stage:
             row = plan.rows[step.row]
             here = Level(row.t, row.alpha, row.sigma)
             self._points = points = [(here, step.x, step.answer), *self._points][: self._NODES + 1]
             if len(points) > 1:
-                self._add(points[1][0], here, _difference(points[1], here, step.x, points[: self._NODES]))
+                self._add(points[1], here, step.x, _difference(points[1], here, step.x, points[: self._NODES]))
         if step.state.done:
             points, x = self._points, step.state.x
             # The formula may itself be one of the two highest polynomials through the past, but not both.
             counts = (len(points), len(points) - 1) if len(points) > 1 else ()
             found = [_difference(points[0], plan.end, x, points[:count]) for count in counts]
             error = max(found, key=lambda error: _rms(error).mean()) if found else x * float("nan")
-            self._add(points[0][0], plan.end, error)
-            self.total = _rms(self._carried)
-            self._points, self._carried = [], None
+            self._add(points[0], plan.end, x, error)
+            self.total = None if self._carried is None else _rms(self._carried)
+            self._points, self._carried, self._expected = [], None, 0
 
-    def _add(self, here: Level, there: Level, error: Any) -> None:
+    def _add(self, origin: _Point, there: Level, reached: Any, error: Any) -> None:
+        here, x, _ = origin
         self.steps.append(StepError(here, there, _rms(error)))
-        if self._carried is None:
-            self._carried = error
-        else:
-            size = float(np.sqrt(np.mean(_rms(_sum(_picture(self._points[0], 1.0))) ** 2)))
-            growth = np.hypot(there.alpha * size, there.sigma) / np.hypot(here.alpha * size, here.sigma)
-            self._carried = _sum([(self._carried, float(growth)), (error, 1.0)])
+        if self._carried is not None:
+            self._carried = _sum([(self._carried, _growth(x, reached)), (error, 1.0)])
+
+
+def _growth(before: Any, after: Any) -> float:
+    """By what the flow has scaled distances between two points of the solution."""
+    # Where a batch is one sample, or copies of one, there is only the spread over its dimensions, or its own length.
+    return next((then / now for now, then in zip(_spreads(before), _spreads(after), strict=True) if now), 1.0)
+
+
+def _spreads(x: Any) -> list[float]:
+    """Root mean squares: over the batch about its mean, over the dimensions about each sample's, and about zero."""
+    if 0 in x.shape:
+        return []
+    ours = library(x)
+    xp = ours.namespace(x)
+    flat = xp.reshape(ours.wide(x), (x.shape[0], math.prod(x.shape[1:])))
+    # From the first on, so that copies are exactly as one.
+    apart = [
+        distances - xp.mean(distances, axis=axis, keepdims=True)
+        for axis, distances in ((0, flat - flat[:1, :]), (1, flat - flat[:, :1]))
+    ]
+    return [math.sqrt(float(xp.mean(d * d))) for d in (*apart, flat)]
 
 
 def _difference(origin: _Point, there: Level, reached: Any, points: list[_Point]) -> Any:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pndm_solvers.arguments import boolean, function
+import numpy as np
+
+from pndm_solvers.arguments import boolean, function, location
 from pndm_solvers.arrays import combine, is_array, library
 from pndm_solvers.noise import NoiseSource
-from pndm_solvers.prediction import Prediction
+from pndm_solvers.prediction import Prediction, convert
+from pndm_solvers.schedule import Level
 
 if TYPE_CHECKING:
     from pndm_solvers.plan import Plan
 
-__all__ = ["Model", "State", "Step", "advance", "check_answer", "check_state", "run", "start"]
+__all__ = ["Model", "State", "Step", "advance", "run", "start"]
 
 Model = Callable[[Any, Any], Any]
+
+# A deviation of noise that no schedule but a variance-exploding one has, and by how much a state may fall short of it.
+LOUD = 3.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,7 +59,7 @@ class State:
 
     def __repr__(self) -> str:
         where = "done" if self.done else f"row {self.row} of {self.plan.model_calls}, t = {self.plan.times[self.row]:g}"
-        return f"<State of {self.plan.name}, {where}, x {tuple(self.x.shape)}>"
+        return f"<State of {self.plan.name}, {where}, x {tuple(self.states[self.row].shape)}>"
 
     @property
     def done(self) -> bool:
@@ -60,30 +68,31 @@ class State:
 
     @property
     def x(self) -> Any:
-        """Where the network is to be asked next, `(B, …)`; when done, the sample."""
+        """Where the network is to be asked next, `(B, …)`; when done, the sample. A copy, to be written on at will."""
         x = self.states[self.row]
-        return library(x).cast(x, self.dtype)
+        return library(x).copy(x, self.dtype)
 
     @property
     def t(self) -> Any:
         """When, 1-D `(B,)` on x's library and device. Raises ValueError when done."""
         if self.done:
             raise ValueError("the run is done; its sample is state.x")
-        return library(self.x).times(self.x, self.plan.rows[self.row].t, integer=self.plan.integer_times)
+        x = self.states[self.row]
+        return library(x).times(x, self.plan.rows[self.row].t, self.dtype, integer=self.plan.integer_times)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state to one safetensors file, whole or not at all; a file that is there is replaced.
 
-        The file holds every array in its own dtype, without what torch has recorded for gradients, the plan, the
-        prediction, the seed, and a digest of all. `docs/checkpoints.md` is its specification.
+        The file holds every array in its own dtype, the plan, the prediction, the seed, and a digest of all.
+        `docs/checkpoints.md` is its specification.
 
-        Raises ValueError for a dtype that the format lacks, and where noise is yet to be drawn from a generator. Such
-        a state cannot be saved, since its generator may have moved on since; with `seed=` it can. OSError for a path
-        that cannot be written.
+        Raises ValueError for a dtype that the format lacks; for a state for which torch records gradients, which the
+        file could not keep; and where noise is yet to be drawn from a generator, which may have moved on since: with
+        `seed=` it can be saved. OSError for a path that cannot be written, TypeError for what is no path.
         """
         from pndm_solvers import checkpoint
 
-        checkpoint.save(self, path)
+        checkpoint.save(self, location("path", path))
 
     @staticmethod
     def load(path: str | os.PathLike[str], device: Any = None, like: Any = None) -> State:
@@ -105,10 +114,12 @@ class State:
             arrays of a library or dtype that is not at hand.
         OSError:
             For a file that cannot be read.
+        TypeError:
+            For what is no path, or no array.
         """
         from pndm_solvers import checkpoint
 
-        return checkpoint.load(path, device, like)
+        return checkpoint.load(location("path", path), device, like)
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ class Step:
     x:
         The state at which it was asked.
     answer:
-        What the row combines: ε, or x̂_0 where α = 0.
+        What the row combines: ε, or x̂_0 where α = 0. Like `x` a copy, to be written on at will.
     state:
         The run after this row.
     """
@@ -148,6 +159,23 @@ def check_state(x: Any) -> None:
         raise ValueError("the state must be (B, …) with the batch first, not a scalar")
 
 
+def _warn_of_size(x: Any, here: Level) -> None:
+    """Warns of a state `x` at the level `here` that is far smaller than its noise alone would be.
+
+    So is noise of deviation 1, and a picture without noise, on a variance-exploding schedule. Elsewhere the two are
+    not told apart, and nothing is looked at, for which a device would be waited for. A state of zeros is no mistake.
+    """
+    if here.sigma <= LOUD or math.prod(x.shape) < 32 or not library(x).has_numbers(x):
+        return
+    size = math.sqrt(np.mean(library(x).root_mean_square(x) ** 2))
+    if 0 < size < here.sigma / LOUD:
+        warnings.warn(
+            f"the state x has a root mean square of {size:.2g}, but begins at t = {here.t:g}, where its noise alone "
+            f"has σ = {here.sigma:g}; multiply noise by σ there, and pass a picture through schedule.add_noise",
+            stacklevel=4,
+        )
+
+
 def check_answer(x: Any, t: float, answer: Any) -> None:
     """ValueError unless the network's `answer` is an array of the state's kind, shape and device, and floating."""
     if not is_array(answer) or library(answer) is not library(x):
@@ -166,6 +194,15 @@ def check_answer(x: Any, t: float, answer: Any) -> None:
     )
 
 
+def check_levels(plan: Plan, prediction: Prediction) -> None:
+    """ValueError unless what the network predicts tells at each of the plan's levels what its row combines."""
+    for row in plan.rows:
+        try:
+            prediction.weights(row.wanted, row.alpha, row.sigma)
+        except ValueError as error:
+            raise ValueError(f"at t = {row.t:g}: {error}") from error
+
+
 def start(
     plan: Plan,
     x: Any,
@@ -177,11 +214,13 @@ def start(
 ) -> State:
     """See `Plan.start`."""
     check_state(x)
+    ours = library(x)
     try:
         if is_array(state_dtype):  # whose own dtype NumPy would take
             raise TypeError(state_dtype)
-        wide = library(x).wide(x) if state_dtype is None else library(x).cast(x, state_dtype)
-        check_state(wide)
+        own = ours.wide(x) if state_dtype is None else ours.cast(x, state_dtype)
+        own = ours.copy(x) if own is x else own
+        check_state(own)
     except Exception as error:  # each array library has errors of its own for what is no dtype
         raise TypeError(
             f"state_dtype is {state_dtype!r}; it must be a floating dtype of x's library, as x.dtype is"
@@ -189,29 +228,32 @@ def start(
     prediction = Prediction(prediction) if isinstance(prediction, str) else prediction
     if not isinstance(prediction, Prediction):
         raise TypeError(f"prediction is {prediction!r}; it is a name such as 'epsilon', or a Prediction")
-    for row in plan.rows:
-        prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what row k would only refuse later
+    check_levels(plan, prediction)
+    _warn_of_size(x, plan.levels[0])
     noise = NoiseSource.of(seed, generator)
     noise.check(x)
-    return State(plan, 0, {0: wide}, {}, prediction, noise, x.dtype)
+    return State(plan, 0, {0: own}, {}, prediction, noise, x.dtype)
 
 
 def advance(state: State, answer: Any) -> State:
     """See `Plan.advance`."""
-    return _advance(state, _combinable(state, answer))
+    return combine_row(state, _combinable(state, answer))
 
 
 def _combinable(state: State, answer: Any) -> Any:
     """The network's raw answer as what the row combines."""
     if state.done:
         raise ValueError("the run is done; its sample is state.x")
-    row, x = state.plan.rows[state.row], state.x
+    row, x = state.plan.rows[state.row], state.states[state.row]
     check_answer(x, row.t, answer)
-    x = state.states[state.row]
-    return state.prediction.convert(row.wanted, x, answer, row.alpha, row.sigma)
+    used = convert(state.prediction, row.wanted, x, answer, row.alpha, row.sigma)
+    if used is answer and state.row not in state.plan.last_uses[state.row][1]:
+        return library(answer).copy(answer)  # later rows need it, and a network may write into its memory again
+    return used
 
 
-def _advance(state: State, answer: Any) -> State:
+def combine_row(state: State, answer: Any) -> State:
+    """The state after one row, given what the row combines: `answer` is kept as it is, and not checked."""
     k = state.row
     row = state.plan.rows[k]
     states, answers = dict(state.states), {**state.answers, k: answer}
@@ -249,36 +291,47 @@ def run(
         function("callback", callback, "callback(step)")
     boolean("progress", progress)
     boolean("trajectory", trajectory)
-    if check_finite is not None:
-        boolean("check_finite", check_finite)
+    boolean("check_finite", check_finite, or_none=True)
     if checkpoint is not None:
         if trajectory:
             raise ValueError("pass checkpoint= or trajectory=, not both: a checkpoint does not hold the points passed")
         from pndm_solvers.checkpoint import resume
 
-        state, keep = resume(state, checkpoint)
+        state, keep = resume(state, location("checkpoint", checkpoint))
+        if check_finite is not None and state.row and not _is_finite(state):
+            raise FloatingPointError(
+                f"checkpoint {os.fspath(checkpoint)!r} holds numbers that are not finite, at row {state.row}; delete "
+                f"the file to begin anew, or pass check_finite=None to go on with them"
+            )
     points = [x] if trajectory else []
     if check_finite:
         _check_finite(x, "the state handed in is")
     with _bar(state, progress) as bar:
         while not state.done:
             answer = _combinable(state, model(state.x, state.t))
-            before, state = state, _advance(state, answer)
+            before, state = state, combine_row(state, answer)
             if check_finite:
                 at = f"row {before.row}, t = {plan.rows[before.row].t:g},"
                 _check_finite(answer, f"what the network answered at {at} is")
-                _check_finite(state.x, f"the state made in {at} is")
-            if keep is not None:
+                _check_finite(state.states[state.row], f"the state made in {at} is")
+            if keep is not None and (check_finite is None or _is_finite(state)):
                 keep(state)
             if trajectory and not plan.rows[before.row].stage:
                 points.append(state.x)
             if callback is not None:
-                callback(Step(before.row, plan.rows[before.row].t, before.x, answer, state))
+                shown = library(answer).copy(answer)
+                callback(Step(before.row, plan.rows[before.row].t, before.x, shown, state))
+                del shown
             del before, answer  # so that nothing outlives its last use
             bar.update()
+    sample = state.x
     if check_finite is not None:
-        _check_finite(state.x, "the sample is")
-    return points if trajectory else state.x
+        _check_finite(sample, "the sample is")
+    return points if trajectory else sample
+
+
+def _is_finite(state: State) -> bool:
+    return all(library(x).is_finite(x) for x in (*state.states.values(), *state.answers.values()))
 
 
 def _check_finite(x: Any, what: str) -> None:

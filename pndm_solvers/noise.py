@@ -57,7 +57,7 @@ class NoiseSource:
             _one_each("seed", self.seed, like.shape[0])
         if self.generator is None:
             return
-        several = isinstance(self.generator, Sequence)
+        several = isinstance(self.generator, Sequence) and not isinstance(self.generator, (str, bytes))
         for generator in _one_each("generator", self.generator, like.shape[0]) if several else [self.generator]:
             library(like).check_generator(generator)
 

@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import Any
 
 from pndm_solvers import execute
+from pndm_solvers.arguments import boolean, real, whole
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Level
 
@@ -73,7 +74,8 @@ class Plan:
     integer_times:
         Whether the network is handed its times as integers.
 
-    Raises ValueError for a row that refers to what does not exist yet, or a number that is not finite.
+    Raises ValueError for a row that refers to what does not exist yet, or a number that is not finite, and TypeError
+    for what is no number, or no `Row` or `Level`.
     """
 
     rows: tuple[Row, ...]
@@ -82,21 +84,28 @@ class Plan:
     name: str = field(default="plan", compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", tuple(self.rows))
-        if not all(map(math.isfinite, self.end)) or min(self.end.alpha, self.end.sigma) < 0:
-            raise ValueError(f"end must be finite, with alpha and sigma not negative, not {self.end}")
+        if not isinstance(self.rows, (Sequence, Iterator)) or isinstance(self.rows, (str, bytes)):
+            raise TypeError(f"rows is a {type(self.rows).__name__}; it must be a sequence of Row")
+        if not isinstance(self.end, Level):
+            raise TypeError(f"end is a {type(self.end).__name__}; it must be a Level, as schedule.level(t) gives")
+        if not isinstance(self.name, str):
+            raise TypeError(f"name is {self.name!r}; it must be a text")
+        try:
+            end = Level(*map(real, Level._fields, self.end))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"end must be finite: {error}") from error
+        if min(end.alpha, end.sigma) < 0:
+            raise ValueError(f"end must be finite, with alpha and sigma not negative, not {end}")
+        integer_times, rows = boolean("integer_times", self.integer_times), []
         for k, row in enumerate(self.rows):
-            for name, terms in (("states", row.states), ("answers", row.answers)):
-                indices = [index for index, _ in terms]
-                if any(not 0 <= index <= k for index in indices) or sorted(set(indices)) != indices:
-                    raise ValueError(f"row {k}: {name} must name rows 0 to {k}, each once and rising, not {indices}")
-            numbers = [row.t, row.alpha, row.sigma, row.noise, *(w for _, w in row.states + row.answers)]
-            if not all(map(math.isfinite, numbers)) or min(row.alpha, row.sigma, row.noise) < 0:
-                raise ValueError(f"row {k}: numbers must be finite, and alpha, sigma and noise not negative: {row}")
-            if not row.states and not row.answers:
-                raise ValueError(f"row {k}: its state is made of nothing")
-            if self.integer_times and row.t != int(row.t):
+            try:
+                rows.append(_checked(k, row))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"row {k}: {error}") from error
+            if integer_times and not (rows[k].t.is_integer() and abs(rows[k].t) < 2**31):
                 raise ValueError(f"row {k}: t = {row.t!r} in a plan of integer times")
+        for field_name, value in (("rows", tuple(rows)), ("end", end), ("integer_times", integer_times)):
+            object.__setattr__(self, field_name, value)
 
     # ------------------------------------------------------------- what it costs
 
@@ -199,11 +208,12 @@ class Plan:
         ----------
         model:
             Any callable `model(x, t)`: x `(B, …)`, t 1-D `(B,)` on x's library and device, integer
-            where every time of the plan is whole; the answer has x's shape. It is kept as it is, so
-            a model must not write later answers into the same memory. torch records a run for
-            gradients unless it stands in `torch.no_grad()`.
+            where every time of the plan is whole; the answer has x's shape. What a model writes into the x that it
+            is handed, or later into its answer's memory, does not touch the run. torch records a run for gradients
+            unless it stands in `torch.no_grad()`.
         x:
-            `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device.
+            `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device. It is copied. One
+            far smaller than its noise alone would be, on a variance-exploding schedule, is warned of.
         prediction:
             What the answer means: "epsilon", "sample", "v_prediction", "score", "flow", or a `Prediction`.
         seed, generator:
@@ -225,7 +235,8 @@ class Plan:
             for the device each time). Where the file is there, the run goes on from it and ends with the same bits
             as one that was never interrupted, given the same model, of which the file knows nothing; `callback`
             is told of the calls that are still made. A finished run's file gives the sample, without a call. The
-            file stays.
+            file stays. A state that is not finite is not written, unless check_finite is None. torch is not to
+            record such a run for gradients, of which a file can hold nothing: call it in `torch.no_grad()`.
 
         Raises
         ------
@@ -234,9 +245,9 @@ class Plan:
         ValueError:
             For an answer of another shape, kind or device, or a prediction that cannot be used at one of the plan's
             levels; for a checkpoint of another run (plan, `x`, prediction, seed or dtype), a damaged one, one of a
-            stochastic plan without `seed`, or one together with `trajectory`.
+            stochastic plan without `seed`, one of a run that torch records, or one together with `trajectory`.
         FloatingPointError:
-            For a sample that is not finite: see `check_finite`. True keeps such a state out of the checkpoint, too.
+            For a sample that is not finite, and for a checkpoint that holds such numbers: see `check_finite`.
         OSError:
             For a checkpoint that cannot be read or written; before the first model call where that is known then.
         """
@@ -302,6 +313,39 @@ class Plan:
             return _plan(**document)
         except (KeyError, TypeError, OverflowError, RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"not the JSON of a plan: {error!r}; write one with Plan.to_json()") from error
+
+
+def _checked(k: int, row: Any) -> Row:
+    """Row k, in Python's own numbers and tuples: what arrays hold could not be written as JSON, nor hashed."""
+    if not isinstance(row, Row):
+        raise TypeError(f"it is a {type(row).__name__}; each of rows must be a Row")
+    t, alpha, sigma = real("t", row.t), real("alpha", row.alpha), real("sigma", row.sigma)
+    states, answers = _terms(k, "states", row.states), _terms(k, "answers", row.answers)
+    noise, stage = real("noise", row.noise), boolean("stage", row.stage)
+    if min(alpha, sigma, noise) < 0:
+        raise ValueError(f"numbers must be finite, and alpha, sigma and noise not negative: {row}")
+    if not states and not answers:
+        raise ValueError("its state is made of nothing: states and answers are both empty")
+    return Row(t, alpha, sigma, states, answers, noise, stage)
+
+
+def _terms(k: int, name: str, terms: Any) -> Terms:
+    """The field `name` of row k."""
+    pairs = []
+    for term in terms if isinstance(terms, (tuple, list)) else (None,):
+        if not isinstance(term, (tuple, list)) or len(term) != 2:
+            raise TypeError(f"{name} is {terms!r}; it must be pairs of an index and a weight, as ((0, 1.0),)")
+        index, weight = term
+        # Plans have many, of the right kind nearly always.
+        if type(index) is not int:
+            index = whole(f"an index in {name}", index, 0, math.inf)
+        if type(weight) is not float or not math.isfinite(weight):
+            weight = real(f"a weight in {name}", weight)
+        pairs.append((index, weight))
+    indices = [index for index, _ in pairs]
+    if sorted(set(indices)) != indices or (indices and not 0 <= indices[0] <= indices[-1] <= k):
+        raise ValueError(f"{name} must name rows 0 to {k}, each once and rising, not {indices}")
+    return tuple(pairs)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -79,22 +79,7 @@ class Prediction:
         Raises ValueError where the answer does not determine it, as ε does not determine x̂_0 at α = 0.
         """
         choice("wanted", wanted, ("epsilon", "sample"))
-        alpha, sigma = real("alpha", alpha), real("sigma", sigma)
-        if sigma == 0 and self.type == "score":
-            raise self._undetermined(wanted, alpha, sigma)
-        a, b = PREDICTIONS[self.type](alpha, sigma)
-        determinant = alpha * b - sigma * a
-        if determinant == 0:
-            raise self._undetermined(wanted, alpha, sigma)
-        return (
-            (-a / determinant, alpha / determinant) if wanted == "epsilon" else (b / determinant, -sigma / determinant)
-        )
-
-    def _undetermined(self, wanted: str, alpha: float, sigma: float) -> ValueError:
-        return ValueError(
-            f"a network that predicts {self.type!r} does not determine {wanted!r} at α = {alpha:g}, σ = {sigma:g}; "
-            f"use a network that predicts 'v_prediction', 'sample' or 'flow', or times away from that end"
-        )
+        return weights(self, wanted, real("alpha", alpha), real("sigma", sigma))
 
     def convert(self, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:
         """The wanted one ("epsilon" or "sample") at the state `x`, of x's shape and dtype.
@@ -103,16 +88,40 @@ class Prediction:
         """
         alike("answer", answer, "x", x)
         choice("wanted", wanted, ("epsilon", "sample"))
-        if self.clip is None and self.threshold is None:
-            if wanted == self.type:
-                return answer
-            return arrays.combine([x, answer], self.weights(wanted, alpha, sigma))
-        sample = arrays.combine([x, answer], self.weights("sample", alpha, sigma))
-        if self.threshold is not None:
-            sample = arrays.library(sample).dynamic_threshold(sample, self.threshold, self.bound, self.threshold_max)
-        else:
-            sample = arrays.library(sample).clip(sample, self.bound)
-        return Prediction("sample").convert(wanted, x, sample, alpha, sigma)
+        return convert(self, wanted, x, answer, real("alpha", alpha), real("sigma", sigma))
+
+
+_PICTURE = Prediction("sample")
+
+
+def weights(prediction: Prediction, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
+    """As `Prediction.weights`, of numbers that were checked."""
+    if sigma > 0 or prediction.type != "score":
+        a, b = PREDICTIONS[prediction.type](alpha, sigma)
+        determinant = alpha * b - sigma * a
+        if determinant and wanted == "epsilon":
+            return -a / determinant, alpha / determinant
+        if determinant:
+            return b / determinant, -sigma / determinant
+    raise ValueError(
+        f"prediction is {prediction.type!r}, which does not determine {wanted!r} at α = {alpha:g}, σ = {sigma:g}; use "
+        f"a network that predicts 'v_prediction', 'sample' or 'flow', or times away from that end"
+    )
+
+
+def convert(prediction: Prediction, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:
+    """As `Prediction.convert`, of arrays that were checked: what a run does to each answer."""
+    if prediction.clip is None and prediction.threshold is None:
+        if wanted == prediction.type:
+            return answer
+        return arrays.combine([x, answer], weights(prediction, wanted, alpha, sigma))
+    sample = arrays.combine([x, answer], weights(prediction, "sample", alpha, sigma))
+    ours = arrays.library(sample)
+    if prediction.threshold is not None:
+        sample = ours.dynamic_threshold(sample, prediction.threshold, prediction.bound, prediction.threshold_max)
+    else:
+        sample = ours.clip(sample, prediction.bound)
+    return convert(_PICTURE, wanted, x, sample, alpha, sigma)
 
 
 def classifier_free_guidance(

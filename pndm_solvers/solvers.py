@@ -316,7 +316,8 @@ def careful_order(ratios: Sequence[float], order: int) -> int:
     """
     if len(ratios) > 1 and abs(math.log(ratios[1] / ratios[0])) < 0.25:
         return order
-    return min(order, 2 if ratios[0] > 20 else 3 if ratios[0] > 0.03 else 4)
+    ratio = ratios[0] / (1 + 1e-6)  # so that what stands at a bound is on its lower side, whatever rounded it
+    return min(order, 2 if ratio > 20 else 3 if ratio > 0.03 else 4)
 
 
 def well_apart(ratios: Sequence[float], there: float, most: int, bound: float) -> Sequence[int]:

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pndm_solvers.arrays import TorchLibrary, combine, library
+from pndm_solvers.arguments import floating, function, real
+from pndm_solvers.arrays import is_array, library
 from pndm_solvers.execute import Model, State, check_answer, check_state
 
 __all__ = ["advance_together", "slerp"]
 
 
-def slerp(a: Any, b: Any, weight: float) -> Any:
+def slerp(a: Any, b: Any, weight: Any) -> Any:
     """Between the latents `a` (weight 0) and `b` (weight 1), along the arc: Shoemake (1985), section 3.3.
 
     `sin((1 − weight)·θ)/sin θ·a + sin(weight·θ)/sin θ·b`, where θ is the angle between a sample of `a` and its
@@ -24,7 +25,7 @@ def slerp(a: Any, b: Any, weight: float) -> Any:
     a, b:
         `(B, …)`, floating, of one library, shape, dtype and device, as is the result. Each sample has its own angle.
     weight:
-        0 to 1, or outside to go on along the same circle.
+        A number, also one that is differentiated by: 0 to 1, or outside to go on along the same circle.
 
     Raises
     ------
@@ -32,9 +33,12 @@ def slerp(a: Any, b: Any, weight: float) -> Any:
         For arrays that do not match, and for samples that are not finite, or each other's opposite: no arc between
         those is the shortest. (Within `jax.jit`, which cannot look, the result is NaN.)
     """
-    check_state(a)
-    _check_alike("a", a, "b", b, tuple(a.shape))
-    ours, xp = library(a), _namespace(a)
+    check_state(floating("a", a))
+    _check_alike("a", a, "b", floating("b", b), tuple(a.shape))
+    ours, xp = library(a), library(a).namespace(a)
+    # As a number of the library it may be what one differentiates by.
+    if not (is_array(weight) and library(weight) is ours and weight.ndim == 0 and ours.is_floating(weight)):
+        weight = real("weight", weight)
     rows = (a.shape[0], math.prod(a.shape[1:]))
     u, v = (xp.reshape(ours.wide(x), rows) for x in (a, b))
     lengths = xp.sqrt(xp.sum(u * u, axis=1)) * xp.sqrt(xp.sum(v * v, axis=1))
@@ -78,6 +82,9 @@ def advance_together(model: Model, states: Sequence[State]) -> list[State]:
     TypeError, ValueError:
         For states that cannot stand in one batch, and for an answer of another shape, kind or device.
     """
+    function("model", model, "model(x, t)")
+    if not isinstance(states, Sequence) or not all(isinstance(state, State) for state in states):
+        raise TypeError(f"states is a {type(states).__name__}; it must be a list of states, as plan.start gives")
     running = [state for state in states if not state.done]
     if not running:
         return list(states)
@@ -92,16 +99,19 @@ def advance_together(model: Model, states: Sequence[State]) -> list[State]:
             )
     ours = library(xs[0])
     integer = all(state.plan.integer_times for state in running)
-    times = [ours.times(x, state.plan.rows[state.row].t, integer=integer) for state, x in zip(running, xs, strict=True)]
+    times = [
+        ours.times(x, state.plan.rows[state.row].t, x.dtype, integer=integer)
+        for state, x in zip(running, xs, strict=True)
+    ]
     x = ours.concatenate(xs)
     answer = model(x, ours.concatenate(times))
     check_answer(x, first.plan.rows[first.row].t, answer)
     advanced, end = [], 0
     for state in states:
         if not state.done:
-            begin, end = end, end + state.x.shape[0]
+            begin, end = end, end + state.states[state.row].shape[0]
             # A copy, so that a run that is kept does not keep the answers to all the others.
-            state = state.plan.advance(state, combine([answer[begin:end]], [1.0]))
+            state = state.plan.advance(state, ours.copy(answer[begin:end]))
         advanced.append(state)
     return advanced
 
@@ -110,7 +120,7 @@ def _check_alike(name: str, x: Any, other: str, y: Any, shape: tuple[int, ...]) 
     """TypeError or ValueError unless `y` is a floating array of that shape, and of x's library, dtype and device."""
     check_state(y)
     ours = library(x)
-    if _namespace(x) is not _namespace(y):
+    if ours.namespace(x) is not library(y).namespace(y):
         raise TypeError(f"{name} is a {type(x).__name__} and {other} a {type(y).__name__}; convert one of them")
     for what, mine, its in (
         ("of shape", shape, tuple(y.shape)),
@@ -121,12 +131,3 @@ def _check_alike(name: str, x: Any, other: str, y: Any, shape: tuple[int, ...]) 
             raise ValueError(
                 f"{other} is {what} {its}, and beside {name} it must be {what} {mine}; convert one of them"
             )
-
-
-def _namespace(x: Any) -> Any:
-    """The functions of x's library."""
-    if not isinstance(library(x), TorchLibrary):
-        return x.__array_namespace__()
-    import torch  # which does not follow the array API, but names what is used here as it does
-
-    return torch

@@ -5,9 +5,11 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import nullcontext
 from hashlib import sha256
 
 import array_api_strict
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -148,11 +150,12 @@ def test_eight_bits(dtype, path):
 
 
 def test_odd_numbers_and_odd_strides(path):
-    """NaN, infinity, −0 and the smallest number; arrays that do not lie in order; a parameter, with its gradient."""
+    """NaN, infinity, −0 and the smallest number; arrays that do not lie in order; a parameter."""
     odd = np.array([[np.nan, -np.inf, -0.0], [5e-324, 1.0, 2.0]])
     for x in (odd, odd.T, odd[:, ::-1]):
         for convert in (np.asarray, lambda x: torch.nn.Parameter(torch.from_numpy(x.copy(order="K")))):
-            PLMS.start(convert(x)).save(path)
+            with torch.no_grad():
+                PLMS.start(convert(x)).save(path)
             assert np.asarray(State.load(path).x).tobytes() == x.tobytes()
 
 
@@ -242,6 +245,8 @@ def test_a_file_cut_short_anywhere_is_refused(small, path):
     for length in range(len(small)):
         refused(path, small[:length], "cannot be loaded")
     refused(path, small + b"\0", "cannot be loaded")
+    refused(path, b"", "it is empty")
+    refused(path, small[:100], "ends after 100 bytes, within what would be its header")
 
 
 @pytest.mark.parametrize("turned", [0x01, 0x20, 0x80])
@@ -389,13 +394,13 @@ def test_nothing_in_a_file_is_imported_or_executed(small, path):
     path.write_bytes(sealed(header, numbers))
     code = """
 import sys, pndm_solvers, numpy.random
-pndm_solvers.NoiseSchedule.linear()
 from pndm_solvers import checkpoint
-seen = []
+from pathlib import Path
+path, seen = Path(sys.argv[1]), []
 sys.addaudithook(lambda event, args: event in ("import", "exec", "compile", "os.system") and seen.append((event, args)))
 for like in (None, numpy.zeros(1)):
     try:
-        checkpoint.load(sys.argv[1], like=like)
+        pndm_solvers.State.load(path, like=like)
     except ValueError as error:
         pass
 print(seen)
@@ -505,6 +510,13 @@ def test_a_checkpoint_of_another_run_is_refused(what, path):
     assert path.read_bytes() == before
 
 
+def test_numbers_of_another_kind_are_not_said_to_be_others(path):
+    """Their digests differ of themselves, which tells nobody anything."""
+    PLMS.run(model, NOISE, checkpoint=path)
+    with pytest.raises(ValueError, match=r"differs in state_dtype \([^,]*, not [^,]*\); to go on"):
+        PLMS.run(model, NOISE, checkpoint=path, state_dtype=np.float32)
+
+
 def test_a_state_that_was_saved_is_no_checkpoint_and_a_damaged_one_is_refused(path):
     PLMS.start(NOISE).save(path)
     with pytest.raises(ValueError, match=r"x_T \('not recorded', not "):
@@ -530,12 +542,74 @@ def test_states_that_are_not_finite_are_kept_out(path):
     assert same(PLMS.run(model, NOISE, checkpoint=path, check_finite=True), PLMS.run(model, NOISE))
 
 
+@pytest.mark.parametrize("check_finite", [False, None])
+def test_numbers_that_are_not_finite_are_written_only_where_nobody_looks(check_finite, path):
+    """So that a run goes on from what is whole, once its network is mended; a file that holds others says so."""
+
+    def overflowing(x, t):
+        return model(x, t) * np.where(t[:, None] < 300, np.nan, 1)
+
+    with pytest.raises(FloatingPointError) if check_finite is not None else nullcontext():
+        PLMS.run(overflowing, NOISE, checkpoint=path, check_finite=check_finite)
+    assert np.isfinite(State.load(path).x).all() == (check_finite is not None)
+    if check_finite is not None:
+        assert same(PLMS.run(model, NOISE, checkpoint=path), PLMS.run(model, NOISE))
+        return
+    for again in (False, True):
+        with pytest.raises(FloatingPointError, match=rf"{path}' holds numbers .* at row 6; delete the file"):
+            PLMS.run(interrupted_after(0), NOISE, checkpoint=path, check_finite=again)
+    assert np.isnan(PLMS.run(interrupted_after(0), NOISE, checkpoint=path, check_finite=None)).all()
+
+
+def test_gradients_are_not_cut_in_silence(path):
+    """By x_T, or by the network's weights: what a file cannot hold it is not handed."""
+    x, layer = torch.from_numpy(NOISE), torch.nn.Linear(2, 2, dtype=torch.float64)
+
+    def network(x, t):
+        return layer(x)
+
+    with pytest.raises(ValueError, match=r"run it in torch\.no_grad"):
+        PLMS.run(interrupted_after(0), x.clone().requires_grad_(), checkpoint=path)
+    assert not path.exists()
+    with pytest.raises(ValueError, match="torch records this run for gradients"):
+        PLMS.run(network, x, checkpoint=path)
+    assert State.load(path).row == 0
+    state = PLMS.start(x)
+    with pytest.raises(ValueError, match="torch records"):
+        PLMS.advance(state, network(state.x, state.t)).save(path)
+    with torch.no_grad():
+        assert same(PLMS.run(network, x, checkpoint=path), PLMS.run(network, x))
+
+
+@pytest.mark.parametrize("transform", [jax.jit, lambda f: jax.grad(lambda x: f(x).sum())])
+def test_what_has_no_numbers_yet_is_not_saved(transform, path):
+    with pytest.raises(ValueError, match=r"save outside of jax\.jit and jax\.grad"):
+        transform(lambda x: PLMS.run(model, x, checkpoint=path))(jnp.asarray(NOISE))
+
+
 def test_a_trajectory_is_refused(path):
     with pytest.raises(ValueError, match="checkpoint= or trajectory=, not both"):
         PLMS.run(interrupted_after(0), NOISE, checkpoint=path, trajectory=True)
 
 
 # --------------------------------------------------------------------------- files
+
+
+def test_what_is_no_path_is_refused():
+    for wrong, error in ((5, TypeError), (b"run", TypeError), (True, TypeError), ("", ValueError)):
+        with pytest.raises(error, match=r"checkpoint is .*the path of a file"):
+            PLMS.run(interrupted_after(0), NOISE, checkpoint=wrong)
+        with pytest.raises(error, match=r"path is .*the path of a file"):
+            PLMS.start(NOISE).save(wrong)
+        with pytest.raises(error, match=r"path is .*the path of a file"):
+            State.load(wrong)
+
+
+def test_the_folder_of_the_user(path, monkeypatch):
+    monkeypatch.setenv("HOME", str(path.parent))
+    PLMS.run(model, NOISE, checkpoint=f"~/{path.name}")
+    assert State.load(f"~/{path.name}").done
+    assert path.exists()
 
 
 def test_paths_that_cannot_be_written_are_errors_before_the_first_call(tmp_path):

@@ -44,6 +44,7 @@ NAMES: dict[str, Any] = {
     "solver": pndm_solvers.PLMSSolver(pndm_solvers.NoiseSchedule.linear()),
     "plan": pndm_solvers.PLMSSolver(pndm_solvers.NoiseSchedule.linear()).plan(4),
     "noisy": pndm_solvers.DDPMSolver(pndm_solvers.NoiseSchedule.linear()).plan(4),
+    "zero_snr": pndm_solvers.PLMSSolver(pndm_solvers.NoiseSchedule.linear().rescale_zero_terminal_snr()).plan(4),
     "x": np.zeros((2, 3)),
     "model": lambda x, t: 0.5 * x,
     "small_model": lambda x, t: x[:1],
@@ -146,6 +147,14 @@ SECTIONS: dict[str, list[Case]] = {
         Case("noisy.run(model, x, seed=1, generator=torch.Generator())", ValueError, "not both", "leave one out"),
         Case("noisy.run(model, x, generator=torch.Generator())", TypeError, "numpy.random.Generator", "as it says"),
         Case("noisy.run(model, x, generator=[np.random.default_rng(0)])", ValueError, "1 entries", "one for each"),
+        Case("noisy.run(model, x, generator=[np.random.default_rng(0), None])", TypeError, "a NoneType", "two"),
+        Case("zero_snr.run(model, x)", ValueError, "at t = 999: prediction is 'epsilon'", "`prediction=` as trained"),
+        Case("plan.run(model, x, check_finite=1)", TypeError, "True, False or None", "`True`"),
+        Case("plan.run(model, x, checkpoint=5)", TypeError, "checkpoint is 5.*path", "a file's name"),
+        Case("plan.run(model, torch.ones(2, 3).requires_grad_(), checkpoint='a')", ValueError, "no_grad", "as it says"),
+        Case("State.load('')", ValueError, "path is empty", "a file's name"),
+        Case("State.load('no.safetensors')", FileNotFoundError, "No such file", "look at the path"),
+        Case("advance_together(model, plan.start(x))", TypeError, "states is a State", "`[plan.start(x)]`"),
         Case("plan.advance(noisy.start(x), x)", ValueError, "the state is of", "its own plan"),
         Case("plan.advance(plan.start(x), x[:1])", ValueError, r"answered shape \(1, 3\)", "the whole batch"),
     ],
@@ -164,6 +173,8 @@ SECTIONS: dict[str, list[Case]] = {
         Case("schedule.add_noise(x, torch.zeros(2, 3), 600)", TypeError, "arrays of one library", "convert one"),
         Case("schedule.add_noise(x.astype(int), x, 600)", TypeError, "x0 is of dtype int64", "`image / 127.5 - 1`"),
         Case("transfer(x, x, 900, 100)", TypeError, "here is a int.*schedule.level", "`schedule.level(900)`"),
+        Case("slerp(x, x, '0.5')", TypeError, "weight is '0.5'", "pass the number"),
+        Case("slerp(x, x[:1], 0.5)", ValueError, "b is of shape", "latents of one shape"),
         Case("initial_noise(5, seed=1)", TypeError, "shape is 5", "`(5,)`"),
         Case("initial_noise((2, 2.5), seed=1)", ValueError, "a length in shape is 2.5", "whole numbers"),
         Case("initial_noise((2, 3), seed=None)", TypeError, "seed is None", "a whole number"),
@@ -194,7 +205,8 @@ or another function of the caller's raises comes through as it is. A single step
 `transfer`) hands on a NaN that it is handed; a whole run (`run`, `sample`) refuses to return one.
 
 Here `schedule` is `NoiseSchedule.linear()`, `flow` is `NoiseSchedule.rectified_flow()`, `plan` a plan of `PLMSSolver`,
-`noisy` one of `DDPMSolver`, and `x` is `np.zeros((2, 3))`. This page is made by `python tests/test_errors.py`.
+`noisy` one of `DDPMSolver`, `zero_snr` one for zero terminal SNR, and `x` is `np.zeros((2, 3))`. This page is made by
+`python tests/test_errors.py`.
 """
 
 

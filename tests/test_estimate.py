@@ -5,8 +5,9 @@ import pytest
 import torch
 from conftest import SCHEDULES, named
 
-from pndm_solvers import DDIMSolver, DDPMSolver, ErrorEstimate, PLMSSolver, PNDMSolver, PRKSolver
+from pndm_solvers import DDIMSolver, DDPMSolver, ErrorEstimate, PLMSSolver, PNDMSolver, PRKSolver, initial_noise
 from pndm_solvers.analysis import PROBLEMS, exact_problem
+from pndm_solvers.analytic import Gaussian
 
 LINEAR = SCHEDULES["linear"]
 # Every problem on one schedule, and two problems on the others. Not power-law on scaled_linear, whose lowest level
@@ -80,6 +81,29 @@ def test_the_total_is_near_the_error_of_the_sample(calls):
             assert 0.5 < np.median(estimate.total / problem.errors(result)) < most, (name, solver.name)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 16])
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (2.0, 0.5), (-0.8, 0.3), (2.0, 0.1)])
+def test_the_total_knows_the_data_by_their_spread_not_by_their_mean(mean, deviation, batch):
+    gaussian = Gaussian([mean] * 8, deviation**2 * np.eye(8))
+    x, estimate = initial_noise((batch, 8), seed=0), ErrorEstimate()
+    for solver, most in ((PLMSSolver(LINEAR), 3.5), (DDIMSolver(LINEAR), 1.5)):
+        for calls in (10, 20):
+            plan = solver.plan(calls)
+            result = plan.run(gaussian.model(LINEAR), x, callback=estimate)
+            errors = np.sqrt(((result - gaussian.flow(x, plan.levels[0], plan.end)) ** 2).mean(1))
+            assert 0.5 < np.median(estimate.total / errors) < most
+
+
+def test_a_batch_of_copies_is_as_one():
+    for shape in ((1, 8), (1, 1)):
+        x, totals = initial_noise(shape, seed=0), []
+        for copies in (1, 3):
+            estimate = ErrorEstimate()
+            PLMSSolver(LINEAR).plan(10).run(lambda x, t: x, np.repeat(x, copies, 0), callback=estimate)
+            totals.append(estimate.total)
+        np.testing.assert_allclose(totals[1], totals[0].repeat(3), rtol=1e-9)
+
+
 def test_from_pure_noise_and_on_torch():
     schedule = SCHEDULES["rectified_flow"]
     problem = exact_problem("gaussian", schedule, 16)
@@ -113,6 +137,30 @@ def test_a_second_run_begins_anew_and_an_unfinished_one_has_no_total():
     assert len(estimate.steps) == 2
     assert estimate.total is None
     assert repr(estimate) == "<ErrorEstimate, 2 steps so far>"
+
+
+def test_of_a_run_that_it_did_not_see_from_the_start_it_has_no_total(tmp_path):
+    """Its steps it has, from the second that it saw; one and the same estimate may see both parts of a run."""
+    plan, path = PLMSSolver(LINEAR).plan(6), tmp_path / "run"
+    whole, first, second = ErrorEstimate(), ErrorEstimate(), ErrorEstimate()
+    plan.run(RING.model, RING.x, callback=whole)
+
+    def until(step):
+        first(step)
+        if step.row == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plan.run(RING.model, RING.x, callback=until, checkpoint=path)
+
+    def both(step):
+        first(step)
+        second(step)
+
+    plan.run(RING.model, RING.x, callback=both, checkpoint=path)
+    assert second.total is None
+    assert [step.there for step in second.steps] == [step.there for step in whole.steps[3:]]
+    np.testing.assert_array_equal(first.total, whole.total)
 
 
 def test_noise_has_no_right_end():

@@ -73,6 +73,34 @@ def test_states_are_values(solver):
     assert np.array_equal(fork.x, a.x)
 
 
+@pytest.mark.parametrize("convert", [np.array, torch.tensor], ids=["numpy", "torch"])
+@pytest.mark.parametrize("solver", all_solvers(LINEAR), ids=named)
+def test_what_others_write_into_their_arrays_does_not_touch_a_run(solver, convert):
+    """A model that works in place and answers in one buffer, a callback that scribbles, a caller who reuses x_T."""
+    plan, x, buffer = solver.plan(6), convert(START), convert(START)
+
+    def careless(x, t):
+        buffer[:] = smooth(x, t)
+        x *= 0
+        return buffer
+
+    def scribble(step):
+        for array in (step.x, step.answer, step.state.x):
+            array *= 0
+
+    for prediction in ("epsilon", "v_prediction", Prediction("sample", clip=1.0)):
+        expected = plan.run(smooth, convert(START), prediction=prediction, seed=1)
+        result = plan.run(careless, x, prediction=prediction, seed=1, callback=scribble)
+        assert (result == expected).all()
+        assert (x == convert(START)).all()
+        state = plan.start(x, prediction=prediction, seed=1)
+        x *= 0
+        while not state.done:
+            state = plan.advance(state, careless(state.x, state.t))
+        assert (state.x == expected).all()
+        x[:] = convert(START)
+
+
 @pytest.mark.parametrize("solver", all_solvers(LINEAR), ids=named)
 @pytest.mark.parametrize("steps", [1, 2, 5, 12])
 def test_live_tensors_never_exceed_max_stored(solver, steps, monkeypatch):
@@ -148,6 +176,13 @@ def test_torch_keeps_dtype_and_hands_over_times(dtype):
 def test_numpy_keeps_dtype(dtype):
     result = PLMSSolver(LINEAR).sample(smooth, START.astype(dtype), 5)
     assert result.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bits_are_enough_for_what_the_network_sees(dtype):
+    x = torch.from_numpy(START).to(dtype)
+    for options in ({}, {"check_finite": True}, {"prediction": Prediction("sample", clip=1.0)}):
+        assert PLMSSolver(LINEAR).sample(lambda x, t: (x.float() / 2).to(dtype), x, 5, **options).dtype == dtype
 
 
 def test_half_precision_is_summed_in_float32():
@@ -315,6 +350,10 @@ def test_progress_bar(capsys):
         (START, None, {"prediction": None}, TypeError, "prediction is None"),
         (START, smooth, {"generator": [np.random.default_rng()]}, ValueError, "1 entries for a batch of 4"),
         (START, smooth, {"generator": 3}, TypeError, "generator is a int"),
+        (START, smooth, {"generator": "abcd"}, TypeError, "generator is a str"),
+        (START, smooth, {"generator": [*map(np.random.default_rng, range(3)), None]}, TypeError, "is a NoneType"),
+        (torch.tensor(START), smooth, {"generator": [torch.Generator()] * 3 + [None]}, TypeError, "is a NoneType"),
+        (START, smooth, {"seed": 1, "check_finite": 1}, TypeError, "check_finite is 1; it must be True, False or None"),
     ],
 )
 def test_bad_runs_are_refused(x, model, options, error, message):

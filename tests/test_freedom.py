@@ -169,7 +169,9 @@ def test_shared_calls_give_what_runs_alone_give(convert):
     assert batches[0] == sum(x.shape[0] for x in starts)
     for n, (plan, x, state) in enumerate(zip(plans, starts, states, strict=True)):
         assert (state.x == plan.run(smooth, x, seed=n)).all()
-    assert advance_together(None, states) == states  # nobody to ask for
+    calls = len(batches)
+    assert advance_together(model, states) == states
+    assert len(batches) == calls  # nobody to ask for
 
 
 def test_shared_answers_are_not_kept_by_each_run():

@@ -7,7 +7,7 @@ import pytest
 from conftest import SCHEDULES, all_solvers, named
 from scipy import optimize
 
-from pndm_solvers import SPACINGS, DDIMSolver, PNDMSolver, PRKSolver, make_grid
+from pndm_solvers import SPACINGS, DDIMSolver, NoiseSchedule, PLMSSolver, PNDMSolver, PRKSolver, make_grid
 
 LINEAR = SCHEDULES["linear"]
 
@@ -196,6 +196,26 @@ def test_exactly_one_length():
 def test_a_grid_that_begins_near_the_data_is_warned_of():
     with pytest.warns(UserWarning, match="mostly picture"):
         DDIMSolver(LINEAR).plan(1, spacing="leading")
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("solver", [PLMSSolver, PNDMSolver])
+def test_a_grid_that_leaps_over_the_levels_that_decide_is_warned_of(solver, spacing):
+    """On a variance-exploding schedule time is σ: even steps leave off at 8 of 80, before there is a picture."""
+    exploding = solver(NoiseSchedule.ve(0.01, 80.0))
+    for options in ({"num_inference_steps": 10}, {"max_model_calls": 20}):
+        with pytest.warns(UserWarning, match="at a level between σ/α = 2 and 0.1, .* use spacing='balanced'"):
+            exploding.plan(spacing=spacing, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exploding.plan(4, spacing=spacing)  # coarse on any grid
+        exploding.plan(10, spacing=spacing, stop=5)  # a part of the way
+        exploding.plan(10, spacing=spacing, start=0.01, stop=80)  # upwards
+        for name in ("balanced", "quadratic", "log_snr", "karras"):
+            exploding.plan(10, spacing=name)
+        for schedule in SCHEDULES.values():
+            if schedule != SCHEDULES["ve"]:
+                solver(schedule).plan(10, spacing=spacing)
 
 
 SHOWN = r"\[0, 1, 2, 3, 4, 5, 6, 7\]$", r"\[0, 1, 2, ..., 6, 7, 8\]$"

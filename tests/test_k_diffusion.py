@@ -212,7 +212,7 @@ def test_the_callback_is_told_each_step_once(sample, name):
     start = NOISE * sigmas[0]
     sample(model, start, sigmas, {"shift": 0.2}, told.append, disable=True)
     assert [step["i"] for step in told] == list(range(len(sigmas) - 1))
-    assert told[0]["x"] is start
+    assert torch.equal(told[0]["x"], start)
     for step in told:
         assert step.keys() == {"x", "i", "sigma", "sigma_hat", "denoised"}
         assert step["sigma"] == step["sigma_hat"] == sigmas[step["i"]]

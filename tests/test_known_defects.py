@@ -286,7 +286,7 @@ def test_zero_terminal_snr(make):
         return alpha * epsilon - sigma * PICTURE
 
     assert relative(loop(scheduler, noise(), model), PICTURE.expand(2, -1, -1, -1)) < 1e-9
-    with pytest.raises(ValueError, match=r"'epsilon' does not determine .* at α = 0"):
+    with pytest.raises(ValueError, match=r"'epsilon', which does not determine .* at α = 0"):
         make(**options).set_timesteps(20)
     betas = 1 - (schedule.alpha(np.arange(1000)) / np.append(1, schedule.alpha(np.arange(999)))) ** 2
     theirs = diffusers.PNDMScheduler(

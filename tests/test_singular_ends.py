@@ -52,7 +52,8 @@ def test_what_tells_no_picture_is_refused_before_the_first_call(solver, name, pr
     def model(x, t):
         raise AssertionError("was asked")
 
-    with pytest.raises(ValueError, match=f"'{prediction}' does not determine 'sample' at α = 0"):
+    message = f"at t = .*: prediction is '{prediction}', which does not determine 'sample' at α = 0"
+    with pytest.raises(ValueError, match=message):
         solver.plan(10).run(model, START, prediction=prediction, seed=0)
 
 

@@ -22,6 +22,9 @@ from pndm_solvers.analysis import random_gaussian
 from pndm_solvers.solvers import SOLVERS, careful_order, well_apart
 from pndm_solvers.tableaux import coordinate
 
+# Every spacing on every schedule, also those that are no good on it.
+pytestmark = pytest.mark.filterwarnings("ignore:none of this plan's:UserWarning")
+
 LINEAR = SCHEDULES["linear"]
 GENERATOR = np.random.default_rng(0)
 START, NOISE = GENERATOR.standard_normal((2, 3, 5))
@@ -276,6 +279,10 @@ def test_the_default_rule_at_its_boundaries():
         ([19.0, 60.0], 3),
         ([0.031, 0.06], 3),
         ([0.029, 0.06], 4),
+        ([20.0, 60.0], 3),
+        ([0.03, 0.06], 4),
+        ([float(np.nextafter(np.float32(20), np.float32(99))), 60.0], 3),  # at a bound, but for how it was rounded
+        ([float(np.nextafter(np.float32(0.03), np.float32(99))), 0.06], 4),
     ):
         assert careful_order([*ratios, 100.0, 110.0], 4) == order
     near = [0.030, 0.031, 0.032, 0.04, 0.062, 0.1]

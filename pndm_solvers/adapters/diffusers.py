@@ -4,8 +4,7 @@
 
 `set_timesteps` compiles a plan, and `step` runs one row of it. What a run has behind it is kept with the
 sample that `step` returned, not in the scheduler: so any number of runs may interleave on one scheduler,
-and go on from an earlier sample again. What `step` is given is kept as it is, so nothing may be written into
-the memory of an earlier sample or answer.
+and go on from an earlier sample again.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from pndm_solvers.arguments import alike, boolean, choice, real, reals, whole
 from pndm_solvers.arrays import combine
 from pndm_solvers.base import Solver
-from pndm_solvers.execute import State, check_answer, check_state
+from pndm_solvers.execute import State, check_answer, check_levels, check_state, combine_row
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.plan import Plan, Row
-from pndm_solvers.prediction import Prediction
+from pndm_solvers.prediction import Prediction, convert
 from pndm_solvers.schedule import NoiseSchedule
 from pndm_solvers.solvers import (
     DDIMSolver,
@@ -264,9 +263,7 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             self.num_inference_steps = len(times)
         if self._clips:
             plan = _with_last_look(plan, self.num_inference_steps)
-        prediction = self.prediction
-        for row in plan.rows:
-            prediction.weights(row.wanted, row.alpha, row.sigma)  # refuses now what a step would refuse
+        check_levels(plan, self.prediction)  # refuses now what a step would refuse
         dtype = torch.int64 if plan.integer_times else torch.float32
         with torch.inference_mode(False):  # where views would not keep the tensor they are of, nor what hangs on it
             times = torch.tensor(plan.times, dtype=torch.float64).to(device, dtype)
@@ -385,26 +382,35 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"the sample is of shape {tuple(sample.shape)}, its run so far was not; keep to one batch")
         here = plan.levels[plan.times.index(time) if row is None else row]
         prediction, clips = self.prediction, self._clips
-        x0 = prediction.convert("sample", sample, output, here.alpha, here.sigma)
-        noise = noise or NoiseSource()
+        x0 = convert(prediction, "sample", sample, output, here.alpha, here.sigma)
+        noise = self._noise(at, model_output, sample, noise or NoiseSource())
         noise.check(sample)
         states, answers = at.states, at.answers
         if row is None:
             following = sample.clone()
         elif clips and epsilon_as_answered:
-            epsilon = Prediction(prediction.type).convert("epsilon", sample, output, here.alpha, here.sigma)
+            epsilon = convert(Prediction(prediction.type), "epsilon", sample, output, here.alpha, here.sigma)
             following = _ddim_step(plan, row, sample, x0, epsilon, noise)
         else:
             # A picture that was clipped is what the network is taken to have predicted.
-            prediction, answer = (Prediction("sample"), x0) if clips else (prediction, output)
-            after = plan.advance(
-                State(plan, row, {**states, row: sample}, answers, prediction, noise, sample.dtype), answer
+            prediction, output = (Prediction("sample"), x0) if clips else (prediction, output)
+            answer = convert(prediction, plan.rows[row].wanted, sample, output, here.alpha, here.sigma)
+            # Copies of what later rows need: whose memory these are may write into it.
+            dead_states, dead_answers = plan.last_uses[row]
+            answer = answer if row in dead_answers else answer.clone()
+            mine = sample if row in dead_states else sample.clone()
+            after = combine_row(
+                State(plan, row, {**states, row: mine}, answers, prediction, noise, sample.dtype), answer
             )
-            following = after.x
+            following = after.states[after.row]
             states, answers = {i: x for i, x in after.states.items() if i != after.row}, after.answers
         if not at.table.memoryless:
             self._remember(following, replace(at, entry=at.entry + 1, states=states, answers=answers))
         return SchedulerOutput(following, x0) if return_dict else (following, x0)
+
+    def _noise(self, at: _Position, model_output: Tensor, sample: Tensor, noise: NoiseSource) -> NoiseSource:
+        """Where the noise of the step at `at` comes from, given what the caller said."""
+        return noise
 
     def _epsilon_channels(self, model_output: Tensor, sample: Tensor) -> Tensor:
         """The answer without the channels of a learned variance, which only DDPM has a use for."""
@@ -854,10 +860,9 @@ class DDPMScheduler(_PlanScheduler):
         """
         if self._table is None:
             self.set_timesteps(timesteps=self.timesteps)
-        noise = NoiseSource(generator=generator)
         if self.config.variance_type.startswith("learned"):
-            noise = self._learned_noise(model_output, timestep, sample, noise)
-        return self._step(model_output, timestep, sample, return_dict, noise)
+            self._check_channels(model_output, sample)
+        return self._step(model_output, timestep, sample, return_dict, NoiseSource(generator=generator))
 
     def previous_timestep(self, timestep: Any) -> int | Tensor:
         """Where the step from `timestep` ends: the next of `timesteps`, or −1 after the last."""
@@ -866,22 +871,23 @@ class DDPMScheduler(_PlanScheduler):
             raise ValueError(f"timestep is {float(timestep):g}, which is none of {_abridged(self.timesteps.tolist())}")
         return self.timesteps[at[0] + 1] if at[0] + 1 < len(self.timesteps) else torch.tensor(-1)
 
-    def _learned_noise(self, model_output: Tensor, timestep: Any, sample: Tensor, noise: NoiseSource) -> NoiseSource:
-        """Noise whose deviation the network tells, in units of the row's own: Nichol and Dhariwal (2021), eq. (15)."""
+    def _check_channels(self, model_output: Tensor, sample: Tensor) -> None:
         channels = sample.shape[1] if sample.ndim > 1 else 0
         if not isinstance(model_output, Tensor) or model_output.shape[1:2] != (2 * channels,):
             raise ValueError(
                 f"variance_type is {self.config.variance_type!r}, for which the network answers twice the channels, "
                 f"(B, {2 * channels}, …); with another network choose 'fixed_small' or 'fixed_large'"
             )
-        at = self._position(timestep, sample, None)
+
+    def _noise(self, at: _Position, model_output: Tensor, sample: Tensor, noise: NoiseSource) -> NoiseSource:
+        """With a learned variance, of the deviation that the network tells: Nichol and Dhariwal (2021), eq. (15)."""
         plan = at.table.plan
         here, there, own = plan.levels[at.entry], plan.levels[at.entry + 1], plan.rows[at.entry].noise
-        if not own:
+        if not self.config.variance_type.startswith("learned") or not own:
             return noise
-        told = model_output[:, channels:]
+        told = model_output[:, sample.shape[1] :]
         if self.config.variance_type == "learned":
-            deviation = told.sqrt() / own
+            deviation = told.sqrt() / own  # in units of the row's own
         else:  # between β̃, the row's own, and β of the step, in logarithms
             deviation = (forward_deviation(here, there) / own) ** ((told + 1) / 2)
         noise.check(sample)

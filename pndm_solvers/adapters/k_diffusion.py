@@ -83,8 +83,7 @@ def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
         if callback is not None:
             function("callback", callback, "callback(dict)")
-        if disable is not None:
-            boolean("disable", disable)
+        boolean("disable", disable, or_none=True)
         if not isinstance(extra_args, Mapping | None):
             raise TypeError(f"extra_args is a {type(extra_args).__name__}; it must be a dict, or None")
         if not isinstance(x, torch.Tensor):
