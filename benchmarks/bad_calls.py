@@ -50,6 +50,8 @@ ERRORS = (TypeError, ValueError, FloatingPointError, ImportError, OSError)
 NOUNS = "model|state|betas|batch|schedule|wanted|sample|plan|JSON|format|tableau|Level|clip|threshold|order|times"
 # Where a function of the caller's is called.
 CALLER = r"\b(model|callback|make|conditional|unconditional)\((state\.x|x, |schedule|Step|\{)"
+# Which arguments are paths.
+PLACES = ("path", "checkpoint")
 SIGNATURE = r"unexpected keyword|missing \d+ required|positional argument|multiple values"
 
 
@@ -77,8 +79,9 @@ def overwrite(x: Any, t: Any) -> Any:
 
 def scribble(step: Any) -> None:
     """A callback that writes into what it is shown."""
-    for shown in (step.x, step.answer):
-        shown *= 0
+    for shown in (step if isinstance(step, dict) else vars(step)).values():
+        if isinstance(shown, (np.ndarray, torch.Tensor)):
+            shown *= 0
 
 
 X, TENSOR = np.linspace(-1, 1, 12).reshape(2, 2, 3), torch.linspace(-1, 1, 12).reshape(2, 2, 3)
@@ -141,7 +144,7 @@ PATHS = [
     Fresh("a path with a zero in it", "", lambda folder: str(folder / "r\0n")),
     Fresh("too long a name", "", lambda folder: folder / ("n" * 300)),
     Fresh("no one's home", "", lambda folder: "~nobody-of-that-name/run"),
-    Fresh("a link to itself", "", lambda folder: [(folder / "run").symlink_to(folder / "run"), folder / "run"][1]),
+    Fresh("a link to itself", "file", lambda folder: [(folder / "run").symlink_to(folder / "run"), folder / "run"][1]),
 ]  # fmt: skip
 POOL: list[Any] = [
     math.nan, math.inf, -math.inf, -1, 0, 1, 2, 7, 2.5, 3.0, -0.5, 0.3, 1e300, -1e300, 5e-324, 10**12, 2**70, -(2**70),
@@ -162,12 +165,12 @@ POOL: list[Any] = [
     ps.NoiseSchedule.linear(10), ps.NoiseSchedule.vp(), ps.Prediction("sample"), ps.TABLEAUX["heun"],
     ps.Level(500.0, 0.6, 0.8), ps.Level(math.nan, 0.6, 0.8), ps.Level(1.0, "a", None), ps.NoiseSchedule, ps.PLMSSolver,
     Fraction(1, 2), Decimal("0.5"), np.str_("epsilon"), "1", np.array(["1"]), [True, False], [[True]], (True,),
-    -X, X * 1e300, X * 1e-200, X.astype(">f8"), X[:, ::-1], np.ma.masked_greater(X, 0.5), -TENSOR, TENSOR * 1e38,
+    -X, X * 1e100, X * 1e-100, X.astype(">f8"), X[:, ::-1], np.ma.masked_greater(X, 0.5), -TENSOR, TENSOR * 1e15,
     TENSOR.double(), TENSOR.to("meta"), TENSOR.to_sparse(), TENSOR.transpose(1, 2), "cpu", "meta", "cuda:99", "torch",
     torch.device("cpu"), torch.device("meta"), overwrite, scribble, ps.ErrorEstimate(), ps.ErrorEstimate,
     STATE, NOISY.start(X, seed=3), PLAN.start(TENSOR), PLAN, NOISY, [STATE], (STATE, STATE), [STATE, None], {STATE},
     [STATE, PLAN.start(TENSOR)], [STATE, PLAN.start(X.astype(np.float32))], [STATE, PLAN.start(X[:, :1])],
-    [STATE, PLAN.start(X, prediction="sample")], [NOISY.start(X[:1], seed=3), STATE], [PLAN.start(X * 1e300)],
+    [STATE, PLAN.start(X, prediction="sample")], [NOISY.start(X[:1], seed=3), STATE], [PLAN.start(X * 1e100)],
     ROW, [ROW], (ROW, ROW), [ROW, None], [ps.Level(500.0, 0.6, 0.8)], ((500.0, 0.6, 0.8, ((0, 1.0),), ()),),
     [[0, 1.0]], ((0, 1),), ((0, "1"),), ((0, True),), ((True, 1.0),), ((0.0, 1.0),), ((0.5, 1.0),), ((1, 1.0),),
     ((-1, 1.0),), ((0, 1.0), (0, 2.0)), ((0, math.nan),), ((0, 10**400),), ((0,),), ((0, 1.0, 2.0),), ("ab",),
@@ -269,7 +272,8 @@ TAKES: dict[str, Takes] = {
         (flag, "progress trajectory thresholding clip_sample set_alpha_to_one return_dict skip_prk_steps"),
         (flag, "rescale_betas_zero_snr use_clipped_model_output use_karras_sigmas use_exponential_sigmas"),
         (optional(flag), "check_finite disable"),
-        (real_array, "betas alphas_cumprod t log_snr"),
+        (real_array, "betas alphas_cumprod log_snr"),
+        (either(number, real_array), "t"),
         (optional(real_array), "timesteps sigmas trained_betas"),
         (floating, "x x_T x0 noise epsilon answer like sample model_output original_samples"),
         (callable, "model conditional unconditional"),
@@ -296,6 +300,7 @@ TAKES: dict[str, Takes] = {
         (path("new", "file", "state"), "State.save.path"),
         (path("state"), "State.load.path"),
         (optional(is_a(np.ndarray, np.generic, torch.Tensor)), "State.load.like"),
+        (optional(floating), "initial_noise.like"),
         (floating, "slerp.a slerp.b"),
         (number, "slerp.weight Row.t Row.noise Level.t Level.alpha Level.sigma"),
         (list_of(term), "Row.states Row.answers"),
@@ -313,6 +318,10 @@ def kind_of(good: Good, name: str) -> str:
 
 
 OF_KIND = {name: [value for value in POOL if takes(value)] or POOL for name, takes in TAKES.items()}
+# Of these most values of the right kind are wrong ones.
+OF_KIND |= {name: [*PATHS, "run", ""] for name in ("checkpoint", "State.save.path", "State.load.path")}
+TUPLES = [value for value in POOL if isinstance(value, (list, tuple))]
+OF_KIND |= dict.fromkeys(("states", "Row.states", "Row.answers", "Plan.rows"), TUPLES)
 
 
 # ------------------------------------------------------------ the good calls
@@ -544,7 +553,9 @@ def call(good: Good, arguments: dict[str, Any]) -> Any:
     """In a folder of its own, so that a text that is taken for a path does no harm."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         made = {
-            name: value.make(Path(tempfile.mkdtemp(dir=folder))) if isinstance(value, Fresh) else value
+            name: value.make(Path(tempfile.mkdtemp(dir=folder)))
+            if name in PLACES and isinstance(value, Fresh)
+            else value
             for name, value in arguments.items()
         }
         try:
@@ -593,7 +604,8 @@ def outcome(good: Good, wrong: dict[str, Any]) -> str:
         if whole or all(map(math.isfinite, given)):
             return f"FAILED: not finite: {str(result)[:80]}"
         return "non-finite numbers handed on, one step of arithmetic"
-    straight = {name: plain(value) for name, value in wrong.items()}
+    # `like` is an array for its library's sake, of any number of dimensions.
+    straight = {name: value if name == "like" else plain(value) for name, value in wrong.items()}
     random = arguments.get("generator") is not None or arguments.get("seed", 0) is None
     if any(straight[name] is not wrong[name] for name in wrong) and not random:
         try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import os
 import reprlib
+import sys
+import warnings
 from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
@@ -16,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.arrays import is_array, library
+from pndm_solvers.arrays import elsewhere, is_array, library
 
-__all__ = ["alike", "boolean", "choice", "floating", "function", "location", "real", "reals", "whole"]
+__all__ = ["alike", "boolean", "choice", "floating", "function", "location", "real", "reals", "warn", "whole"]
 
 # Plans and schedules are tables in memory: a count beyond this is a slip of the hand.
 MANY = 100_000
@@ -88,7 +90,12 @@ def location(name: str, value: Any) -> Path:
         raise TypeError(f"{name} is {_shown(value)}; it must be the path of a file, a text or a pathlib.Path")
     if not os.fspath(value):
         raise ValueError(f"{name} is empty; it must be the path of a file")
-    return Path(value).expanduser()
+    if "\0" in os.fspath(value):
+        raise ValueError(f"{name} is {_shown(value)}; it must be the path of a file, and none has a NUL in it")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} is {_shown(value)}, of whose user no home is known; write it out") from error
 
 
 def function(name: str, value: Any, called: str) -> Any:
@@ -101,7 +108,7 @@ def function(name: str, value: Any, called: str) -> Any:
 def floating(name: str, x: Any) -> Any:
     """`x`, a floating array of NumPy, torch, JAX or CuPy."""
     if not is_array(x):
-        raise TypeError(f"{name} is {_shown(x)}; it must be a floating array of NumPy, torch, JAX or CuPy")
+        raise TypeError(f"{name} is {_shown(x)}; it must be a dense floating array of NumPy, torch, JAX or CuPy")
     if not library(x).is_floating(x):
         raise TypeError(f"{name} is of dtype {x.dtype}; convert it to a floating one, images to about [-1, 1]")
     return x
@@ -119,11 +126,23 @@ def alike(name: str, value: Any, other: str, x: Any) -> None:
         raise ValueError(
             f"{name} is of shape {tuple(value.shape)} and {other} of {tuple(x.shape)}; pass one for each number"
         )
+    if elsewhere(value, x):
+        raise ValueError(f"{name} and {other} lie on {library(x).device(value)} and {library(x).device(x)}; move one")
+
+
+def warn(message: str) -> None:
+    """Warns at the line outside of the library that it was called from, through however many of its own functions."""
+    level = 1
+    while sys._getframe(level).f_globals.get("__name__", "").startswith("pndm_solvers"):
+        level += 1
+    warnings.warn(message, stacklevel=level + 1)
 
 
 def _scalar(value: Any) -> Any:
     """What a 0-d array or tensor holds; anything else as it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    return value.item() if not is_array(value) or library(value).has_numbers(value) else value
 
 
 def _shown(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LIBRARIES", "ArrayLibrary", "TorchLibrary", "combine", "dtype_name", "is_array", "library"]
+__all__ = ["LIBRARIES", "ArrayLibrary", "TorchLibrary", "combine", "dtype_name", "elsewhere", "is_array", "library"]
 
 
 class ArrayLibrary:
@@ -28,6 +28,10 @@ class ArrayLibrary:
         """What `namespace` is called, as "jax.numpy"."""
         return self.namespace(x).__name__
 
+    def is_dense(self, x: Any) -> bool:
+        """Whether `x` has a number in memory for each of its places."""
+        return True
+
     def is_floating(self, x: Any) -> bool:
         """Whether `x` holds real floating-point numbers."""
         return bool(self.namespace(x).isdtype(x.dtype, "real floating"))
@@ -39,8 +43,10 @@ class ArrayLibrary:
 
     def has_numbers(self, x: Any) -> bool:
         """Whether x's numbers are known by now; within jax.jit they are not, until the compiled function runs."""
+        xp = self.namespace(x)
+        none = xp.reshape(x, (-1,))[:0]
         try:
-            return bool(self.namespace(x).all(x[:0, ...] == x[:0, ...]))
+            return bool(xp.all(none == none))
         except TypeError:  # JAX's, for asking
             return False
 
@@ -169,6 +175,11 @@ class TorchLibrary(ArrayLibrary):
 
         return torch
 
+    def is_dense(self, x: Any) -> bool:
+        import torch
+
+        return x.layout == torch.strided
+
     def is_floating(self, x: Any) -> bool:
         return x.is_floating_point()
 
@@ -242,6 +253,8 @@ class TorchLibrary(ArrayLibrary):
     def to_bytes(self, x: Any) -> np.ndarray:
         import torch
 
+        if x.is_meta:
+            raise ValueError("a state on torch's meta device has no numbers to save; move it to another")
         return x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
     def strides(self, x: Any) -> Sequence[int]:
@@ -277,7 +290,9 @@ def _library_of(kind: type) -> ArrayLibrary | None:
         found = LIBRARIES.get(base.__module__.partition(".")[0])
         if found is not None and hasattr(kind, "ndim"):  # a torch.Generator, say, is no array
             return found
-    return _STANDARD if hasattr(kind, "__array_namespace__") else None
+    # NumPy's matrices and masked arrays call themselves arrays, but reckon in ways of their own.
+    odd = issubclass(kind, np.matrix) or hasattr(kind, "mask")
+    return _STANDARD if hasattr(kind, "__array_namespace__") and not odd else None
 
 
 def dtype_name(dtype: Any) -> str:
@@ -286,16 +301,23 @@ def dtype_name(dtype: Any) -> str:
 
 
 def is_array(x: Any) -> bool:
-    """Whether `x` is of a kind that can be computed with."""
-    return _library_of(type(x)) is not None
+    """Whether `x` can be computed with."""
+    found = _library_of(type(x))
+    return found is not None and found.is_dense(x)
 
 
 def library(x: Any) -> ArrayLibrary:
-    """The library of the array `x`; TypeError where it is no array."""
+    """The library of the array `x`; TypeError where it is none."""
     found = _library_of(type(x))
     if found is None:
         raise TypeError(f"a state must be an array of NumPy, torch, JAX or CuPy, not a {type(x).__name__}")
     return found
+
+
+def elsewhere(x: Any, y: Any) -> bool:
+    """Whether two arrays of one library are known to lie on different devices."""
+    devices = library(x).device(x), library(y).device(y)
+    return None not in devices and devices[0] != devices[1]
 
 
 def combine(arrays: Sequence[Any], weights: Sequence[float], dtype: Any = None) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.arguments import real, whole
+from pndm_solvers.arguments import real, warn, whole
 from pndm_solvers.arrays import library
 from pndm_solvers.execute import Model, Step, check_state
 from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, Spacing, make_grid
@@ -199,6 +198,8 @@ class Solver(ABC):
                 "timesteps fix the length of a run, which the tolerance is to choose; pass spacing= instead"
             )
         check_state(x)
+        if not library(x).has_numbers(x):
+            raise ValueError("a pilot looks at the numbers of x, which has none on the meta device and in jax.jit")
         max_model_calls = whole("max_model_calls", max_model_calls)
         if max_model_calls < 8:
             raise ValueError(f"max_model_calls is {max_model_calls}; a pilot compares runs of at least 4 and 8 calls")
@@ -312,14 +313,12 @@ def _warn_of(plan: Plan, start: float | None) -> None:
     steps = sum(not row.stage for row in plan.rows)  # fewer than five are coarse on any grid
     low, high = DECISIVE
     if start is None and first.alpha > first.sigma:
-        warnings.warn(
+        warn(
             f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
-            f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'",
-            stacklevel=3,
+            f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'"
         )
     elif steps >= 5 and ratios[0] > high and plan.end.ratio < low and not any(low <= r <= high for r in ratios):
-        warnings.warn(
+        warn(
             f"none of this plan's {len(ratios)} model calls is at a level between σ/α = {high:g} and {low:g}, where "
-            f"noise becomes a picture; use spacing='balanced', or more steps",
-            stacklevel=3,
+            f"noise becomes a picture; use spacing='balanced', or more steps"
         )

@@ -127,28 +127,37 @@ def resume(state: State, path: Path) -> tuple[State, Callable[[State], None]]:
 def _load(path: Path, device: Any, like: Any) -> tuple[State, dict[str, str]]:
     with _explained(path):
         raw = path.read_bytes()
-    try:
-        if not raw:
-            raise ValueError("it is empty")
-        begin = 8 + int.from_bytes(raw[:8], "little")
-        if len(raw) < begin:
-            raise ValueError(f"it ends after {len(raw)} bytes, within what would be its header")
-        header = json.loads(raw[8:begin])
-        metadata = header.pop("__metadata__")
-        if not all(isinstance(value, str) for value in metadata.values()) or metadata["format"] != FORMAT:
-            raise ValueError(f"format is {metadata['format']!r}; this version reads {FORMAT!r}")
-        text = raw[:begin].replace(metadata["sha256"].encode(), UNKNOWN.encode(), 1)
-        numbers = memoryview(raw)[begin:]
-        if _digest(text, numbers) != metadata["sha256"]:
-            raise ValueError("its bytes are not those that its SHA-256 was made of")
+    with _refused(path):
+        header, metadata, numbers = _read(raw)
         like = _like(metadata["library"]) if like is None else like
-        device = library(like).device(like) if device is None else device
+    ours = library(like)
+    if device is None:
+        device = ours.device(like)
+    else:
+        try:
+            ours.namespace(like).empty(0, device=device)
+        except Exception as error:  # each library has errors of its own for what is no device
+            raise ValueError(f"device is {device!r}, which {ours.name(like)} does not have here") from error
+    with _refused(path):
         return _state(header, metadata, numbers, device, like), metadata
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be loaded as a state: {error or repr(error)}. If it was cut short or altered, take "
-            f"another copy, or delete it and begin anew; State.save and checkpoint= write such files"
-        ) from error
+
+
+def _read(raw: bytes) -> tuple[dict[str, Any], dict[str, str], memoryview]:
+    """A file's entries for arrays, its metadata and its numbers, by a digest that holds."""
+    if not raw:
+        raise ValueError("it is empty")
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    if len(raw) < begin:
+        raise ValueError(f"it ends after {len(raw)} bytes, within what would be its header")
+    header = json.loads(raw[8:begin])
+    metadata = header.pop("__metadata__")
+    if not all(isinstance(value, str) for value in metadata.values()) or metadata["format"] != FORMAT:
+        raise ValueError(f"format is {metadata['format']!r}; this version reads {FORMAT!r}")
+    text = raw[:begin].replace(metadata["sha256"].encode(), UNKNOWN.encode(), 1)
+    numbers = memoryview(raw)[begin:]
+    if _digest(text, numbers) != metadata["sha256"]:
+        raise ValueError("its bytes are not those that its SHA-256 was made of")
+    return header, metadata, numbers
 
 
 def _state(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview, device: Any, like: Any) -> State:
@@ -219,7 +228,7 @@ def _like(name: str) -> Any:
 def _dtype_name(dtype: Any) -> str:
     name = dtype_name(dtype)
     if name not in DTYPES:
-        raise ValueError(f"arrays of dtype {dtype} cannot be saved; a file holds {', '.join(DTYPES)}: convert x first")
+        raise ValueError(f"a state of dtype {dtype} cannot be saved; a file holds {', '.join(DTYPES)}: convert x first")
     return name
 
 
@@ -249,6 +258,17 @@ def _explained(path: Path) -> Iterator[None]:
             error.errno,
             f"{error.strerror}: a state is one file, in a folder that exists, that may be written, and with room",
             str(path),
+        ) from error
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be loaded as a state: {error or repr(error)}. If it was cut short or altered, take "
+            f"another copy, or delete it and begin anew; State.save and checkpoint= write such files"
         ) from error
 
 

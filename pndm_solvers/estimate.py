@@ -77,11 +77,12 @@ class ErrorEstimate:
         `Solver.plan_within` compares runs.
     """
 
-    steps: list[StepError] = field(default_factory=list)
-    total: Float64 | None = None
-    _points: list[_Point] = field(default_factory=list)
-    _carried: Any = None  # the errors so far, where they have been carried to; None where a row was missed
-    _expected: int = 0  # the row that goes on from those seen
+    steps: list[StepError] = field(default_factory=list, init=False)
+    total: Float64 | None = field(default=None, init=False)
+    _points: list[_Point] = field(default_factory=list, init=False)
+    # The errors so far, where they have been carried to, if every row was seen; and the row that goes on from those.
+    _carried: Any = field(default=None, init=False)
+    _expected: int = field(default=0, init=False)
 
     # How many answers an estimate reaches back to, the one at the step's end included.
     _NODES = 4
@@ -97,6 +98,8 @@ class ErrorEstimate:
         plan = step.state.plan
         if plan.is_stochastic:
             raise ValueError(f"{plan.name} draws noise, so its steps have no single right end to be compared with")
+        if not library(step.x).has_numbers(step.x):
+            raise ValueError("an estimate looks at the numbers of x, which has none on the meta device and in jax.jit")
         if step.row == 0 or step.row != self._expected:
             self.steps, self.total, self._points = [], None, []
             self._carried = _sum([(step.x, 0.0)]) if step.row == 0 else None
@@ -112,7 +115,7 @@ class ErrorEstimate:
             # The formula may itself be one of the two highest polynomials through the past, but not both.
             counts = (len(points), len(points) - 1) if len(points) > 1 else ()
             found = [_difference(points[0], plan.end, x, points[:count]) for count in counts]
-            error = max(found, key=lambda error: _rms(error).mean()) if found else x * float("nan")
+            error = max(found, key=lambda error: _rms(error).sum()) if found else x * float("nan")
             self._add(points[0], plan.end, x, error)
             self.total = None if self._carried is None else _rms(self._carried)
             self._points, self._carried, self._expected = [], None, 0

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pndm_solvers.arguments import boolean, function, location
-from pndm_solvers.arrays import combine, is_array, library
+from pndm_solvers.arguments import boolean, function, location, warn
+from pndm_solvers.arrays import combine, elsewhere, is_array, library
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.prediction import Prediction, convert
 from pndm_solvers.schedule import Level
 
 if TYPE_CHECKING:
-    from pndm_solvers.plan import Plan
+    from pndm_solvers.plan import Plan, Row
 
 __all__ = ["Model", "State", "Step", "advance", "run", "start"]
 
@@ -153,13 +152,15 @@ class Step:
 
 def check_state(x: Any) -> None:
     """TypeError or ValueError unless `x` is a floating array `(B, …)`."""
+    if not is_array(x):
+        raise TypeError(f"a state must be a dense array of NumPy, torch, JAX or CuPy, not a {type(x).__name__}")
     if not library(x).is_floating(x):
         raise TypeError(f"the state is of dtype {x.dtype}; convert it to a floating one, images to about [-1, 1]")
     if x.ndim < 1:
         raise ValueError("the state must be (B, …) with the batch first, not a scalar")
 
 
-def _warn_of_size(x: Any, here: Level) -> None:
+def _warn_of_size(x: Any, here: Row | Level) -> None:
     """Warns of a state `x` at the level `here` that is far smaller than its noise alone would be.
 
     So is noise of deviation 1, and a picture without noise, on a variance-exploding schedule. Elsewhere the two are
@@ -169,10 +170,9 @@ def _warn_of_size(x: Any, here: Level) -> None:
         return
     size = math.sqrt(np.mean(library(x).root_mean_square(x) ** 2))
     if 0 < size < here.sigma / LOUD:
-        warnings.warn(
+        warn(
             f"the state x has a root mean square of {size:.2g}, but begins at t = {here.t:g}, where its noise alone "
-            f"has σ = {here.sigma:g}; multiply noise by σ there, and pass a picture through schedule.add_noise",
-            stacklevel=4,
+            f"has σ = {here.sigma:g}; multiply noise by σ there, and pass a picture through schedule.add_noise"
         )
 
 
@@ -184,8 +184,8 @@ def check_answer(x: Any, t: float, answer: Any) -> None:
         fault = f"shape {tuple(answer.shape)}"
     elif not library(x).is_floating(answer):
         fault = f"numbers of dtype {answer.dtype}"
-    elif (place := library(x).device(answer)) != library(x).device(x):
-        fault = f"numbers on the device {place}, the state being on {library(x).device(x)},"
+    elif elsewhere(answer, x):
+        fault = f"numbers on the device {library(x).device(answer)}, the state being on {library(x).device(x)},"
     else:
         return
     raise ValueError(
@@ -216,7 +216,10 @@ def start(
     check_state(x)
     ours = library(x)
     try:
-        if is_array(state_dtype):  # whose own dtype NumPy would take
+        # NumPy would take the dtype of what has one, and a list for that of a record.
+        if isinstance(state_dtype, (list, tuple)) or (
+            hasattr(state_dtype, "dtype") and not isinstance(state_dtype, type)
+        ):
             raise TypeError(state_dtype)
         own = ours.wide(x) if state_dtype is None else ours.cast(x, state_dtype)
         own = ours.copy(x) if own is x else own
@@ -229,7 +232,7 @@ def start(
     if not isinstance(prediction, Prediction):
         raise TypeError(f"prediction is {prediction!r}; it is a name such as 'epsilon', or a Prediction")
     check_levels(plan, prediction)
-    _warn_of_size(x, plan.levels[0])
+    _warn_of_size(x, plan.rows[0] if plan.rows else plan.end)
     noise = NoiseSource.of(seed, generator)
     noise.check(x)
     return State(plan, 0, {0: own}, {}, prediction, noise, x.dtype)
@@ -292,6 +295,8 @@ def run(
     boolean("progress", progress)
     boolean("trajectory", trajectory)
     boolean("check_finite", check_finite, or_none=True)
+    if check_finite:
+        _check_finite(x, "the state handed in is")
     if checkpoint is not None:
         if trajectory:
             raise ValueError("pass checkpoint= or trajectory=, not both: a checkpoint does not hold the points passed")
@@ -304,8 +309,6 @@ def run(
                 f"the file to begin anew, or pass check_finite=None to go on with them"
             )
     points = [x] if trajectory else []
-    if check_finite:
-        _check_finite(x, "the state handed in is")
     with _bar(state, progress) as bar:
         while not state.done:
             answer = _combinable(state, model(state.x, state.t))

@@ -127,7 +127,7 @@ def make_grid(
         for t in times:
             _asked(schedule, t, "timesteps")
         course = np.append(times, [] if times[-1] == end.t else end.t)
-        if not (np.all(np.diff(course) < 0) or (end.t > first and np.all(np.diff(course) > 0))):
+        if not (np.all(np.diff(course) < 0) or np.all(np.diff(course) > 0)):
             raise ValueError(
                 f"timesteps must fall strictly down to the end at t = {end.t:g} (or rise strictly up to a stop "
                 f"above them), not {_abridged(times)}"

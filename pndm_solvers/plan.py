@@ -73,6 +73,8 @@ class Plan:
         The level of the sample.
     integer_times:
         Whether the network is handed its times as integers.
+    last_uses:
+        For each row, the states and the answers that no later row needs.
 
     Raises ValueError for a row that refers to what does not exist yet, or a number that is not finite, and TypeError
     for what is no number, or no `Row` or `Level`.
@@ -82,6 +84,8 @@ class Plan:
     end: Level
     integer_times: bool = False
     name: str = field(default="plan", compare=False)
+    # Made with the plan, not when it is first asked for: so torch.compile has nothing to remember amidst a run.
+    last_uses: tuple[tuple[frozenset[int], frozenset[int]], ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.rows, (Sequence, Iterator)) or isinstance(self.rows, (str, bytes)):
@@ -104,7 +108,8 @@ class Plan:
                 raise type(error)(f"row {k}: {error}") from error
             if integer_times and not (rows[k].t.is_integer() and abs(rows[k].t) < 2**31):
                 raise ValueError(f"row {k}: t = {row.t!r} in a plan of integer times")
-        for field_name, value in (("rows", tuple(rows)), ("end", end), ("integer_times", integer_times)):
+        values = {"rows": tuple(rows), "end": end, "integer_times": integer_times, "last_uses": _last_uses(rows)}
+        for field_name, value in values.items():
             object.__setattr__(self, field_name, value)
 
     # ------------------------------------------------------------- what it costs
@@ -123,20 +128,6 @@ class Plan:
     def levels(self) -> tuple[Level, ...]:
         """The level of each state, from the one handed in to the sample."""
         return (*(Level(row.t, row.alpha, row.sigma) for row in self.rows), self.end)
-
-    @cached_property
-    def last_uses(self) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
-        """For each row, the states and the answers that no later row needs."""
-        state_use = {k: k for k in range(len(self.rows))}
-        answer_use = {k: k for k in range(len(self.rows))}
-        for k, row in enumerate(self.rows):
-            state_use.update((i, k) for i, _ in row.states)
-            answer_use.update((j, k) for j, _ in row.answers)
-        dead: list[tuple[set[int], set[int]]] = [(set(), set()) for _ in self.rows]
-        for kind, use in enumerate((state_use, answer_use)):
-            for index, last in use.items():
-                dead[last][kind].add(index)
-        return tuple((frozenset(states), frozenset(answers)) for states, answers in dead)
 
     @cached_property
     def max_stored(self) -> int:
@@ -313,6 +304,19 @@ class Plan:
             return _plan(**document)
         except (KeyError, TypeError, OverflowError, RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"not the JSON of a plan: {error!r}; write one with Plan.to_json()") from error
+
+
+def _last_uses(rows: Sequence[Row]) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
+    state_use = {k: k for k in range(len(rows))}
+    answer_use = {k: k for k in range(len(rows))}
+    for k, row in enumerate(rows):
+        state_use.update((i, k) for i, _ in row.states)
+        answer_use.update((j, k) for j, _ in row.answers)
+    dead: list[tuple[set[int], set[int]]] = [(set(), set()) for _ in rows]
+    for kind, use in enumerate((state_use, answer_use)):
+        for index, last in use.items():
+            dead[last][kind].add(index)
+    return tuple((frozenset(states), frozenset(answers)) for states, answers in dead)
 
 
 def _checked(k: int, row: Any) -> Row:

@@ -41,9 +41,7 @@ def slerp(a: Any, b: Any, weight: Any) -> Any:
         weight = real("weight", weight)
     rows = (a.shape[0], math.prod(a.shape[1:]))
     u, v = (xp.reshape(ours.wide(x), rows) for x in (a, b))
-    lengths = xp.sqrt(xp.sum(u * u, axis=1)) * xp.sqrt(xp.sum(v * v, axis=1))
-    # Where one sample is zero, which has no direction, any angle will do.
-    cosine = xp.clip(xp.sum(u * v, axis=1) / xp.where(lengths > 0, lengths, xp.ones_like(lengths)), -1, 1)
+    cosine = xp.clip(xp.sum(_directions(u, xp) * _directions(v, xp), axis=1), -1, 1)
     # Nearer than this the weights differ from the linear ones by a rounding, and θ has no derivative.
     narrow = 1 - cosine**2 < 8 * xp.finfo(u.dtype).eps
     angle = xp.acos(xp.where(narrow, xp.zeros_like(cosine), cosine))
@@ -58,6 +56,15 @@ def slerp(a: Any, b: Any, weight: Any) -> Any:
             f"the opposite of its partner; use others, or go by way of a third"
         )
     return between
+
+
+def _directions(x: Any, xp: Any) -> Any:
+    """The rows of `x` `(B, n)` at length 1, but those of zeros, which have no direction: any angle will do."""
+    # By their sums before their lengths, since the squares of huge and tiny numbers are none.
+    for of, root in ((xp.abs, lambda size: size), (lambda x: x * x, xp.sqrt)):
+        size = root(xp.sum(of(x), axis=1, keepdims=True))
+        x = x / xp.where(size > 0, size, xp.ones_like(size))
+    return x
 
 
 def advance_together(model: Model, states: Sequence[State]) -> list[State]:
@@ -83,7 +90,7 @@ def advance_together(model: Model, states: Sequence[State]) -> list[State]:
         For states that cannot stand in one batch, and for an answer of another shape, kind or device.
     """
     function("model", model, "model(x, t)")
-    if not isinstance(states, Sequence) or not all(isinstance(state, State) for state in states):
+    if not isinstance(states, (list, tuple)) or not all(isinstance(state, State) for state in states):
         raise TypeError(f"states is a {type(states).__name__}; it must be a list of states, as plan.start gives")
     running = [state for state in states if not state.done]
     if not running:

@@ -191,6 +191,14 @@ def test_from_one_library_and_device_to_another(path):
         State.load(path, like=jnp.zeros(1))
 
 
+@pytest.mark.parametrize("like", [NOISE, torch.from_numpy(NOISE), jnp.asarray(NOISE), array_api_strict.asarray(NOISE)])
+def test_a_device_that_is_not_there_is_no_fault_of_the_file(like, path):
+    PLMS.start(NOISE.astype(np.float32)).save(path)
+    for device in ("cuda:99", "nowhere", -5, object()):
+        with pytest.raises(ValueError, match=r"^device is .*, which .* does not have here$"):
+            State.load(path, device=device, like=like)
+
+
 def test_another_reader_of_the_format_reads_it(path):
     """The package safetensors', and the digest as docs/checkpoints.md says it is made."""
     state = list(states_of(PNDMSolver(LINEAR).plan(5), torch.from_numpy(NOISE).bfloat16(), seed=1))[7]
@@ -428,7 +436,7 @@ def test_noise_that_a_file_cannot_repeat_is_refused(path):
 
 
 def test_dtypes_that_the_format_lacks_are_refused(path):
-    with pytest.raises(ValueError, match=r"dtype >f8 cannot be saved; a file holds float64, float32"):
+    with pytest.raises(ValueError, match=r"state of dtype >f8 cannot be saved; a file holds float64, float32"):
         PLMS.start(NOISE.astype(">f8")).save(path)
 
 

@@ -3,6 +3,7 @@
 import copy
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
@@ -55,6 +56,25 @@ def test_a_copy_of_an_earlier_sample_is_not_taken_for_a_new_run():
     loop(scheduler, x, curved, scheduler.timesteps[5:])
     with pytest.raises(ValueError, match="a new run begins at 900"):
         loop(scheduler, x.clone(), curved, scheduler.timesteps[5:])
+
+
+@every
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_what_a_step_was_handed_may_be_written_over(kind, prediction):
+    """As a network does that answers into one buffer again and again, and a loop that draws on its old samples."""
+    scheduler = ready(kind, prediction_type=prediction, clip_sample=False)
+    buffer, results = noise(), []
+    for written in (False, True):
+        random = {"generator": torch.Generator().manual_seed(0)} if kind is ours.DDPMScheduler else {}
+        x = noise()
+        for t in scheduler.timesteps:
+            answer = buffer.copy_(curved(x, t)) if written else curved(x, t)
+            following = scheduler.step(answer, t, x, **random).prev_sample
+            if written:
+                x.zero_()
+            x = following
+        results.append(x)
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
@@ -178,3 +198,29 @@ def test_a_pipeline_rewrites_the_configuration():
     scheduler.register_to_config(clip_sample=False)
     x = 9 * noise()
     assert scheduler.step(noise(), 900, x).pred_original_sample.abs().max() > 1
+
+
+def test_times_that_are_none_are_refused():
+    scheduler, x = ready(), noise()
+    for device in ("cuda:99", "nowhere", -5, object()):
+        with pytest.raises(ValueError, match=r"device is .*; it must be one of torch's"):
+            scheduler.set_timesteps(5, device=device)
+    nowhere, sparse = torch.tensor([900.0, 500.0], device="meta"), torch.tensor([900.0, 500.0]).to_sparse()
+    for times in (nowhere, sparse):
+        with pytest.raises(TypeError, match=r"timesteps is a tensor that is sparse, or on the meta device"):
+            scheduler.set_timesteps(timesteps=times)
+        with pytest.raises(TypeError, match=r"timesteps is a tensor that is sparse, or on the meta device"):
+            scheduler.add_noise(x[:2], x[:2], times)
+    for time in (False, "999", 1j, None, nowhere[:1]):
+        with pytest.raises(TypeError, match=r"timestep is .*; it must be the next of the scheduler's timesteps"):
+            scheduler.step(x, time, x)
+    with pytest.raises(ValueError, match=r"noise and original_samples lie on meta and cpu; move one"):
+        scheduler.add_noise(x, x.to("meta"), torch.tensor([5]))
+
+
+def test_times_of_every_layout_add_the_same_noise():
+    scheduler, x = ready(), torch.ones(3, 1, 2, 2, dtype=torch.float64)
+    times = np.array([7, 400, 990])
+    expected = scheduler.add_noise(x, -x, torch.from_numpy(times))
+    for same in (times[::-1].copy()[::-1], times.astype(">i8"), times.astype(np.float32), times.tolist()):
+        assert torch.equal(scheduler.add_noise(x, -x, same), expected)

@@ -1,7 +1,9 @@
 import gc
 import pickle
+import warnings
 
 import array_api_strict as xp
+import jax
 import numpy as np
 import pytest
 import torch
@@ -376,3 +378,29 @@ def test_a_run_that_is_done_cannot_go_on():
     for further in (lambda: done.t, lambda: plan.advance(done, START)):
         with pytest.raises(ValueError, match="is done"):
             further()
+
+
+def test_noise_that_was_not_scaled_is_warned_of():
+    """On a variance-exploding schedule, where a state is as large as σ; at the caller's own line."""
+    schedule = SCHEDULES["ve"]
+    plan = PLMSSolver(schedule).plan(6)
+    noise, picture = initial_noise((4, 16), seed=0), np.full((4, 16), 0.5)
+    small = PLMSSolver(schedule).plan(6, start=20.0)
+    for start in (
+        lambda: plan.run(smooth, noise),
+        lambda: plan.start(torch.from_numpy(noise)),
+        lambda: small.start(picture),
+        lambda: PLMSSolver(schedule).sample(smooth, noise, 6),
+    ):
+        with pytest.warns(UserWarning, match=r"root mean square of .*, where its noise alone has σ = ") as told:
+            start()
+        assert [warning.filename for warning in told] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan.start(plan.rows[0].sigma * noise)
+        plan.start(0 * noise)  # the middle of all starts
+        plan.start(noise[:1, :4])  # of so few numbers nothing can be said
+        small.start(schedule.add_noise(picture, noise, 20.0))
+        plan.start(torch.from_numpy(noise).to("meta"))
+        PLMSSolver(LINEAR).plan(6).start(0.1 * noise)
+        jax.jit(lambda x: plan.run(lambda x, t: x, x))(noise)

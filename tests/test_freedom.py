@@ -127,6 +127,19 @@ def test_slerp_keeps_dtype_and_length(dtype):
     torch.testing.assert_close(middle.double(), exact, rtol=eps, atol=eps / 8)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_arc_does_not_depend_on_how_long_its_ends_are(dtype, size):
+    """Whose squares may be no numbers any more."""
+    a, b = (torch.randn(3, 50, generator=torch.Generator().manual_seed(n), dtype=dtype) for n in (0, 1))
+    expected = slerp(a, b, 0.3)
+    torch.testing.assert_close(slerp(size * a, size * b, 0.3) / size, expected)
+    ends = slerp(size * a, 0 * b, 0.3), slerp(size * a, b, 0.3)
+    torch.testing.assert_close(ends[0] / size, slerp(a, 0 * b, 0.3))
+    exact = slerp(size * a.double(), b.double(), 0.3)
+    torch.testing.assert_close(ends[1].double() / exact.abs().max(), exact / exact.abs().max(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("b", "weight", "error", "message"),
     [

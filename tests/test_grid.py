@@ -194,8 +194,15 @@ def test_exactly_one_length():
 
 
 def test_a_grid_that_begins_near_the_data_is_warned_of():
-    with pytest.warns(UserWarning, match="mostly picture"):
-        DDIMSolver(LINEAR).plan(1, spacing="leading")
+    """At the caller's own line, by whichever way it was called."""
+    solver, x = DDIMSolver(LINEAR), np.ones((1, 1))
+    for call in (
+        lambda: solver.plan(1, spacing="leading"),
+        lambda: solver.sample(lambda x, t: x, x, 1, spacing="leading"),
+    ):
+        with pytest.warns(UserWarning, match="mostly picture") as told:
+            call()
+        assert [warning.filename for warning in told] == [__file__]
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])

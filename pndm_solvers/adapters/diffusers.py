@@ -13,7 +13,6 @@ import inspect
 import json
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,8 +28,8 @@ from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pndm_solvers.arguments import alike, boolean, choice, real, reals, whole
-from pndm_solvers.arrays import combine
+from pndm_solvers.arguments import alike, boolean, choice, real, reals, warn, whole
+from pndm_solvers.arrays import combine, is_array, library
 from pndm_solvers.base import Solver
 from pndm_solvers.execute import State, check_answer, check_levels, check_state, combine_row
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
@@ -184,7 +183,7 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             raise TypeError(f"{cls.__name__} has no option {', '.join(strange)}; it has {own}")
         if foreign := _foreign_options(config, parameters) if isinstance(config, dict) else {}:
             named = ", ".join(f"{key}={value!r}" for key, value in foreign.items())
-            warnings.warn(f"{cls.__name__} has no such options and ignores them: {named}", stacklevel=2)
+            warn(f"{cls.__name__} has no such options and ignores them: {named}")
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def to_json_string(self) -> str:
@@ -238,8 +237,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             which what the network predicts does not tell the picture, as ε at zero terminal SNR.
         """
         try:
-            device = None if device is None else torch.device(device)
-        except (RuntimeError, TypeError, ValueError) as error:
+            device = None if device is None else torch.empty(0, device=device).device
+        except Exception as error:  # torch has several for what it does not have here
             raise ValueError(f"device is {device!r}; it must be one of torch's, such as 'cpu' or 'cuda:0'") from error
         given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps, "sigmas": sigmas}
         named = [name for name, value in given.items() if value is not None]
@@ -256,7 +255,7 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
         else:
             times = timesteps if sigmas is None else sigmas
             named = "timesteps" if sigmas is None else "sigmas"
-            times = reals(named, times.detach().cpu() if isinstance(times, Tensor) else times)
+            times = _numbers(named, times)
             if sigmas is not None:
                 times, end = self._times_at(times)
             plan = solver.plan(timesteps=times, **end)
@@ -329,8 +328,8 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
 
     def _levels(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """α and σ at the times, as `(2, B, 1, …)` on like's device, float32 at least."""
-        if not isinstance(timesteps, Tensor):
-            timesteps = torch.as_tensor(reals("timesteps", timesteps))
+        if not isinstance(timesteps, Tensor) or not (like.is_meta or _has_numbers(timesteps)):
+            timesteps = torch.from_numpy(np.ascontiguousarray(_numbers("timesteps", timesteps), np.float64))
         if timesteps.is_complex() or timesteps.dtype == torch.bool:
             raise TypeError(f"timesteps are of dtype {timesteps.dtype}; they must be integers or floating")
         times = timesteps.flatten()
@@ -463,10 +462,9 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
                 if times is None or times.untyped_storage().data_ptr() != place or times.device != timestep.device:
                     continue
                 return self._tables[times], [int(timestep.storage_offset())]
-        try:
-            t = float(timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep)
-        except (TypeError, ValueError):
-            raise TypeError(f"timestep is {timestep!r}; it is the next of the scheduler's timesteps") from None
+        if isinstance(timestep, Tensor) and timestep.ndim and _has_numbers(timestep):
+            timestep = timestep.flatten()[0]
+        t = real("timestep", timestep, "the next of the scheduler's timesteps")
         if known is not None and known.entry in known.table.entries(t):
             return known.table, [known.entry]
         return self._timetable(), self._timetable().entries(t)
@@ -553,6 +551,19 @@ class _Given(NoiseSource):
 
     def draw(self, row: int, like: Any) -> Any:
         return self.values
+
+
+def _has_numbers(x: Tensor) -> bool:
+    return is_array(x) and library(x).has_numbers(x)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """What a tensor or a sequence holds."""
+    if isinstance(values, Tensor):
+        if not _has_numbers(values):
+            raise TypeError(f"{name} is a tensor that is sparse, or on the meta device; it must hold its numbers")
+        values = values.detach().cpu()
+    return reals(name, values)
 
 
 def _check_tensors(**named: Any) -> None:

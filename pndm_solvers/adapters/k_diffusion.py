@@ -84,8 +84,8 @@ def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
         if callback is not None:
             function("callback", callback, "callback(dict)")
         boolean("disable", disable, or_none=True)
-        if not isinstance(extra_args, Mapping | None):
-            raise TypeError(f"extra_args is a {type(extra_args).__name__}; it must be a dict, or None")
+        if not isinstance(extra_args, Mapping | None) or not all(isinstance(key, str) for key in extra_args or ()):
+            raise TypeError(f"extra_args is a {type(extra_args).__name__}; it must be a dict with text keys, or None")
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"x is a {type(x).__name__}; it must be a floating torch.Tensor, (B, …)")
         check_state(x)
