@@ -45,6 +45,9 @@ class Row:
         c_k ≥ 0, the standard deviation of the fresh noise.
     stage:
         Whether the state made is a Runge–Kutta stage, not a point of the solution.
+
+    Raises TypeError for what is no number or no such pairs, and ValueError for numbers that are not finite, levels and
+    deviations below 0, indices that do not rise, and where neither states nor answers make anything.
     """
 
     t: float
@@ -54,6 +57,18 @@ class Row:
     answers: Terms
     noise: float = 0.0
     stage: bool = False
+
+    def __post_init__(self) -> None:
+        # As Python's own numbers and tuples: what arrays hold could not be written as JSON, nor hashed.
+        checked: dict[str, Any] = {name: real(name, getattr(self, name)) for name in ("t", "alpha", "sigma", "noise")}
+        checked |= {"states": _terms("states", self.states), "answers": _terms("answers", self.answers)}
+        checked |= {"stage": boolean("stage", self.stage)}
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if min(self.alpha, self.sigma, self.noise) < 0:
+            raise ValueError(f"alpha, sigma and noise must be not negative: {self}")
+        if not self.states and not self.answers:
+            raise ValueError(f"a state is made of nothing where states and answers are both empty: {self}")
 
     @property
     def wanted(self) -> str:
@@ -76,8 +91,8 @@ class Plan:
     last_uses:
         For each row, the states and the answers that no later row needs.
 
-    Raises ValueError for a row that refers to what does not exist yet, or a number that is not finite, and TypeError
-    for what is no number, or no `Row` or `Level`.
+    Raises ValueError for a row that refers to what does not exist yet, and an `end` that is not finite; TypeError for
+    what is no `Row` or no `Level`.
     """
 
     rows: tuple[Row, ...]
@@ -88,29 +103,27 @@ class Plan:
     last_uses: tuple[tuple[frozenset[int], frozenset[int]], ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rows, (Sequence, Iterator)) or isinstance(self.rows, (str, bytes)):
-            raise TypeError(f"rows is a {type(self.rows).__name__}; it must be a sequence of Row")
+        if not isinstance(self.rows, (list, tuple, Iterator)):
+            raise TypeError(f"rows is a {type(self.rows).__name__}; it must be a list or tuple of Row")
         if not isinstance(self.end, Level):
             raise TypeError(f"end is a {type(self.end).__name__}; it must be a Level, as schedule.level(t) gives")
         if not isinstance(self.name, str):
             raise TypeError(f"name is {self.name!r}; it must be a text")
-        try:
-            end = Level(*map(real, Level._fields, self.end))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"end must be finite: {error}") from error
+        end = Level(*(real(f"{name} of end", value) for name, value in self.end._asdict().items()))
         if min(end.alpha, end.sigma) < 0:
-            raise ValueError(f"end must be finite, with alpha and sigma not negative, not {end}")
-        integer_times, rows = boolean("integer_times", self.integer_times), []
-        for k, row in enumerate(self.rows):
-            try:
-                rows.append(_checked(k, row))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"row {k}: {error}") from error
-            if integer_times and not (rows[k].t.is_integer() and abs(rows[k].t) < 2**31):
+            raise ValueError(f"alpha and sigma of end must be not negative: {end}")
+        integer_times, rows = boolean("integer_times", self.integer_times), tuple(self.rows)
+        for k, row in enumerate(rows):
+            if not isinstance(row, Row):
+                raise TypeError(f"rows[{k}] is a {type(row).__name__}; it must be a Row")
+            for name, terms in (("states", row.states), ("answers", row.answers)):
+                if terms and terms[-1][0] > k:
+                    raise ValueError(f"row {k}: {name} must name rows 0 to {k}, not {terms[-1][0]}")
+            if integer_times and not (row.t.is_integer() and abs(row.t) < 2**31):
                 raise ValueError(f"row {k}: t = {row.t!r} in a plan of integer times")
-        values = {"rows": tuple(rows), "end": end, "integer_times": integer_times, "last_uses": _last_uses(rows)}
-        for field_name, value in values.items():
-            object.__setattr__(self, field_name, value)
+        values = {"rows": rows, "end": end, "integer_times": integer_times, "last_uses": _last_uses(rows)}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     # ------------------------------------------------------------- what it costs
 
@@ -298,12 +311,14 @@ class Plan:
     def from_json(text: str | bytes) -> Plan:
         """The plan that `to_json` wrote. Raises ValueError for anything else."""
         try:
-            document = _exactly(dict, json.loads(text, object_pairs_hook=_object))
-            if (found := document.pop("format")) != FORMAT:
-                raise ValueError(f"format is {found!r}; this version reads {FORMAT!r}")
-            return _plan(**document)
-        except (KeyError, TypeError, OverflowError, RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            document = json.loads(text, object_pairs_hook=_object)
+            if not isinstance(document, dict):
+                raise TypeError(f"{document!r} is no object")
+            if (found := document.pop("format")) == FORMAT:
+                return _plan(**document)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"not the JSON of a plan: {error!r}; write one with Plan.to_json()") from error
+        raise ValueError(f"format is {found!r}; this version reads {FORMAT!r}")
 
 
 def _last_uses(rows: Sequence[Row]) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
@@ -319,36 +334,16 @@ def _last_uses(rows: Sequence[Row]) -> tuple[tuple[frozenset[int], frozenset[int
     return tuple((frozenset(states), frozenset(answers)) for states, answers in dead)
 
 
-def _checked(k: int, row: Any) -> Row:
-    """Row k, in Python's own numbers and tuples: what arrays hold could not be written as JSON, nor hashed."""
-    if not isinstance(row, Row):
-        raise TypeError(f"it is a {type(row).__name__}; each of rows must be a Row")
-    t, alpha, sigma = real("t", row.t), real("alpha", row.alpha), real("sigma", row.sigma)
-    states, answers = _terms(k, "states", row.states), _terms(k, "answers", row.answers)
-    noise, stage = real("noise", row.noise), boolean("stage", row.stage)
-    if min(alpha, sigma, noise) < 0:
-        raise ValueError(f"numbers must be finite, and alpha, sigma and noise not negative: {row}")
-    if not states and not answers:
-        raise ValueError("its state is made of nothing: states and answers are both empty")
-    return Row(t, alpha, sigma, states, answers, noise, stage)
-
-
-def _terms(k: int, name: str, terms: Any) -> Terms:
-    """The field `name` of row k."""
+def _terms(name: str, terms: Any) -> Terms:
+    """A row's states or answers."""
     pairs = []
-    for term in terms if isinstance(terms, (tuple, list)) else (None,):
+    for term in terms if isinstance(terms, (tuple, list)) else [None]:
         if not isinstance(term, (tuple, list)) or len(term) != 2:
             raise TypeError(f"{name} is {terms!r}; it must be pairs of an index and a weight, as ((0, 1.0),)")
-        index, weight = term
-        # Plans have many, of the right kind nearly always.
-        if type(index) is not int:
-            index = whole(f"an index in {name}", index, 0, math.inf)
-        if type(weight) is not float or not math.isfinite(weight):
-            weight = real(f"a weight in {name}", weight)
-        pairs.append((index, weight))
+        pairs.append((whole(f"an index in {name}", term[0], 0, math.inf), real(f"a weight in {name}", term[1])))
     indices = [index for index, _ in pairs]
-    if sorted(set(indices)) != indices or (indices and not 0 <= indices[0] <= indices[-1] <= k):
-        raise ValueError(f"{name} must name rows 0 to {k}, each once and rising, not {indices}")
+    if sorted(set(indices)) != indices:
+        raise ValueError(f"{name} must name each row once and rising, not {indices}")
     return tuple(pairs)
 
 
@@ -360,27 +355,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+# What stands in a plan's JSON, and all of it: no name more and none less.
 def _plan(*, name: Any, integer_times: Any, end: Any, rows: Any) -> Plan:
-    """A plan from the values of its JSON."""
-    end = Level(**{key: _number(value) for key, value in _exactly(dict, end).items()})
-    rows = tuple(_row(**row) for row in _exactly(list, rows))
-    return Plan(rows, end, _exactly(bool, integer_times), _exactly(str, name))
+    if not isinstance(rows, list):
+        raise TypeError(f"rows is {rows!r}, no list")
+    return Plan(tuple(_row(k, **row) for k, row in enumerate(rows)), Level(**end), integer_times, name)
 
 
-def _row(*, t: Any, alpha: Any, sigma: Any, states: Any, answers: Any, noise: Any, stage: Any) -> Row:
-    """A row from the values of its JSON."""
-    states, answers = (
-        tuple((_exactly(int, i), _number(w)) for i, w in _exactly(list, terms)) for terms in (states, answers)
-    )
-    return Row(_number(t), _number(alpha), _number(sigma), states, answers, _number(noise), _exactly(bool, stage))
-
-
-def _number(value: Any) -> float:
-    return float(value if type(value) is int else _exactly(float, value))
-
-
-def _exactly(kind: type, value: Any) -> Any:
-    """JSON's own values of a kind, not what Python would make of others."""
-    if type(value) is not kind:
-        raise TypeError(f"{value!r} is no {kind.__name__}")
-    return value
+def _row(k: int, *, t: Any, alpha: Any, sigma: Any, states: Any, answers: Any, noise: Any, stage: Any) -> Row:
+    try:
+        return Row(t, alpha, sigma, states, answers, noise, stage)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"row {k}: {error}") from error

@@ -126,7 +126,7 @@ SECTIONS: dict[str, list[Case]] = {
         Case("solver.plan_within(0.1, model, x, timesteps=[5])", ValueError, "timesteps fix the length", "a spacing"),
         Case("solver.sample(model, x, 5, tolerance=0.1)", ValueError, "tolerance and num_inf", "leave one out"),
         Case("Plan(plan.rows, (0, 1, 0))", TypeError, "end is a tuple", "`Level(0, 1, 0)`"),
-        Case("Plan([Row(5, '0.5', 0.5, [(0, 1)], [])], plan.end)", TypeError, "row 0: alpha is '0.5'", "the number"),
+        Case("Plan([Row(5, '0.5', 0.5, [(0, 1)], [])], plan.end)", TypeError, "^alpha is '0.5'", "the number"),
         Case("Plan([Row(5, 0.5, 0.5, [(1, 1)], [])], plan.end)", ValueError, "states must name rows 0", "as it says"),
         Case("Plan.from_json('{}')", ValueError, "not the JSON of a plan", "`Plan.to_json()` writes one"),
         Case("make_grid('linear', 5)", TypeError, "schedule is a str", "make the schedule first"),
