@@ -64,7 +64,7 @@ def reals(name: str, values: Any) -> NDArray[Any]:
     if array.dtype.kind not in "iuf":
         raise TypeError(
             f"{name} is {_shown(values)}; it must be real numbers that NumPy can read (of a tensor: "
-            f".detach().cpu(), floating or integer)"
+            f".detach().cpu(), of a dtype that NumPy has)"
         )
     return array
 
@@ -132,17 +132,20 @@ def alike(name: str, value: Any, other: str, x: Any) -> None:
 
 def warn(message: str) -> None:
     """Warns at the line outside of the library that it was called from, through however many of its own functions."""
-    level = 1
-    while sys._getframe(level).f_globals.get("__name__", "").startswith("pndm_solvers"):
-        level += 1
-    warnings.warn(message, stacklevel=level + 1)
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pndm_solvers"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def _scalar(value: Any) -> Any:
     """What a 0-d array or tensor holds; anything else as it is."""
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
         return value
-    return value.item() if not is_array(value) or library(value).has_numbers(value) else value
+    try:
+        return value.item() if not is_array(value) or library(value).has_numbers(value) else value
+    except NotImplementedError:  # JAX's random keys, which are arrays of no numbers
+        return value
 
 
 def _shown(value: Any) -> str:

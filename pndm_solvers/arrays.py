@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,12 @@ class ArrayLibrary:
     def is_finite(self, x: Any) -> bool:
         """Whether every number of `x` is finite, as far as they are known."""
         xp = self.namespace(x)
-        return not self.has_numbers(x) or bool(xp.all(xp.isfinite(self.wide(x))))
+        try:
+            return not self.has_numbers(x) or bool(xp.all(xp.isfinite(self.wide(x))))
+        except RuntimeError as error:
+            if "vmap" in str(error):  # torch.func.vmap's, for a look at one of many
+                return True
+            raise
 
     def has_numbers(self, x: Any) -> bool:
         """Whether x's numbers are known by now; within jax.jit they are not, until the compiled function runs."""
@@ -99,6 +103,11 @@ class ArrayLibrary:
 
     def normal(self, like: Any, generator: Any) -> Any:
         """N(0, I) of `like`'s shape, dtype and device; None draws from fresh entropy."""
+        if not self.has_numbers(like):
+            raise ValueError(
+                "noise that is drawn while jax.jit traces would be the same at each call, though no seed says so; pass "
+                "seed= for that, or draw it outside"
+            )
         generator = np.random.default_rng() if generator is None else generator
         return self.from_numpy(generator.standard_normal(like.shape), like)
 
@@ -235,7 +244,7 @@ class TorchLibrary(ArrayLibrary):
         import torch
 
         if isinstance(generator, np.random.Generator):
-            return super().normal(like, generator)
+            return self.from_numpy(generator.standard_normal(like.shape), like)
         # Drawn where the generator lives, so that one on the CPU gives the same noise to every device.
         device = like.device if generator is None else generator.device
         return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
@@ -266,7 +275,7 @@ class TorchLibrary(ArrayLibrary):
         import torch
 
         back = sorted(range(len(order)), key=order.__getitem__)
-        x = torch.empty(shape, dtype=getattr(torch, dtype))
+        x = torch.empty(shape, dtype=getattr(torch, dtype), device="cpu")
         x.view(-1).view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
         return torch.empty([shape[d] for d in order], dtype=x.dtype, device=device).permute(back).copy_(x)
 
@@ -284,8 +293,17 @@ LIBRARIES: dict[str, ArrayLibrary] = {"torch": TorchLibrary()}
 _STANDARD = ArrayLibrary()
 
 
-@cache
+# What was found of each kind; a dict, since torch.compile warns of functools' caches.
+_FOUND: dict[type, ArrayLibrary | None] = {}
+
+
 def _library_of(kind: type) -> ArrayLibrary | None:
+    if kind not in _FOUND:
+        _FOUND[kind] = _search(kind)
+    return _FOUND[kind]
+
+
+def _search(kind: type) -> ArrayLibrary | None:
     for base in kind.__mro__:
         found = LIBRARIES.get(base.__module__.partition(".")[0])
         if found is not None and hasattr(kind, "ndim"):  # a torch.Generator, say, is no array
@@ -316,8 +334,9 @@ def library(x: Any) -> ArrayLibrary:
 
 def elsewhere(x: Any, y: Any) -> bool:
     """Whether two arrays of one library are known to lie on different devices."""
-    devices = library(x).device(x), library(y).device(y)
-    return None not in devices and devices[0] != devices[1]
+    # JAX calls it a device how an array is spread over several; a network may spread its answer otherwise.
+    here, there = (getattr(place, "device_set", place) for place in (library(x).device(x), library(y).device(y)))
+    return None not in (here, there) and here != there
 
 
 def combine(arrays: Sequence[Any], weights: Sequence[float], dtype: Any = None) -> Any:

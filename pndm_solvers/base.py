@@ -24,6 +24,10 @@ from pndm_solvers.schedule import NoiseSchedule
 __all__ = ["Solver"]
 
 
+# Between these σ/α, on data of about unit range, noise becomes a picture.
+DECISIVE = (0.1, 2.0)
+
+
 class GridOptions(TypedDict, total=False):
     """Which times a run visits: see `Solver.plan`."""
 
@@ -125,8 +129,7 @@ class Solver(ABC):
             plan = self._compile(num_inference_steps, options)
         else:
             plan = self._within(whole("max_model_calls", max_model_calls), options)
-        if timesteps is None:
-            _warn_of(plan, start)
+        self._warn_of(plan, options)
         return plan
 
     def _compile(self, num_inference_steps: int | None, options: GridOptions) -> Plan:
@@ -150,6 +153,31 @@ class Solver(ABC):
         if best is None or not best.rows:
             raise ValueError(f"{self.name} has no plan of 1 to {max_model_calls} model call(s) for these times")
         return best
+
+    def _warn_of(self, plan: Plan, options: GridOptions, fewest: int = 5) -> None:
+        """Warns of times that good samples are hardly to be had from, though they may be meant.
+
+        Of less than `fewest` steps nothing is said of where they look: they are coarse on any grid.
+        """
+        first, ratios = plan.levels[0], [level.ratio for level in plan.levels[:-1]]
+        steps, (low, high) = sum(not row.stage for row in plan.rows), DECISIVE
+        leaps = ratios[:1] > [high] and plan.end.ratio < low and not any(low <= ratio <= high for ratio in ratios)
+        if options.get("timesteps") is not None or options.get("start") is not None:
+            if self.schedule.num_train_timesteps and plan.end.t < first.t and 0 < first.t < 1:
+                warn(
+                    f"this plan begins at t = {first.t:g}, between the two lowest levels of a table; times of a table "
+                    f"are 0 to {self.schedule.t_max:g}, not fractions of 1"
+                )
+        elif first.alpha > first.sigma:
+            warn(
+                f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
+                f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'"
+            )
+        elif leaps and steps >= fewest:
+            warn(
+                f"none of this plan's {len(ratios)} model calls is at a level between σ/α = {high:g} and {low:g}, "
+                f"where noise becomes a picture; use spacing='balanced', or more steps"
+            )
 
     def plan_within(
         self,
@@ -198,8 +226,10 @@ class Solver(ABC):
                 "timesteps fix the length of a run, which the tolerance is to choose; pass spacing= instead"
             )
         check_state(x)
+        if 0 in x.shape:
+            raise ValueError("the state x is empty, so that a pilot has nothing to tell; pass some samples")
         if not library(x).has_numbers(x):
-            raise ValueError("a pilot looks at the numbers of x, which has none on the meta device and in jax.jit")
+            raise ValueError("a pilot looks at the state x, which has no numbers on the meta device and in jax.jit")
         max_model_calls = whole("max_model_calls", max_model_calls)
         if max_model_calls < 8:
             raise ValueError(f"max_model_calls is {max_model_calls}; a pilot compares runs of at least 4 and 8 calls")
@@ -208,7 +238,7 @@ class Solver(ABC):
             raise ValueError(f"{self.name} draws noise: its samples have no single right end to be near to")
 
         def solve(calls: int) -> tuple[Plan, Any]:
-            plan = self.plan(max_model_calls=calls, **options)
+            plan = self._within(calls, options)
             return plan, plan.run(model, x, prediction=prediction, check_finite=None)
 
         runs = [(calls, *solve(calls)) for calls in (4, 6)]
@@ -245,6 +275,7 @@ class Solver(ABC):
                 high, plan, estimate = middle, candidate, error(middle, result)
             else:
                 low = middle
+        self._warn_of(plan, options, fewest=1)  # a pilot that has not looked there knows nothing either
         return replace(plan, name=f"{plan.name}, error about {estimate:.1e}")
 
     def sample(
@@ -300,25 +331,4 @@ class Solver(ABC):
             check_finite=check_finite,
             state_dtype=state_dtype,
             checkpoint=checkpoint,
-        )
-
-
-# Between these σ/α, on data of about unit range, noise becomes a picture.
-DECISIVE = (0.1, 2.0)
-
-
-def _warn_of(plan: Plan, start: float | None) -> None:
-    """Warns where a plan, of a spacing that was named, visits levels from which good samples are not to be had."""
-    first, ratios = plan.levels[0], [level.ratio for level in plan.levels[:-1]]
-    steps = sum(not row.stage for row in plan.rows)  # fewer than five are coarse on any grid
-    low, high = DECISIVE
-    if start is None and first.alpha > first.sigma:
-        warn(
-            f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
-            f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'"
-        )
-    elif steps >= 5 and ratios[0] > high and plan.end.ratio < low and not any(low <= r <= high for r in ratios):
-        warn(
-            f"none of this plan's {len(ratios)} model calls is at a level between σ/α = {high:g} and {low:g}, where "
-            f"noise becomes a picture; use spacing='balanced', or more steps"
         )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from errno import EINVAL
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -46,11 +47,7 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
     _check_repeatable(state)
     arrays = {f"state.{i}": x for i, x in state.states.items()}
     arrays |= {f"answer.{j}": x for j, x in state.answers.items()}
-    if any(library(x).records_gradients(x) for x in arrays.values()):
-        raise ValueError(
-            "torch records this run for gradients, of which the file of a state or checkpoint can hold nothing, so "
-            "that they would end where it is gone on from; run it in torch.no_grad(), or keep its states in memory"
-        )
+    _check_unrecorded(arrays.values())
     prediction = {name: value for name, value in vars(state.prediction).items() if value != getattr(Prediction, name)}
     metadata = {
         "sha256": UNKNOWN,  # first, so that no other text is taken for it
@@ -92,6 +89,7 @@ def resume(state: State, path: Path) -> tuple[State, Callable[[State], None]]:
     error before the first model call. See `Plan.run` for the errors.
     """
     x = state.states[0]
+    _check_unrecorded([x])
     x_T = _digest(_dtype_name(x.dtype).encode(), str(tuple(x.shape)).encode(), library(x).to_bytes(x))  # noqa: N806
     keep = partial(save, path=path, x_T=x_T)
     try:
@@ -126,6 +124,8 @@ def resume(state: State, path: Path) -> tuple[State, Callable[[State], None]]:
 
 def _load(path: Path, device: Any, like: Any) -> tuple[State, dict[str, str]]:
     with _explained(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, say, to be waited for for ever
+            raise OSError(EINVAL, "Not a regular file", str(path))
         raw = path.read_bytes()
     with _refused(path):
         header, metadata, numbers = _read(raw)
@@ -190,7 +190,7 @@ def _state(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview
     noise.check(x)
     check_state(x)
     check_levels(plan, prediction)
-    dtype = _array(numbers[:0], metadata["dtype"], [0], [0], device, like).dtype
+    dtype = _array(numbers[:0], metadata["dtype"], [0], [0], None, like).dtype
     state = State(plan, row, states, answers, prediction, noise, dtype)
     _check_repeatable(state)
     return state
@@ -201,6 +201,14 @@ def _check_repeatable(state: State) -> None:
         raise ValueError(
             "the noise of the rows to come is drawn from a generator, which moves on with each draw, whoever draws, so "
             "that a file cannot keep it as it was at this row; pass seed= where the run starts"
+        )
+
+
+def _check_unrecorded(arrays: Iterable[Any]) -> None:
+    if any(library(x).records_gradients(x) for x in arrays):
+        raise ValueError(
+            "torch records this run for gradients, of which the file of a state or checkpoint can hold nothing, so "
+            "that they would end where it is gone on from; run it in torch.no_grad(), or keep its states in memory"
         )
 
 
@@ -276,7 +284,7 @@ def _write(path: Path, parts: list[Any]) -> None:
     """All of it or nothing: a reader finds the file from before, or this one."""
     # A name of its own, so that two who write to one path at once do not mix. One killed with SIGKILL leaves it behind.
     path = Path(os.path.realpath(path))
-    partial_file = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    partial_file = path.with_name(f".{path.name[:50]}.{uuid4().hex}.partial")  # names have at most 255 bytes
     with _explained(path):
         try:
             with open(partial_file, "xb") as file:

@@ -7,6 +7,7 @@ import json as json_
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from itertools import product
@@ -433,8 +434,9 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The entry point: our own errors are one line, not a traceback."""
+    """The entry point: our own errors and warnings are one line, without a traceback and a place in the code."""
+    warnings.formatwarning = lambda message, *_, **__: f"pndm-solvers: {message}\n"
     try:
         app()
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, FloatingPointError) as error:
         sys.exit(f"pndm-solvers: {error}")

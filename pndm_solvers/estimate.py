@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,10 +72,11 @@ class ErrorEstimate:
     total:
         The estimated error of the sample, `(B,)`, root mean square over its dimensions; None before the end of the run,
         and for a run that was not seen from its first row on, as one that went on from a checkpoint. The steps'
-        errors, with their signs, carried on as the flow carries the states' own spread over the batch (over the
-        dimensions, for a single sample): so it scales distances on Gaussian data. On data in separate modes, into
-        which the flow draws distances together, it is some two to four times too high; for a number to rely on,
-        `Solver.plan_within` compares runs.
+        errors, with their signs, carried on as the flow carries the states' own spread over the batch: so it scales
+        distances on Gaussian data. On data in separate modes, into which the flow draws distances together, it is
+        some two to four times too high, and likewise for a single sample, whose spread over its dimensions is its
+        mean's too. It is made for data of deviations from 0.1 to 1; on others, signs that happen to cancel can make it
+        far too low. For a number to rely on, `Solver.plan_within` compares runs.
     """
 
     steps: list[StepError] = field(default_factory=list, init=False)
@@ -130,22 +132,23 @@ class ErrorEstimate:
 def _growth(before: Any, after: Any) -> float:
     """By what the flow has scaled distances between two points of the solution."""
     # Where a batch is one sample, or copies of one, there is only the spread over its dimensions, or its own length.
-    return next((then / now for now, then in zip(_spreads(before), _spreads(after), strict=True) if now), 1.0)
+    spreads = zip(_spreads(before), _spreads(after), strict=True) if 0 not in before.shape else ()
+    return next((then / now for now, then in spreads if now), 1.0)
 
 
-def _spreads(x: Any) -> list[float]:
+def _spreads(x: Any) -> Iterator[float]:
     """Root mean squares: over the batch about its mean, over the dimensions about each sample's, and about zero."""
-    if 0 in x.shape:
-        return []
     ours = library(x)
-    xp = ours.namespace(x)
-    flat = xp.reshape(ours.wide(x), (x.shape[0], math.prod(x.shape[1:])))
-    # From the first on, so that copies are exactly as one.
-    apart = [
-        distances - xp.mean(distances, axis=axis, keepdims=True)
-        for axis, distances in ((0, flat - flat[:1, :]), (1, flat - flat[:, :1]))
-    ]
-    return [math.sqrt(float(xp.mean(d * d))) for d in (*apart, flat)]
+    xp, flat = ours.namespace(x), ours.wide(x)
+    flat = xp.reshape(flat, (x.shape[0], math.prod(x.shape[1:])))
+    for axis, first in ((0, flat[:1, :]), (1, flat[:, :1])):
+        apart = flat - first  # so that copies are exactly as one
+        yield _size(apart - xp.mean(apart, axis=axis, keepdims=True))
+    yield _size(flat)
+
+
+def _size(x: Any) -> float:
+    return math.sqrt(np.mean(_rms(x) ** 2))
 
 
 def _difference(origin: _Point, there: Level, reached: Any, points: list[_Point]) -> Any:

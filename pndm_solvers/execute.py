@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pndm_solvers.arguments import boolean, function, location, warn
 from pndm_solvers.arrays import combine, elsewhere, is_array, library
 from pndm_solvers.noise import NoiseSource
@@ -40,7 +38,7 @@ class State:
     row:
         The next row; equal to `plan.model_calls` when done.
     states, answers:
-        The arrays that this or a later row needs, by number.
+        The arrays that this or a later row needs, by number: the run's own, not to be written into.
     prediction, noise:
         What the network's answers mean, and where the noise comes from. With `seed=` a state
         determines all that follows; a generator moves on with each draw, whoever draws.
@@ -166,13 +164,19 @@ def _warn_of_size(x: Any, here: Row | Level) -> None:
     So is noise of deviation 1, and a picture without noise, on a variance-exploding schedule. Elsewhere the two are
     not told apart, and nothing is looked at, for which a device would be waited for. A state of zeros is no mistake.
     """
-    if here.sigma <= LOUD or math.prod(x.shape) < 32 or not library(x).has_numbers(x):
+    ours = library(x)
+    if here.sigma <= LOUD or math.prod(x.shape) < 32 or not ours.has_numbers(x):
         return
-    size = math.sqrt(np.mean(library(x).root_mean_square(x) ** 2))
-    if 0 < size < here.sigma / LOUD:
+    mean_square = ours.namespace(x).mean(ours.wide(x) ** 2)
+    try:
+        small = bool((mean_square > 0) & (mean_square < (here.sigma / LOUD) ** 2))
+    except Exception:  # each library's own, for numbers that are not known as yet, as within jax.vmap
+        return
+    if small:
         warn(
-            f"the state x has a root mean square of {size:.2g}, but begins at t = {here.t:g}, where its noise alone "
-            f"has σ = {here.sigma:g}; multiply noise by σ there, and pass a picture through schedule.add_noise"
+            f"the state x has a root mean square of {float(mean_square) ** 0.5:.2g}, but begins at t = {here.t:g}, "
+            f"where its noise alone has σ = {here.sigma:g}; multiply noise by σ there, and pass a picture through "
+            f"schedule.add_noise"
         )
 
 
@@ -184,6 +188,8 @@ def check_answer(x: Any, t: float, answer: Any) -> None:
         fault = f"shape {tuple(answer.shape)}"
     elif not library(x).is_floating(answer):
         fault = f"numbers of dtype {answer.dtype}"
+    elif library(x).name(answer) != library(x).name(x):
+        fault = f"a {type(answer).__name__}"
     elif elsewhere(answer, x):
         fault = f"numbers on the device {library(x).device(answer)}, the state being on {library(x).device(x)},"
     else:
@@ -292,31 +298,37 @@ def run(
     function("model", model, "model(x, t)")
     if callback is not None:
         function("callback", callback, "callback(step)")
+        if isinstance(callback, type):
+            raise TypeError(f"callback is the class {callback.__name__}; pass an object, as {callback.__name__}()")
     boolean("progress", progress)
     boolean("trajectory", trajectory)
     boolean("check_finite", check_finite, or_none=True)
-    if check_finite:
-        _check_finite(x, "the state handed in is")
+    if check_finite and not library(x).has_numbers(x):
+        raise ValueError("check_finite is True, but x has no numbers to look at, on the meta device and while compiled")
+    if check_finite is not None and not library(x).is_finite(x):
+        raise FloatingPointError("the state x is not finite as it is handed in; check_finite=None runs it all the same")
     if checkpoint is not None:
         if trajectory:
             raise ValueError("pass checkpoint= or trajectory=, not both: a checkpoint does not hold the points passed")
         from pndm_solvers.checkpoint import resume
 
-        state, keep = resume(state, location("checkpoint", checkpoint))
+        # Wherever the working directory is by the next write.
+        state, keep = resume(state, location("checkpoint", checkpoint).absolute())
         if check_finite is not None and state.row and not _is_finite(state):
             raise FloatingPointError(
                 f"checkpoint {os.fspath(checkpoint)!r} holds numbers that are not finite, at row {state.row}; delete "
                 f"the file to begin anew, or pass check_finite=None to go on with them"
             )
-    points = [x] if trajectory else []
+    points = [state.x] if trajectory else []
     with _bar(state, progress) as bar:
         while not state.done:
-            answer = _combinable(state, model(state.x, state.t))
-            before, state = state, combine_row(state, answer)
+            before, answer = state, model(state.x, state.t)
+            if check_finite and is_array(answer):  # before it is clipped, which makes of infinity what it likes
+                _check_finite(answer, before, "what the network answered")
+            answer = _combinable(before, answer)
+            state = combine_row(before, answer)
             if check_finite:
-                at = f"row {before.row}, t = {plan.rows[before.row].t:g},"
-                _check_finite(answer, f"what the network answered at {at} is")
-                _check_finite(state.states[state.row], f"the state made in {at} is")
+                _check_finite(state.states[state.row], before, "the state made")
             if keep is not None and (check_finite is None or _is_finite(state)):
                 keep(state)
             if trajectory and not plan.rows[before.row].stage:
@@ -329,7 +341,7 @@ def run(
             bar.update()
     sample = state.x
     if check_finite is not None:
-        _check_finite(sample, "the sample is")
+        _check_finite(sample, state, "the sample")
     return points if trajectory else sample
 
 
@@ -337,11 +349,12 @@ def _is_finite(state: State) -> bool:
     return all(library(x).is_finite(x) for x in (*state.states.values(), *state.answers.values()))
 
 
-def _check_finite(x: Any, what: str) -> None:
+def _check_finite(x: Any, state: State, what: str) -> None:
     if not library(x).is_finite(x):
+        where = "" if state.done else f" at row {state.row}, t = {state.plan.rows[state.row].t:g},"
         raise FloatingPointError(
-            f"{what} not finite; with check_finite=True a run stops at the row where that begins. Mostly it is the "
-            f"network that overflows, in half precision say, or is asked at times that it was not trained for"
+            f"{what}{where} is not finite; with check_finite=True a run stops at the row where that begins. Mostly it "
+            f"is the network that overflows, in half precision say, or is asked at times that it was not trained for"
         )
 
 

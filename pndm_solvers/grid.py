@@ -120,6 +120,8 @@ def make_grid(
             )
         first = float(times[0]) if start is None else schedule.level(start, "start").t
     else:
+        if spacing != DEFAULT_SPACING:
+            raise ValueError("spacing makes times, and timesteps are times of your own; pass one of them")
         if start is not None:
             raise ValueError("start cuts a named spacing; timesteps of your own begin where their first one says")
         times = _checked("timesteps", timesteps)
@@ -237,6 +239,12 @@ def balanced(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
             low, high = (middle, high) if ratio(middle) < level.ratio else (low, middle)
         return low
 
+    highest = schedule.level(schedule.t_max)
+    if highest.alpha and highest.ratio > 1e8:
+        raise ValueError(
+            f"spacing is 'balanced', which begins at σ/α = 1e8 at most, and this schedule at {highest.ratio:g}; use a "
+            f"lower sigma_max, or timesteps of your own"
+        )
     last, first = (position(schedule.level(t)) for t in (schedule.t_min, schedule.t_max))
     inner = ratio(last + (first - last) * (1 - np.arange(1, steps) / steps))
     return np.append(schedule.t_max, schedule.time_at(-2 * np.log(inner)))

@@ -32,6 +32,8 @@ def check_writable(path: Path, animated: bool = False) -> None:
     """ValueError unless a picture can be written to `path`: an existing folder, an extension that fits."""
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} to")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; a picture is a file in it")
     if animated and path.suffix.lower() != ".gif":
         raise ValueError(f"{path.name} is to be an animation; its extension must be .gif")
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pndm_solvers import arrays
-from pndm_solvers.arguments import alike, choice, function, real
+from pndm_solvers.arguments import alike, choice, floating, function, real
 
 __all__ = ["PREDICTIONS", "Prediction", "classifier_free_guidance"]
 
@@ -82,7 +82,7 @@ class Prediction:
         return weights(self, wanted, real("alpha", alpha), real("sigma", sigma))
 
     def convert(self, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:
-        """The wanted one ("epsilon" or "sample") at the state `x`, of x's shape and dtype.
+        """The wanted one ("epsilon" or "sample") at the state `x`, of x's shape; `answer` itself where it is that.
 
         `x` and `answer` are floating `(B, …)` arrays of one library and shape; TypeError or ValueError for others.
         """
@@ -142,8 +142,11 @@ def classifier_free_guidance(
         return unconditional
 
     def guided(x: Any, t: Any) -> Any:
-        answers = [conditional(x, t), unconditional(x, t)]
-        alike("unconditional's answer", answers[1], "conditional's answer", answers[0])
-        return arrays.combine(answers, [scale, 1 - scale])
+        # Copies, since either may work in place on what it is handed, and both may answer in one buffer.
+        first = conditional(*(arrays.library(a).copy(a) if arrays.is_array(a) else a for a in (x, t)))
+        first = arrays.library(first).copy(floating("conditional's answer", first))
+        second = unconditional(x, t)
+        alike("unconditional's answer", second, "conditional's answer", first)
+        return arrays.combine([first, second], [scale, 1 - scale])
 
     return guided

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from pndm_solvers.arguments import floating, function, real
@@ -60,14 +59,15 @@ def slerp(a: Any, b: Any, weight: Any) -> Any:
 
 def _directions(x: Any, xp: Any) -> Any:
     """The rows of `x` `(B, n)` at length 1, but those of zeros, which have no direction: any angle will do."""
-    # By their sums before their lengths, since the squares of huge and tiny numbers are none.
-    for of, root in ((xp.abs, lambda size: size), (lambda x: x * x, xp.sqrt)):
-        size = root(xp.sum(of(x), axis=1, keepdims=True))
+    if 0 in x.shape:
+        return x
+    for order in (math.inf, 2):  # by the largest number first, since the squares of huge and tiny ones are none
+        size = xp.linalg.vector_norm(x, ord=order, axis=1, keepdims=True)
         x = x / xp.where(size > 0, size, xp.ones_like(size))
     return x
 
 
-def advance_together(model: Model, states: Sequence[State]) -> list[State]:
+def advance_together(model: Model, states: list[State] | tuple[State, ...]) -> list[State]:
     """Each of the runs one row further, by one call of the model for all of them.
 
     The runs may be of any plans, stand at any rows, and be of any batch sizes; the model sees one batch with a time
@@ -118,7 +118,7 @@ def advance_together(model: Model, states: Sequence[State]) -> list[State]:
         if not state.done:
             begin, end = end, end + state.states[state.row].shape[0]
             # A copy, so that a run that is kept does not keep the answers to all the others.
-            state = state.plan.advance(state, ours.copy(answer[begin:end]))
+            state = state.plan.advance(state, ours.copy(answer[begin:end, ...]))
         advanced.append(state)
     return advanced
 

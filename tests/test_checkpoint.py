@@ -569,6 +569,12 @@ def test_numbers_that_are_not_finite_are_written_only_where_nobody_looks(check_f
     assert np.isnan(PLMS.run(interrupted_after(0), NOISE, checkpoint=path, check_finite=None)).all()
 
 
+def test_an_x_that_is_not_finite_makes_no_file(path):
+    with pytest.raises(FloatingPointError, match="x is not finite as it is handed in"):
+        PLMS.run(interrupted_after(0), NOISE * np.nan, checkpoint=path)
+    assert not path.exists()
+
+
 def test_gradients_are_not_cut_in_silence(path):
     """By x_T, or by the network's weights: what a file cannot hold it is not handed."""
     x, layer = torch.from_numpy(NOISE), torch.nn.Linear(2, 2, dtype=torch.float64)
@@ -585,8 +591,46 @@ def test_gradients_are_not_cut_in_silence(path):
     state = PLMS.start(x)
     with pytest.raises(ValueError, match="torch records"):
         PLMS.advance(state, network(state.x, state.t)).save(path)
+    with pytest.raises(Interrupted):
+        PLMS.run(interrupted_after(3), x, checkpoint=path)
+    for made in (3, 6):  # from a file, too, whatever is in it
+        assert State.load(path).row == made
+        with pytest.raises(ValueError, match="torch records"):
+            PLMS.run(model, x.clone().requires_grad_(), checkpoint=path)
+        PLMS.run(model, x, checkpoint=path)
+    path.unlink()
     with torch.no_grad():
         assert same(PLMS.run(network, x, checkpoint=path), PLMS.run(network, x))
+
+
+def test_a_default_device_of_torch_is_no_fault_of_the_file(path):
+    x = torch.from_numpy(NOISE)
+    PLMS.run(model, x, checkpoint=path)
+    torch.set_default_device("meta")
+    try:
+        assert same(State.load(path, device="cpu").x, PLMS.run(model, x))
+        assert same(PLMS.run(interrupted_after(0), x, checkpoint=path), PLMS.run(model, x))
+    finally:
+        torch.set_default_device(None)
+
+
+SPREAD = """
+import sys, numpy, jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from pndm_solvers import NoiseSchedule, PLMSSolver
+mesh = Mesh(numpy.array(jax.devices()), ("batch",))
+x = jax.device_put(numpy.ones((4, 2), numpy.float32), NamedSharding(mesh, PartitionSpec("batch", None)))
+plan = PLMSSolver(NoiseSchedule.linear()).plan(5)
+once = plan.run(lambda x, t: 0.5 * x, x, checkpoint=sys.argv[1])
+again = plan.run(lambda x, t: 1 / 0, x, checkpoint=sys.argv[1])
+assert len(again.devices()) == 2 and (once == again).all()
+"""
+
+
+def test_a_batch_that_is_spread_over_devices(path):
+    """By JAX, over two that it makes of the processor."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", SPREAD, path], env=environment, check=True)
 
 
 @pytest.mark.parametrize("transform", [jax.jit, lambda f: jax.grad(lambda x: f(x).sum())])
@@ -677,6 +721,30 @@ def test_an_interruption_of_a_write_leaves_what_was_there_and_no_litter(path, mo
                 second.save(path)
         assert same_state(State.load(path), first)
         assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path):
+    PLMS.start(NOISE).save(tmp_path / ("x" * 255))
+    assert os.listdir(tmp_path) == ["x" * 255]
+
+
+def test_a_run_that_changes_its_folder_keeps_its_file(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def wandering(x, t):
+        os.chdir(tmp_path / "elsewhere")
+        return model(x, t)
+
+    PLMS.run(wandering, NOISE, checkpoint="run")
+    assert State.load(tmp_path / "run").done
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_a_pipe_is_not_waited_for(path):
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="a state is one file"):
+        PLMS.run(interrupted_after(0), NOISE, checkpoint=path)
 
 
 def test_a_link_stays_a_link(tmp_path):

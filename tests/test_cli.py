@@ -335,6 +335,8 @@ def test_an_interrupted_measurement_gives_what_is_finished(run, tmp_path, monkey
         (("sample", "--network", "digits", "--guidance", "3"), "no classes"),
         (("sample", "--out", "/nowhere/x.png"), "no folder"),
         (("sample", "--out", "x.pnq"), "extension"),
+        (("sample", "--out", "/"), "is a folder"),
+        (("sample", "--calls", 4, "--count", 2, "--guidance", "1e30"), "not finite"),
         (("sample", "--gif", "x.png"), "must be .gif"),
         (("sample", "--out", "x.gif", "--gif", "x.gif"), "overwrite"),
         (("sample", "--guidance", "nan"), "finite"),

@@ -160,7 +160,7 @@ SECTIONS: dict[str, list[Case]] = {
         Case("State.load('')", ValueError, "path is empty", "a file's name"),
         Case("State.load('~nobody-here/run')", ValueError, "no home is known", "the whole path"),
         Case("State.load('no.safetensors')", FileNotFoundError, "No such file", "look at the path"),
-        Case("plan.run(model, x, callback=ErrorEstimate)", TypeError, "1 positional argument", "`ErrorEstimate()`"),
+        Case("plan.run(model, x, callback=ErrorEstimate)", TypeError, "callback is the class", "`ErrorEstimate()`"),
         Case("advance_together(model, plan.start(x))", TypeError, "states is a State", "`[plan.start(x)]`"),
         Case("plan.advance(noisy.start(x), x)", ValueError, "the state is of", "its own plan"),
         Case("plan.advance(plan.start(x), x[:1])", ValueError, r"answered shape \(1, 3\)", "the whole batch"),

@@ -1,5 +1,7 @@
 """What a run tells of its own error, against the exact flow."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -182,6 +184,17 @@ def test_a_tolerance_is_met_within_a_factor_of_three(problem, name, tolerance):
     assert "error about" in plan.name
 
 
+def test_pilots_are_not_warned_of_one_by_one():
+    """What is wrong with the grid of a pilot of few calls need not be with that of the plan that is found."""
+    schedule = SCHEDULES["ve"]
+    problem = exact_problem("gaussian", schedule, 8)
+    for spacing, told in (("quadratic", False), ("trailing", True)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            plan = PLMSSolver(schedule).plan_within(0.05, problem.model, problem.x, spacing=spacing)
+        assert [warning.filename for warning in caught] == [__file__] * told, plan
+
+
 def test_a_tolerance_in_the_place_of_a_length():
     solver = DDIMSolver(LINEAR)
     plan = solver.plan_within(0.02, RING.model, RING.x[:8])
@@ -198,6 +211,10 @@ def test_a_tolerance_in_the_place_of_a_length():
         solver.plan_within(0.1, RING.model, RING.x, max_model_calls=7)
     with pytest.raises(ValueError, match="not finite"):
         solver.plan_within(0.1, lambda x, t: x * np.nan, RING.x)
+    with pytest.raises(ValueError, match="x is empty"):
+        solver.plan_within(0.1, RING.model, RING.x[:0])
+    with pytest.raises(ValueError, match="x, which has no numbers"):
+        solver.plan_within(0.1, RING.model, torch.empty(2, 2, device="meta"))
     with pytest.raises(ValueError, match="no more than 3 model calls"):
         solver.plan_within(1e-9, RING.model, RING.x, spacing=lambda *_: [999, 500, 100])
     assert solver.plan_within(0.1, lambda x, t: np.ones_like(x), RING.x).model_calls == 4

@@ -9,7 +9,16 @@ import pytest
 import torch
 from conftest import SCHEDULES, all_solvers, deterministic_solvers, named
 
-from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver, Prediction, execute, initial_noise
+from pndm_solvers import (
+    DDIMSolver,
+    DDPMSolver,
+    ErrorEstimate,
+    PLMSSolver,
+    PNDMSolver,
+    Prediction,
+    execute,
+    initial_noise,
+)
 from pndm_solvers.analysis import random_mixture
 from pndm_solvers.noise import NoiseSource
 
@@ -182,9 +191,16 @@ def test_numpy_keeps_dtype(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_eight_bits_are_enough_for_what_the_network_sees(dtype):
-    x = torch.from_numpy(START).to(dtype)
+    x, rounding = torch.from_numpy(START).to(dtype), torch.finfo(dtype).eps
+
+    def model(x, t):
+        return (x.float() / 2).to(dtype)
+
     for options in ({}, {"check_finite": True}, {"prediction": Prediction("sample", clip=1.0)}):
-        assert PLMSSolver(LINEAR).sample(lambda x, t: (x.float() / 2).to(dtype), x, 5, **options).dtype == dtype
+        result = PLMSSolver(LINEAR).sample(model, x, 5, **options)
+        exact = PLMSSolver(LINEAR).sample(lambda x, t: model(x.to(dtype), t).double(), x.double(), 5, **options)
+        assert result.dtype == dtype
+        torch.testing.assert_close(result.double(), exact, rtol=rounding, atol=rounding / 8)
 
 
 def test_half_precision_is_summed_in_float32():
@@ -325,7 +341,8 @@ def test_trajectory_holds_the_points_of_the_solution():
     plan = PNDMSolver(LINEAR).plan(6)
     points = plan.run(smooth, START, trajectory=True)
     assert len(points) == 7  # x_T, then one a step, however many stages it took
-    assert points[0] is START
+    assert np.array_equal(points[0], START)
+    assert not any(np.shares_memory(point, START) for point in points)
     assert np.array_equal(points[-1], plan.run(smooth, START))
 
 
@@ -355,6 +372,7 @@ def test_progress_bar(capsys):
         (START, smooth, {"generator": "abcd"}, TypeError, "generator is a str"),
         (START, smooth, {"generator": [*map(np.random.default_rng, range(3)), None]}, TypeError, "is a NoneType"),
         (torch.tensor(START), smooth, {"generator": [torch.Generator()] * 3 + [None]}, TypeError, "is a NoneType"),
+        (START, smooth, {"callback": ErrorEstimate}, TypeError, r"callback is the class .*, as ErrorEstimate\(\)"),
         (START, smooth, {"seed": 1, "check_finite": 1}, TypeError, "check_finite is 1; it must be True, False or None"),
     ],
 )
@@ -378,6 +396,43 @@ def test_a_run_that_is_done_cannot_go_on():
     for further in (lambda: done.t, lambda: plan.advance(done, START)):
         with pytest.raises(ValueError, match="is done"):
             further()
+
+
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "v_prediction"])
+def test_an_infinity_is_seen_before_it_is_clipped(prediction):
+    plan = PLMSSolver(LINEAR).plan(4)
+
+    def overflowing(x, t):
+        return x + np.where(t[:, None] == plan.times[2], np.inf, 0)
+
+    clipped = Prediction(prediction, clip=1.0)
+    with pytest.raises(FloatingPointError, match="what the network answered at row 2"):
+        plan.run(overflowing, START, prediction=clipped, check_finite=True)
+
+
+def test_an_x_that_is_not_finite_is_refused_before_the_first_call():
+    with pytest.raises(FloatingPointError, match="x is not finite as it is handed in"):
+        PLMSSolver(LINEAR).sample(lambda x, t: pytest.fail("was asked"), START * np.nan, 4)
+    assert np.isnan(PLMSSolver(LINEAR).sample(smooth, START * np.nan, 4, check_finite=None)).all()
+
+
+def test_what_a_compiled_function_cannot_do_is_refused():
+    """Noise that would be the same at each call though no seed says so, and looks at numbers that are none as yet."""
+    x, noisy = np.zeros((2, 2), np.float32), DDPMSolver(LINEAR).plan(4)
+    for options in ({}, {"generator": np.random.default_rng(0)}):
+        with pytest.raises(ValueError, match=r"drawn while jax\.jit traces .* pass seed="):
+            jax.jit(lambda x, options=options: noisy.run(smooth, x, **options))(x)
+    seeded = jax.jit(lambda x: noisy.run(smooth, x, seed=1))(x)
+    np.testing.assert_allclose(seeded, noisy.run(smooth, jax.numpy.asarray(x), seed=1), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="check_finite is True, but x has no numbers"):
+        jax.jit(lambda x: noisy.run(smooth, x, seed=1, check_finite=True))(x)
+
+
+def test_arrays_of_two_libraries_are_told_apart():
+    with pytest.raises(ValueError, match="the model answered a ndarray at"):
+        PLMSSolver(LINEAR).sample(lambda x, t: np.asarray(x), jax.numpy.ones((2, 2)), 3)
+    with pytest.raises(TypeError, match=r"seed is .*Array"):
+        initial_noise((2, 3), jax.random.key(0))
 
 
 def test_noise_that_was_not_scaled_is_warned_of():

@@ -127,7 +127,7 @@ def test_slerp_keeps_dtype_and_length(dtype):
     torch.testing.assert_close(middle.double(), exact, rtol=eps, atol=eps / 8)
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15, 1e30])
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15, 1e37])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_arc_does_not_depend_on_how_long_its_ends_are(dtype, size):
     """Whose squares may be no numbers any more."""
@@ -136,6 +136,9 @@ def test_the_arc_does_not_depend_on_how_long_its_ends_are(dtype, size):
     torch.testing.assert_close(slerp(size * a, size * b, 0.3) / size, expected)
     ends = slerp(size * a, 0 * b, 0.3), slerp(size * a, b, 0.3)
     torch.testing.assert_close(ends[0] / size, slerp(a, 0 * b, 0.3))
+    alike, partly = torch.full((1, 4096), size, dtype=dtype), torch.ones(1, 4096, dtype=dtype)
+    partly[:, :1024] = -1
+    torch.testing.assert_close(slerp(alike, size * partly, 0.5)[0, -1] / size, torch.tensor(2 / 3**0.5, dtype=dtype))
     exact = slerp(size * a.double(), b.double(), 0.3)
     torch.testing.assert_close(ends[1].double() / exact.abs().max(), exact / exact.abs().max(), rtol=1e-5, atol=1e-6)
 
@@ -185,6 +188,15 @@ def test_shared_calls_give_what_runs_alone_give(convert):
     calls = len(batches)
     assert advance_together(model, states) == states
     assert len(batches) == calls  # nobody to ask for
+
+
+def test_shared_calls_of_any_library_of_the_standard():
+    plan = PLMSSolver(LINEAR).plan(4)
+    states = [plan.start(array_api_strict.asarray(START[n : n + 2])) for n in (0, 2)]
+    while not states[0].done:
+        states = advance_together(lambda x, t: x / (1 + x * x), states)
+    expected = plan.run(lambda x, t: x / (1 + x * x), START)
+    np.testing.assert_allclose(np.concatenate([np.asarray(state.x) for state in states]), expected, rtol=1e-12)
 
 
 def test_shared_answers_are_not_kept_by_each_run():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import SCHEDULES, all_solvers, deterministic_solvers, named
+from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, Prediction, initial_noise, slerp
+from pndm_solvers import DDIMSolver, DDPMSolver, ErrorEstimate, PLMSSolver, Prediction, initial_noise, slerp
 
 LINEAR = SCHEDULES["linear"]
 STOCHASTIC = [DDPMSolver(LINEAR, "fixed_large"), DDIMSolver(LINEAR, eta=0.5)]
@@ -42,6 +43,30 @@ def test_gradients_of_a_sample(solver):
     scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     run = lambda x, scale: plan.run(lambda x, t: scale * smooth(x, t), x, seed=3)  # noqa: E731
     assert torch.autograd.gradcheck(run, (x, scale))
+
+
+@pytest.mark.filterwarnings("error:::test_gradients")
+@pytest.mark.parametrize("name", ["linear", "ve"])
+def test_every_transformation_goes_through_a_run(name):
+    """On a variance-exploding schedule, too, where x is looked at; of as many numbers as are worth looking at."""
+    schedule, x = SCHEDULES[name], initial_noise((4, 16), seed=0)
+    plan = PLMSSolver(schedule).plan(6)
+    x = max(1.0, plan.rows[0].sigma) * x
+    unseen = lambda x: plan.run(smooth, x, check_finite=None)  # noqa: E731
+    expected = plan.run(smooth, x)
+    for func, y in ((torch.func, torch.from_numpy(x)), (jax, jnp.asarray(x))):
+        by_hand = func.vjp(unseen, y)[1](y * 0 + 1)[0]
+        gradient = func.grad(lambda x: plan.run(smooth, x).sum())(y)
+        np.testing.assert_allclose(gradient, by_hand, rtol=1e-5)
+        for run in (unseen, lambda x: plan.run(smooth, x)):
+            np.testing.assert_allclose(func.vmap(run)(y[None])[0], expected, rtol=1e-4, atol=1e-3)
+        along = func.jvp(unseen, (y,), (y * 0 + 1,))[1]
+        np.testing.assert_allclose(along.sum(), gradient.sum(), rtol=1e-4)
+    with FakeTensorMode():
+        assert unseen(torch.empty(4, 16)).shape == (4, 16)
+    scaled = torch.from_numpy(x).requires_grad_()
+    plan.run(smooth, scaled, callback=(estimate := ErrorEstimate()))
+    assert np.isfinite(estimate.total).all()
 
 
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction", "score", "flow", Prediction("epsilon", clip=50.0)])

@@ -205,6 +205,30 @@ def test_a_grid_that_begins_near_the_data_is_warned_of():
         assert [warning.filename for warning in told] == [__file__]
 
 
+def test_fractions_of_one_are_no_times_of_a_table():
+    for options in ({"timesteps": [0.9, 0.5, 0.1]}, {"num_inference_steps": 10, "start": 0.6}):
+        with pytest.warns(UserWarning, match="between the two lowest levels of a table; times of a table are 0 to 999"):
+            DDIMSolver(LINEAR).plan(**options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DDIMSolver(LINEAR).plan(timesteps=[1, 0])
+        DDIMSolver(LINEAR).plan(5, start=0, stop=999)
+        DDIMSolver(SCHEDULES["rectified_flow"]).plan(timesteps=[0.9, 0.5, 0.1])
+
+
+def test_times_and_a_spacing_are_two_grids():
+    with pytest.raises(ValueError, match="spacing makes times, and timesteps are times of your own; pass one"):
+        DDIMSolver(LINEAR).plan(timesteps=[900, 500], spacing="trailing")
+
+
+def test_noise_beyond_what_the_default_grid_reaches():
+    loud = NoiseSchedule.ve(0.002, 1e100)
+    with pytest.raises(ValueError, match="spacing is 'balanced', which begins at σ/α = 1e8 at most"):
+        DDIMSolver(loud).plan(5)
+    assert DDIMSolver(loud).plan(timesteps=[1e100, 1e50, 1.0]).model_calls == 3
+    assert DDIMSolver(NoiseSchedule.ve(0.002, 1e8)).plan(5).model_calls == 5
+
+
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("solver", [PLMSSolver, PNDMSolver])
 def test_a_grid_that_leaps_over_the_levels_that_decide_is_warned_of(solver, spacing):

@@ -11,6 +11,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pndm_solvers import (
     ADAMS_BASHFORTH,
@@ -255,6 +256,27 @@ def test_the_host_never_waits(make):
     x = torch.empty(2, 3, 4, 4, device="meta")
     noised = scheduler.add_noise(x, x, torch.empty(2, dtype=torch.int64, device="meta"))
     assert loop(scheduler, noised, lambda x, t: torch.sin(x) * t).shape == x.shape
+
+
+class NoLooking(TorchDispatchMode):
+    """Any look at a number of a tensor is an error, as it would make the host wait for an accelerator."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return function(*args, **kwargs or {})
+
+
+@every
+def test_the_host_never_waits_for_numbers_either(make):
+    """Where there are some; a solver's own run looks at its sample alone, and not at that with check_finite=None."""
+    scheduler = make()
+    scheduler.set_timesteps(12)
+    with NoLooking():
+        loop(scheduler, noise(), curved)
+        for solver in (PLMSSolver(LINEAR), PNDMSolver(LINEAR)):
+            solver.plan(5).run(curved_batch, noise(), check_finite=None)
+        with pytest.raises(AssertionError):
+            PLMSSolver(LINEAR).plan(5).run(curved_batch, noise())
 
 
 @pytest.mark.parametrize("make", [PLMSSolver, DDIMSolver, PNDMSolver])

@@ -104,6 +104,24 @@ def test_guidance_mixes_two_models():
     assert classifier_free_guidance(up, down, 0) is down
 
 
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_guidance_by_models_that_write_into_what_they_share(convert):
+    """In place on x and t, and into one buffer for both answers."""
+    x, t, buffer = (convert(np.full(shape, 4.0)) for shape in ((2, 3), 2, (2, 3)))
+
+    def model(factor):
+        def careless(x, t):
+            x *= factor
+            t /= 2
+            buffer[:] = x + t[:, None]
+            return buffer
+
+        return careless
+
+    mixed = classifier_free_guidance(model(2.0), model(1.0), 3.0)(x, t)
+    assert (mixed == 3 * (8 + 2) - 2 * (4 + 2)).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -394,9 +394,9 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             # A picture that was clipped is what the network is taken to have predicted.
             prediction, output = (Prediction("sample"), x0) if clips else (prediction, output)
             answer = convert(prediction, plan.rows[row].wanted, sample, output, here.alpha, here.sigma)
-            # Copies of what later rows need: whose memory these are may write into it.
+            # Copies of what later rows need and others may write into.
             dead_states, dead_answers = plan.last_uses[row]
-            answer = answer if row in dead_answers else answer.clone()
+            answer = answer.clone() if answer is model_output and row not in dead_answers else answer
             mine = sample if row in dead_states else sample.clone()
             after = combine_row(
                 State(plan, row, {**states, row: mine}, answers, prediction, noise, sample.dtype), answer
