@@ -240,9 +240,9 @@ def balanced(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
         return low
 
     highest = schedule.level(schedule.t_max)
-    if highest.alpha and highest.ratio > 1e8:
+    if highest.alpha and highest.ratio > 1e40:  # where 1 − s would be lost beside 1
         raise ValueError(
-            f"spacing is 'balanced', which begins at σ/α = 1e8 at most, and this schedule at {highest.ratio:g}; use a "
+            f"spacing is 'balanced', which begins at σ/α = 1e40 at most, and this schedule at {highest.ratio:g}; use a "
             f"lower sigma_max, or timesteps of your own"
         )
     last, first = (position(schedule.level(t)) for t in (schedule.t_min, schedule.t_max))
