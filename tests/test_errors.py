@@ -209,7 +209,9 @@ names the argument, what came, what is allowed, and what to do. The wrong kind o
 of the right kind a `ValueError`, a sample that is not finite a `FloatingPointError`, an optional dependency that is
 not installed an `ImportError` with the command that installs it, a file that is not there an `OSError`. What a model
 or another function of the caller's raises comes through as it is. A single step of arithmetic (`advance`, `add_noise`,
-`transfer`) hands on a NaN that it is handed; a whole run (`run`, `sample`) refuses to return one.
+`transfer`) hands on a NaN that it is handed; a whole run (`run`, `sample`) refuses to return one. What is only likely
+to be wrong is a warning: a plan that begins near the data or leaps over the levels that decide, times that look like
+fractions of 1 on a table, and on a variance-exploding schedule a state far smaller than its noise.
 
 Here `schedule` is `NoiseSchedule.linear()`, `flow` is `NoiseSchedule.rectified_flow()`, `plan` a plan of `PLMSSolver`,
 `noisy` one of `DDPMSolver`, `zero_snr` one for zero terminal SNR, and `x` is `np.zeros((2, 3))`. This page is made by
