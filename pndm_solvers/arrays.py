@@ -38,15 +38,10 @@ class ArrayLibrary:
     def is_finite(self, x: Any) -> bool:
         """Whether every number of `x` is finite, as far as they are known."""
         xp = self.namespace(x)
-        try:
-            return not self.has_numbers(x) or bool(xp.all(xp.isfinite(self.wide(x))))
-        except RuntimeError as error:
-            if "vmap" in str(error):  # torch.func.vmap's, for a look at one of many
-                return True
-            raise
+        return not self.has_numbers(x) or bool(xp.all(xp.isfinite(self.wide(x))))
 
     def has_numbers(self, x: Any) -> bool:
-        """Whether x's numbers are known by now; within jax.jit they are not, until the compiled function runs."""
+        """Whether x's numbers can be looked at by now; while a function is compiled or mapped they cannot."""
         xp = self.namespace(x)
         none = xp.reshape(x, (-1,))[:0]
         try:
@@ -95,7 +90,9 @@ class ArrayLibrary:
         xp = self.namespace(x)
         integers = xp.__array_namespace_info__().default_dtypes()["integral"]
         dtype = integers if integer else xp.float64 if dtype == xp.float64 else xp.float32
-        return xp.full(x.shape[:1], t, dtype=dtype, device=self.device(x))
+        place = self.device(x)
+        spread = len(getattr(place, "device_set", ())) > 1  # how x lies on several devices is no place for the times
+        return xp.full(x.shape[:1], t, dtype=dtype, device=None if spread else place)
 
     def from_numpy(self, values: np.ndarray, like: Any) -> Any:
         """float64 `values` as an array of `like`'s library, dtype and device."""
@@ -105,8 +102,8 @@ class ArrayLibrary:
         """N(0, I) of `like`'s shape, dtype and device; None draws from fresh entropy."""
         if not self.has_numbers(like):
             raise ValueError(
-                "noise that is drawn while jax.jit traces would be the same at each call, though no seed says so; pass "
-                "seed= for that, or draw it outside"
+                "noise that is drawn while JAX transforms a function (jit, vmap) would be the same at each call, with "
+                "no seed to say so; pass seed= for that, or draw it outside"
             )
         generator = np.random.default_rng() if generator is None else generator
         return self.from_numpy(generator.standard_normal(like.shape), like)
@@ -195,7 +192,12 @@ class TorchLibrary(ArrayLibrary):
     def has_numbers(self, x: Any) -> bool:
         import torch
 
-        return not (torch.compiler.is_compiling() or x.is_meta)
+        if torch.compiler.is_compiling() or x.is_meta:
+            return False
+        try:
+            return bool((x.reshape(-1)[:0] == 0).all())
+        except Exception:  # torch.func.vmap's, and those of fake tensors
+            return False
 
     def check_generator(self, generator: Any) -> None:
         import torch
@@ -293,17 +295,7 @@ LIBRARIES: dict[str, ArrayLibrary] = {"torch": TorchLibrary()}
 _STANDARD = ArrayLibrary()
 
 
-# What was found of each kind; a dict, since torch.compile warns of functools' caches.
-_FOUND: dict[type, ArrayLibrary | None] = {}
-
-
 def _library_of(kind: type) -> ArrayLibrary | None:
-    if kind not in _FOUND:
-        _FOUND[kind] = _search(kind)
-    return _FOUND[kind]
-
-
-def _search(kind: type) -> ArrayLibrary | None:
     for base in kind.__mro__:
         found = LIBRARIES.get(base.__module__.partition(".")[0])
         if found is not None and hasattr(kind, "ndim"):  # a torch.Generator, say, is no array

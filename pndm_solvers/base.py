@@ -162,18 +162,19 @@ class Solver(ABC):
         first, ratios = plan.levels[0], [level.ratio for level in plan.levels[:-1]]
         steps, (low, high) = sum(not row.stage for row in plan.rows), DECISIVE
         leaps = ratios[:1] > [high] and plan.end.ratio < low and not any(low <= ratio <= high for ratio in ratios)
-        if options.get("timesteps") is not None or options.get("start") is not None:
-            if self.schedule.num_train_timesteps and plan.end.t < first.t and 0 < first.t < 1:
-                warn(
-                    f"this plan begins at t = {first.t:g}, between the two lowest levels of a table; times of a table "
-                    f"are 0 to {self.schedule.t_max:g}, not fractions of 1"
-                )
-        elif first.alpha > first.sigma:
+        start, timesteps = options.get("start"), options.get("timesteps")
+        fractions = start is not None or (timesteps is not None and len(timesteps) > 2)  # the last few of a run may be
+        if fractions and options.get("stop") is None and self.schedule.num_train_timesteps and 0 < first.t < 1:
+            warn(
+                f"this plan begins at t = {first.t:g}, between the two lowest levels of a table; times of a table "
+                f"are 0 to {self.schedule.t_max:g}, not fractions of 1"
+            )
+        if timesteps is None and start is None and first.alpha > first.sigma:
             warn(
                 f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
                 f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'"
             )
-        elif leaps and steps >= fewest:
+        if timesteps is None and leaps and steps >= fewest:
             warn(
                 f"none of this plan's {len(ratios)} model calls is at a level between σ/α = {high:g} and {low:g}, "
                 f"where noise becomes a picture; use spacing='balanced', or more steps"
@@ -221,6 +222,11 @@ class Solver(ABC):
         allowed = "a root-mean-square error above 0, of at least 1e-15, float64's own"
         if (tolerance := real("tolerance", tolerance, allowed)) < 1e-15:
             raise ValueError(f"tolerance is {tolerance:g}; it must be {allowed}")
+        if strange := options.keys() - GridOptions.__annotations__.keys():
+            raise TypeError(
+                f"{', '.join(sorted(strange))} is no option here, where the tolerance chooses the length; options are "
+                f"{', '.join(GridOptions.__annotations__)}"
+            )
         if options.get("timesteps") is not None:
             raise ValueError(
                 "timesteps fix the length of a run, which the tolerance is to choose; pass spacing= instead"
@@ -317,7 +323,7 @@ class Solver(ABC):
             if lengths:
                 raise ValueError(f"pass exactly one of tolerance and {lengths[0]}; the tolerance chooses the length")
             check_state(x_T)
-            # The options hold no max_model_calls but None, which a type checker cannot know.
+            options.pop("max_model_calls", None)  # which a type checker cannot know of
             plan = self.plan_within(tolerance, model, x_T[:8], prediction=prediction, **options)  # type: ignore[arg-type]
         return plan.run(
             model,

@@ -167,14 +167,14 @@ def _warn_of_size(x: Any, here: Row | Level) -> None:
     ours = library(x)
     if here.sigma <= LOUD or math.prod(x.shape) < 32 or not ours.has_numbers(x):
         return
-    mean_square = ours.namespace(x).mean(ours.wide(x) ** 2)
+    size = ours.namespace(x).mean(ours.wide(x) ** 2) ** 0.5
     try:
-        small = bool((mean_square > 0) & (mean_square < (here.sigma / LOUD) ** 2))
-    except Exception:  # each library's own, for numbers that are not known as yet, as within jax.vmap
+        small = bool((size > 0) & (size < min(here.sigma / LOUD, 1e38)))  # which float32 holds
+    except Exception:  # each library's own, for numbers that cannot be looked at, as within jax.grad's backward pass
         return
     if small:
         warn(
-            f"the state x has a root mean square of {float(mean_square) ** 0.5:.2g}, but begins at t = {here.t:g}, "
+            f"the state x has a root mean square of {float(size):.2g}, but begins at t = {here.t:g}, "
             f"where its noise alone has σ = {here.sigma:g}; multiply noise by σ there, and pass a picture through "
             f"schedule.add_noise"
         )
@@ -304,7 +304,7 @@ def run(
     boolean("trajectory", trajectory)
     boolean("check_finite", check_finite, or_none=True)
     if check_finite and not library(x).has_numbers(x):
-        raise ValueError("check_finite is True, but x has no numbers to look at, on the meta device and while compiled")
+        raise ValueError("check_finite is True, but x has no numbers that can be looked at: compiled, mapped or meta")
     if check_finite is not None and not library(x).is_finite(x):
         raise FloatingPointError("the state x is not finite as it is handed in; check_finite=None runs it all the same")
     if checkpoint is not None:
@@ -323,7 +323,8 @@ def run(
     with _bar(state, progress) as bar:
         while not state.done:
             before, answer = state, model(state.x, state.t)
-            if check_finite and is_array(answer):  # before it is clipped, which makes of infinity what it likes
+            if check_finite:  # before it is clipped, which makes of infinity what it likes
+                check_answer(before.states[before.row], plan.rows[before.row].t, answer)
                 _check_finite(answer, before, "what the network answered")
             answer = _combinable(before, answer)
             state = combine_row(before, answer)

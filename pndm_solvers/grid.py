@@ -120,7 +120,7 @@ def make_grid(
             )
         first = float(times[0]) if start is None else schedule.level(start, "start").t
     else:
-        if spacing != DEFAULT_SPACING:
+        if not isinstance(spacing, str) or spacing != DEFAULT_SPACING:
             raise ValueError("spacing makes times, and timesteps are times of your own; pass one of them")
         if start is not None:
             raise ValueError("start cuts a named spacing; timesteps of your own begin where their first one says")

@@ -230,8 +230,8 @@ class Plan:
             Return the list of all points of the solution, from `x` to the sample, instead.
         check_finite:
             True looks at each answer and state, and waits for the device each time; False looks at x and the sample
-            alone, and None at nothing. While jax.jit or torch.compile trace there is nothing to look at: False is
-            None there, and True an error.
+            alone, and None at nothing. While a function is compiled or mapped (jax.jit, torch.compile, vmap) there
+            is nothing to look at: False is None there, and True an error.
         state_dtype:
             What states are kept in between rows: a dtype of x's library. By default x's own, but float32 where that
             has fewer bits, so that only x and the answers are rounded; x's own halves the memory.

@@ -144,7 +144,7 @@ def classifier_free_guidance(
     def guided(x: Any, t: Any) -> Any:
         # Copies, since either may work in place on what it is handed, and both may answer in one buffer.
         first = conditional(*(arrays.library(a).copy(a) if arrays.is_array(a) else a for a in (x, t)))
-        first = arrays.library(first).copy(floating("conditional's answer", first))
+        first = arrays.library(floating("conditional's answer", first)).copy(first)
         second = unconditional(x, t)
         alike("unconditional's answer", second, "conditional's answer", first)
         return arrays.combine([first, second], [scale, 1 - scale])

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from pndm_solvers.arguments import floating, function, real
-from pndm_solvers.arrays import is_array, library
+from pndm_solvers.arrays import elsewhere, is_array, library
 from pndm_solvers.execute import Model, State, check_answer, check_state
 
 __all__ = ["advance_together", "slerp"]
@@ -134,7 +134,7 @@ def _check_alike(name: str, x: Any, other: str, y: Any, shape: tuple[int, ...]) 
         ("of dtype", x.dtype, y.dtype),
         ("on the device", ours.device(x), ours.device(y)),
     ):
-        if mine != its:
+        if mine != its and (what != "on the device" or elsewhere(x, y)):
             raise ValueError(
                 f"{other} is {what} {its}, and beside {name} it must be {what} {mine}; convert one of them"
             )

@@ -59,20 +59,23 @@ def test_a_copy_of_an_earlier_sample_is_not_taken_for_a_new_run():
 
 
 @every
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_what_a_step_was_handed_may_be_written_over(kind, prediction):
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("clips", [False, True])
+def test_what_a_step_was_handed_may_be_written_over(kind, prediction, clips):
     """As a network does that answers into one buffer again and again, and a loop that draws on its old samples."""
-    scheduler = ready(kind, prediction_type=prediction, clip_sample=False)
+    options = {"prediction_type": prediction, "clip_sample": clips, "rescale_betas_zero_snr": prediction != "epsilon"}
+    scheduler = ready(kind, timestep_spacing="trailing", **options)
     buffer, results = noise(), []
     for written in (False, True):
         random = {"generator": torch.Generator().manual_seed(0)} if kind is ours.DDPMScheduler else {}
         x = noise()
         for t in scheduler.timesteps:
             answer = buffer.copy_(curved(x, t)) if written else curved(x, t)
-            following = scheduler.step(answer, t, x, **random).prev_sample
+            step = scheduler.step(answer, t, x, **random)
             if written:
                 x.zero_()
-            x = following
+                step.pred_original_sample.zero_()
+            x = step.prev_sample
         results.append(x)
     assert torch.equal(*results)
 

@@ -211,6 +211,9 @@ def test_a_tolerance_in_the_place_of_a_length():
         solver.plan_within(0.1, RING.model, RING.x, max_model_calls=7)
     with pytest.raises(ValueError, match="not finite"):
         solver.plan_within(0.1, lambda x, t: x * np.nan, RING.x)
+    with pytest.raises(TypeError, match=r"num_inference_steps, spcing is no option here.* spacing, start, stop"):
+        solver.plan_within(0.1, RING.model, RING.x, num_inference_steps=5, spcing="trailing")
+    assert solver.sample(RING.model, RING.x, tolerance=1.0, max_model_calls=None).shape == RING.x.shape
     with pytest.raises(ValueError, match="x is empty"):
         solver.plan_within(0.1, RING.model, RING.x[:0])
     with pytest.raises(ValueError, match="x, which has no numbers"):

@@ -410,6 +410,12 @@ def test_an_infinity_is_seen_before_it_is_clipped(prediction):
         plan.run(overflowing, START, prediction=clipped, check_finite=True)
 
 
+@pytest.mark.parametrize("answer", [np.ones((4, 3), int), np.ones((4, 3), bool), None, (START,), START[:1]])
+def test_what_is_no_answer_is_not_looked_at(answer):
+    with pytest.raises(ValueError, match=r"the model answered .* at t = 999"):
+        PLMSSolver(LINEAR).sample(lambda x, t: answer, START, 4, check_finite=True)
+
+
 def test_an_x_that_is_not_finite_is_refused_before_the_first_call():
     with pytest.raises(FloatingPointError, match="x is not finite as it is handed in"):
         PLMSSolver(LINEAR).sample(lambda x, t: pytest.fail("was asked"), START * np.nan, 4)
@@ -420,12 +426,14 @@ def test_what_a_compiled_function_cannot_do_is_refused():
     """Noise that would be the same at each call though no seed says so, and looks at numbers that are none as yet."""
     x, noisy = np.zeros((2, 2), np.float32), DDPMSolver(LINEAR).plan(4)
     for options in ({}, {"generator": np.random.default_rng(0)}):
-        with pytest.raises(ValueError, match=r"drawn while jax\.jit traces .* pass seed="):
+        with pytest.raises(ValueError, match=r"drawn while JAX transforms .* pass seed="):
             jax.jit(lambda x, options=options: noisy.run(smooth, x, **options))(x)
     seeded = jax.jit(lambda x: noisy.run(smooth, x, seed=1))(x)
     np.testing.assert_allclose(seeded, noisy.run(smooth, jax.numpy.asarray(x), seed=1), rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="check_finite is True, but x has no numbers"):
         jax.jit(lambda x: noisy.run(smooth, x, seed=1, check_finite=True))(x)
+    with pytest.raises(ValueError, match="check_finite is True, but x has no numbers"):
+        torch.func.vmap(lambda x: noisy.run(smooth, x, seed=1, check_finite=True))(torch.zeros(1, 2, 2))
 
 
 def test_arrays_of_two_libraries_are_told_apart():

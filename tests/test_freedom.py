@@ -236,6 +236,7 @@ def test_what_cannot_share_a_call(other, options, model, error, message):
         advance_together(model, [plan.start(START), plan.start(other, **options)])
 
 
+@pytest.mark.filterwarnings("error:::recipes")
 def test_the_recipes_run():
     recipes = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
     namespace = {}

@@ -213,12 +213,15 @@ def test_fractions_of_one_are_no_times_of_a_table():
         warnings.simplefilter("error")
         DDIMSolver(LINEAR).plan(timesteps=[1, 0])
         DDIMSolver(LINEAR).plan(5, start=0, stop=999)
+        DDIMSolver(LINEAR).plan(timesteps=[0.6], stop=0.2)
+        DDIMSolver(LINEAR).plan(timesteps=[0.6, 0.1])
         DDIMSolver(SCHEDULES["rectified_flow"]).plan(timesteps=[0.9, 0.5, 0.1])
 
 
 def test_times_and_a_spacing_are_two_grids():
-    with pytest.raises(ValueError, match="spacing makes times, and timesteps are times of your own; pass one"):
-        DDIMSolver(LINEAR).plan(timesteps=[900, 500], spacing="trailing")
+    for spacing in ("trailing", "cubic", None, np.ones(2), lambda *_: [5, 3]):
+        with pytest.raises(ValueError, match="spacing makes times, and timesteps are times of your own; pass one"):
+            DDIMSolver(LINEAR).plan(timesteps=[900, 500], spacing=spacing)
 
 
 def test_noise_beyond_what_the_default_grid_reaches():
@@ -234,7 +237,7 @@ def test_noise_beyond_what_the_default_grid_reaches():
 def test_a_grid_that_leaps_over_the_levels_that_decide_is_warned_of(solver, spacing):
     """On a variance-exploding schedule time is σ: even steps leave off at 8 of 80, before there is a picture."""
     exploding = solver(NoiseSchedule.ve(0.01, 80.0))
-    for options in ({"num_inference_steps": 10}, {"max_model_calls": 20}):
+    for options in ({"num_inference_steps": 10}, {"max_model_calls": 20}, {"num_inference_steps": 10, "start": 80.0}):
         with pytest.warns(UserWarning, match="at a level between σ/α = 2 and 0.1, .* use spacing='balanced'"):
             exploding.plan(spacing=spacing, **options)
     with warnings.catch_warnings():

@@ -104,6 +104,13 @@ def test_guidance_mixes_two_models():
     assert classifier_free_guidance(up, down, 0) is down
 
 
+def test_guidance_names_the_model_whose_answer_is_none():
+    good, bad = (lambda x, t: x), (lambda x, t: (x,))
+    for models, message in (((bad, good), "^conditional's answer is"), ((good, bad), "^unconditional's answer is")):
+        with pytest.raises(TypeError, match=message):
+            classifier_free_guidance(*models, 3.0)(np.zeros((2, 3)), np.zeros(2))
+
+
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 def test_guidance_by_models_that_write_into_what_they_share(convert):
     """In place on x and t, and into one buffer for both answers."""

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pndm_solvers.arguments import alike, boolean, choice, real, reals, warn, whole
-from pndm_solvers.arrays import combine, is_array, library
+from pndm_solvers.arrays import combine, is_array
 from pndm_solvers.base import Solver
 from pndm_solvers.execute import State, check_answer, check_levels, check_state, combine_row
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
@@ -396,7 +396,7 @@ class _PlanScheduler(SchedulerMixin, ConfigMixin):
             answer = convert(prediction, plan.rows[row].wanted, sample, output, here.alpha, here.sigma)
             # Copies of what later rows need and others may write into.
             dead_states, dead_answers = plan.last_uses[row]
-            answer = answer.clone() if answer is model_output and row not in dead_answers else answer
+            answer = answer if row in dead_answers else answer.clone()
             mine = sample if row in dead_states else sample.clone()
             after = combine_row(
                 State(plan, row, {**states, row: mine}, answers, prediction, noise, sample.dtype), answer
@@ -554,7 +554,7 @@ class _Given(NoiseSource):
 
 
 def _has_numbers(x: Tensor) -> bool:
-    return is_array(x) and library(x).has_numbers(x)
+    return is_array(x) and not x.is_meta
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:
