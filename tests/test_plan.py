@@ -146,6 +146,7 @@ def test_a_run_that_begins_at_its_end_does_nothing():
     x = np.ones((2, 2))
     assert plan.model_calls == 0
     assert np.array_equal(plan.run(lambda x, t: pytest.fail("no call is due"), x), x)
+    assert Plan.from_json(plan.to_json()) == plan
 
 
 def row(**changes):
