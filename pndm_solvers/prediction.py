@@ -82,9 +82,10 @@ class Prediction:
         return weights(self, wanted, real("alpha", alpha), real("sigma", sigma))
 
     def convert(self, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:
-        """The wanted one ("epsilon" or "sample") at the state `x`, of x's shape; `answer` itself where it is that.
+        """The wanted one ("epsilon" or "sample") at the state `x`, of x's shape.
 
-        `x` and `answer` are floating `(B, …)` arrays of one library and shape; TypeError or ValueError for others.
+        `x` and `answer` are floating `(B, …)` arrays of one library and shape; TypeError or ValueError for others. An
+        answer that is the wanted one already is returned as it is.
         """
         alike("answer", answer, "x", x)
         choice("wanted", wanted, ("epsilon", "sample"))
