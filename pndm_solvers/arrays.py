@@ -28,8 +28,9 @@ class ArrayLibrary:
         return self.namespace(x).__name__
 
     def is_dense(self, x: Any) -> bool:
-        """Whether `x` has a number in memory for each of its places."""
-        return True
+        """Whether `x` has a number in memory for each of its places, and reckons by place."""
+        # NumPy's matrices and masked arrays call themselves arrays, but reckon in ways of their own.
+        return not (isinstance(x, np.matrix) or hasattr(x, "mask"))
 
     def is_floating(self, x: Any) -> bool:
         """Whether `x` holds real floating-point numbers."""
@@ -300,9 +301,7 @@ def _library_of(kind: type) -> ArrayLibrary | None:
         found = LIBRARIES.get(base.__module__.partition(".")[0])
         if found is not None and hasattr(kind, "ndim"):  # a torch.Generator, say, is no array
             return found
-    # NumPy's matrices and masked arrays call themselves arrays, but reckon in ways of their own.
-    odd = issubclass(kind, np.matrix) or hasattr(kind, "mask")
-    return _STANDARD if hasattr(kind, "__array_namespace__") and not odd else None
+    return _STANDARD if hasattr(kind, "__array_namespace__") else None
 
 
 def dtype_name(dtype: Any) -> str:

@@ -48,6 +48,7 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
     arrays = {f"state.{i}": x for i, x in state.states.items()}
     arrays |= {f"answer.{j}": x for j, x in state.answers.items()}
     _check_unrecorded(arrays.values())
+    newest = state.states[state.row]
     prediction = {name: value for name, value in vars(state.prediction).items() if value != getattr(Prediction, name)}
     metadata = {
         "sha256": UNKNOWN,  # first, so that no other text is taken for it
@@ -56,9 +57,9 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
         "row": str(state.row),
         "prediction": json.dumps({"type": state.prediction.type} | prediction, default=float),
         "seed": json.dumps(state.noise.seed),
-        "library": library(state.states[state.row]).name(state.states[state.row]),
+        "library": library(newest).name(newest),
         "dtype": _dtype_name(state.dtype),
-        "order": json.dumps({name: _order(x) for name, x in arrays.items() if _order(x) != [*range(x.ndim)]}),
+        "order": json.dumps({name: order for name, x in arrays.items() if (order := _order(x)) != [*range(x.ndim)]}),
         "x_T": x_T,
     }
     header: dict[str, Any] = {"__metadata__": metadata}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pndm_solvers.arguments import boolean, function, location, warn
 from pndm_solvers.arrays import combine, elsewhere, is_array, library
 from pndm_solvers.noise import NoiseSource
-from pndm_solvers.prediction import Prediction, convert
+from pndm_solvers.prediction import Prediction, convert, weights
 from pndm_solvers.schedule import Level
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def check_answer(x: Any, t: float, answer: Any) -> None:
         fault = f"shape {tuple(answer.shape)}"
     elif not library(x).is_floating(answer):
         fault = f"numbers of dtype {answer.dtype}"
-    elif library(x).name(answer) != library(x).name(x):
+    elif type(answer) is not type(x) and library(x).name(answer) != library(x).name(x):
         fault = f"a {type(answer).__name__}"
     elif elsewhere(answer, x):
         fault = f"numbers on the device {library(x).device(answer)}, the state being on {library(x).device(x)},"
@@ -204,7 +204,7 @@ def check_levels(plan: Plan, prediction: Prediction) -> None:
     """ValueError unless what the network predicts tells at each of the plan's levels what its row combines."""
     for row in plan.rows:
         try:
-            prediction.weights(row.wanted, row.alpha, row.sigma)
+            weights(prediction, row.wanted, row.alpha, row.sigma)
         except ValueError as error:
             raise ValueError(f"at t = {row.t:g}: {error}") from error
 
@@ -246,15 +246,15 @@ def start(
 
 def advance(state: State, answer: Any) -> State:
     """See `Plan.advance`."""
+    if state.done:
+        raise ValueError("the run is done; its sample is state.x")
+    check_answer(state.states[state.row], state.plan.rows[state.row].t, answer)
     return combine_row(state, _combinable(state, answer))
 
 
 def _combinable(state: State, answer: Any) -> Any:
-    """The network's raw answer as what the row combines."""
-    if state.done:
-        raise ValueError("the run is done; its sample is state.x")
+    """The network's answer, which was checked, as what the row combines."""
     row, x = state.plan.rows[state.row], state.states[state.row]
-    check_answer(x, row.t, answer)
     used = convert(state.prediction, row.wanted, x, answer, row.alpha, row.sigma)
     if used is answer and state.row not in state.plan.last_uses[state.row][1]:
         return library(answer).copy(answer)  # later rows need it, and a network may write into its memory again
@@ -269,9 +269,9 @@ def combine_row(state: State, answer: Any) -> State:
     terms = [(states[i], w) for i, w in row.states] + [(answers[j], w) for j, w in row.answers]
     if row.noise:
         terms.append((state.noise.draw(k, like=states[k]), row.noise))
-    arrays, weights = zip(*terms, strict=True)
+    arrays, factors = zip(*terms, strict=True)
     # A step up to α = 0 has no state among its terms, and the network's dtype is not the run's.
-    states[k + 1] = combine(arrays, weights, dtype=states[k].dtype)
+    states[k + 1] = combine(arrays, factors, dtype=states[k].dtype)
     dead_states, dead_answers = state.plan.last_uses[k]
     return replace(
         state,
@@ -323,8 +323,8 @@ def run(
     with _bar(state, progress) as bar:
         while not state.done:
             before, answer = state, model(state.x, state.t)
+            check_answer(before.states[before.row], plan.rows[before.row].t, answer)
             if check_finite:  # before it is clipped, which makes of infinity what it likes
-                check_answer(before.states[before.row], plan.rows[before.row].t, answer)
                 _check_finite(answer, before, "what the network answered")
             answer = _combinable(before, answer)
             state = combine_row(before, answer)
