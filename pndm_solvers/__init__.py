@@ -6,23 +6,26 @@
 20
 """
 
-from pndm_solvers.base import Solver
+from pndm_solvers.batching import advance_together
 from pndm_solvers.estimate import ErrorEstimate, StepError
-from pndm_solvers.execute import State, Step
 from pndm_solvers.grid import SPACINGS, Grid, make_grid
+from pndm_solvers.guidance import classifier_free_guidance
+from pndm_solvers.latents import add_noise, convert, slerp, transfer
+from pndm_solvers.methods import DDIMSolver, DDPMSolver, FONSolver, PLMSSolver, PNDMSolver, PRKSolver
+from pndm_solvers.methods.adams import adams_bashforth
+from pndm_solvers.methods.runge_kutta import TABLEAUX, ButcherTableau
 from pndm_solvers.noise import initial_noise
-from pndm_solvers.plan import Plan, Row
-from pndm_solvers.prediction import Prediction, classifier_free_guidance
-from pndm_solvers.schedule import Level, NoiseSchedule
-from pndm_solvers.solvers import DDIMSolver, DDPMSolver, FONSolver, PLMSSolver, PNDMSolver, PRKSolver
-from pndm_solvers.tableaux import ADAMS_BASHFORTH, TABLEAUX, ButcherTableau
-from pndm_solvers.together import advance_together, slerp
-from pndm_solvers.transfer import transfer
+from pndm_solvers.observers import Observer
+from pndm_solvers.plan import Plan, State, Step
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.schedule import Level
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.solver import Solver
+from pndm_solvers.table import Row
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADAMS_BASHFORTH",
     "SPACINGS",
     "TABLEAUX",
     "ButcherTableau",
@@ -33,6 +36,7 @@ __all__ = [
     "Grid",
     "Level",
     "NoiseSchedule",
+    "Observer",
     "PLMSSolver",
     "PNDMSolver",
     "PRKSolver",
@@ -43,8 +47,11 @@ __all__ = [
     "State",
     "Step",
     "StepError",
+    "adams_bashforth",
+    "add_noise",
     "advance_together",
     "classifier_free_guidance",
+    "convert",
     "initial_noise",
     "make_grid",
     "slerp",

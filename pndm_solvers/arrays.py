@@ -1,8 +1,8 @@
-"""What a run asks of an array library, and the libraries that answer.
+"""The operations on arrays that a run needs, for each array library, and the checks of arrays.
 
 NumPy, and every library that follows the array API standard (JAX, CuPy), needs no code of its own.
-A library that does not, or that has a faster linear combination, is one subclass and one entry of
-`LIBRARIES`. No other module of the core knows one array library from another.
+A library that does not follow it, or that has a faster linear combination, is one subclass and one entry of
+`LIBRARIES`. No other module of the core tells array libraries apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,20 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LIBRARIES", "ArrayLibrary", "TorchLibrary", "combine", "dtype_name", "elsewhere", "is_array", "library"]
+from pndm_solvers.arguments import shown
+
+__all__ = [
+    "LIBRARIES",
+    "ArrayLibrary",
+    "TorchLibrary",
+    "check_floating",
+    "check_state",
+    "check_together",
+    "combine",
+    "dtype_name",
+    "is_array",
+    "library",
+]
 
 
 class ArrayLibrary:
@@ -24,12 +37,12 @@ class ArrayLibrary:
         return x.__array_namespace__()
 
     def name(self, x: Any) -> str:
-        """What `namespace` is called, as "jax.numpy"."""
+        """The name of `namespace`, as "jax.numpy"."""
         return self.namespace(x).__name__
 
     def is_dense(self, x: Any) -> bool:
-        """Whether `x` has a number in memory for each of its places, and reckons by place."""
-        # NumPy's matrices and masked arrays call themselves arrays, but reckon in ways of their own.
+        """Whether `x` is dense, with elementwise arithmetic."""
+        # NumPy's matrices and masked arrays are arrays by name, but multiply and compare in ways of their own.
         return not (isinstance(x, np.matrix) or hasattr(x, "mask"))
 
     def is_floating(self, x: Any) -> bool:
@@ -37,12 +50,12 @@ class ArrayLibrary:
         return bool(self.namespace(x).isdtype(x.dtype, "real floating"))
 
     def is_finite(self, x: Any) -> bool:
-        """Whether every number of `x` is finite, as far as they are known."""
+        """Whether every number of `x` is finite; True where `x` has no numbers yet."""
         xp = self.namespace(x)
         return not self.has_numbers(x) or bool(xp.all(xp.isfinite(self.wide(x))))
 
     def has_numbers(self, x: Any) -> bool:
-        """Whether x's numbers can be looked at by now; while a function is compiled or mapped they cannot."""
+        """Whether the numbers of `x` can be read now; while a function is compiled or mapped they cannot."""
         xp = self.namespace(x)
         none = xp.reshape(x, (-1,))[:0]
         try:
@@ -79,11 +92,11 @@ class ArrayLibrary:
         return self.namespace(x).astype(x, x.dtype if dtype is None else dtype, copy=True)
 
     def records_gradients(self, x: Any) -> bool:
-        """Whether the library keeps for `x` how it was made, so as to differentiate it later."""
+        """Whether the library records how `x` was made, to differentiate it later."""
         return False
 
     def device(self, x: Any) -> Any:
-        """Where `x` lies; None within jax.jit, which has a device only when it runs."""
+        """The device of `x`; None within jax.jit, which has a device only when it runs."""
         return getattr(x, "device", None)
 
     def times(self, x: Any, t: float, dtype: Any, *, integer: bool) -> Any:
@@ -92,7 +105,7 @@ class ArrayLibrary:
         integers = xp.__array_namespace_info__().default_dtypes()["integral"]
         dtype = integers if integer else xp.float64 if dtype == xp.float64 else xp.float32
         place = self.device(x)
-        spread = len(getattr(place, "device_set", ())) > 1  # how x lies on several devices is no place for the times
+        spread = len(getattr(place, "device_set", ())) > 1  # a layout over several devices does not fit the times
         return xp.full(x.shape[:1], t, dtype=dtype, device=None if spread else place)
 
     def from_numpy(self, values: np.ndarray, like: Any) -> Any:
@@ -103,8 +116,8 @@ class ArrayLibrary:
         """N(0, I) of `like`'s shape, dtype and device; None draws from fresh entropy."""
         if not self.has_numbers(like):
             raise ValueError(
-                "noise that is drawn while JAX transforms a function (jit, vmap) would be the same at each call, with "
-                "no seed to say so; pass seed= for that, or draw it outside"
+                "noise drawn while JAX transforms a function (jit, vmap) would be the same at each call; pass seed= to "
+                "choose it, or draw it outside"
             )
         generator = np.random.default_rng() if generator is None else generator
         return self.from_numpy(generator.standard_normal(like.shape), like)
@@ -133,26 +146,26 @@ class ArrayLibrary:
     # ------------------------------------------------------------- to and from files
 
     def to_bytes(self, x: Any) -> np.ndarray:
-        """The numbers of `x` in the order of its dimensions, as bytes. ValueError where it has none yet."""
+        """The numbers of `x` in the order of its dimensions, as bytes. ValueError where `x` has no numbers yet."""
         try:
             try:
                 values = np.asarray(x)
             except (TypeError, RuntimeError):  # from another device, to which NumPy has no way but the standard's
                 values = np.from_dlpack(x, device="cpu")
-        except Exception as error:  # each library's own, for what jax.jit and jax.grad hand to a function
+        except Exception as error:  # each library's own, for arrays within jax.jit and jax.grad
             raise ValueError(
                 f"a state that is a {type(x).__name__} has no numbers to save; save outside of jax.jit and jax.grad"
             ) from error
         return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
     def strides(self, x: Any) -> Sequence[int] | None:
-        """How far apart in memory neighbours along each dimension lie; None where the library does not tell."""
+        """The distance in memory between neighbours along each dimension; None where the library does not give it."""
         return getattr(x, "strides", None)
 
     def from_bytes(
         self, data: memoryview, dtype: str, shape: Sequence[int], order: Sequence[int], device: Any, like: Any
     ) -> Any:
-        """What `to_bytes` gave, as an array of like's library whose dimensions lie in memory in that `order`.
+        """The array that `to_bytes` wrote, of like's library, whose dimensions lie in memory in that `order`.
 
         `order` counts from the outermost dimension. ValueError for a dtype that the library lacks.
         """
@@ -175,7 +188,7 @@ class ArrayLibrary:
 
 
 class TorchLibrary(ArrayLibrary):
-    """PyTorch, which does not follow the standard but in most of its names, and has a fused multiply-add."""
+    """PyTorch, which follows the standard only in most names, and has a fused multiply-add."""
 
     def namespace(self, x: Any) -> Any:
         import torch
@@ -197,7 +210,7 @@ class TorchLibrary(ArrayLibrary):
             return False
         try:
             return bool((x.reshape(-1)[:0] == 0).all())
-        except Exception:  # torch.func.vmap's, and those of fake tensors
+        except Exception:  # torch.func.vmap's own, and that of fake tensors
             return False
 
     def check_generator(self, generator: Any) -> None:
@@ -213,7 +226,7 @@ class TorchLibrary(ArrayLibrary):
         total = self.wide(arrays[0], dtype) * weights[0]
         for array, weight in zip(arrays[1:], weights[1:], strict=True):
             # In place: `total` is this call's own, so each term costs one pass over memory. Torch itself widens
-            # what is added, but for 8 bits.
+            # the array that is added, unless it has 8 bits.
             total = total.add_(array if array.dtype.itemsize > 1 else array.float(), alpha=weight)
         return total.to(dtype)
 
@@ -222,7 +235,7 @@ class TorchLibrary(ArrayLibrary):
         return x.to(dtype) if dtype is not None and dtype.itemsize > x.dtype.itemsize else x
 
     def cast(self, x: Any, dtype: Any) -> Any:
-        return x.to(dtype=dtype)  # by name: it takes a device or another tensor as well
+        return x.to(dtype=dtype)  # by name, since `to` accepts a device or a tensor as well
 
     def copy(self, x: Any, dtype: Any = None) -> Any:
         return x.to(dtype=x.dtype if dtype is None else dtype, copy=True)
@@ -291,7 +304,7 @@ def _quantile(rising: Any, quantile: float) -> Any:
     return low + (high - low) * (position - below)
 
 
-# By the top-level module in which an array's class, or a class it derives from, is defined.
+# By the top-level module that defines an array's class, or a class that it derives from.
 LIBRARIES: dict[str, ArrayLibrary] = {"torch": TorchLibrary()}
 _STANDARD = ArrayLibrary()
 
@@ -305,31 +318,66 @@ def _library_of(kind: type) -> ArrayLibrary | None:
 
 
 def dtype_name(dtype: Any) -> str:
-    """What a dtype of any library is called, as "float32"."""
+    """The name of a dtype of any library, as "float32"."""
     return str(dtype).rpartition(".")[2]
 
 
 def is_array(x: Any) -> bool:
-    """Whether `x` can be computed with."""
+    """Whether `x` is a dense array of a known library."""
     found = _library_of(type(x))
     return found is not None and found.is_dense(x)
 
 
 def library(x: Any) -> ArrayLibrary:
-    """The library of the array `x`; TypeError where it is none."""
+    """The library of the array `x`; TypeError for anything else."""
     found = _library_of(type(x))
     if found is None:
         raise TypeError(f"a state must be an array of NumPy, torch, JAX or CuPy, not a {type(x).__name__}")
     return found
 
 
-def elsewhere(x: Any, y: Any) -> bool:
-    """Whether two arrays of one library are known to lie on different devices."""
-    # JAX calls it a device how an array is spread over several; a network may spread its answer otherwise.
-    here, there = (getattr(place, "device_set", place) for place in (library(x).device(x), library(y).device(y)))
-    return None not in (here, there) and here != there
-
-
 def combine(arrays: Sequence[Any], weights: Sequence[float], dtype: Any = None) -> Any:
     """Σ weight·array, by the first array's library, on its device, and in its dtype unless another is given."""
     return library(arrays[0]).combine(arrays, weights, arrays[0].dtype if dtype is None else dtype)
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def check_floating(name: str, x: Any) -> None:
+    """TypeError unless `x` is a dense floating array."""
+    if not is_array(x):
+        raise TypeError(f"{name} is {shown(x)}; it must be a dense floating array of NumPy, torch, JAX or CuPy")
+    if not library(x).is_floating(x):
+        raise TypeError(f"{name} is of dtype {x.dtype}; convert it to a floating one, images to about [-1, 1]")
+
+
+def check_state(name: str, x: Any) -> None:
+    """TypeError or ValueError unless `x` is a dense floating array `(B, …)`."""
+    check_floating(name, x)
+    if x.ndim < 1:
+        raise ValueError(f"{name} is a scalar; it must be (B, …) with the batch first")
+
+
+def check_together(
+    name: str, value: Any, other: str, x: Any, *, shape: Sequence[int] | None = None, dtype: bool = False
+) -> None:
+    """TypeError or ValueError unless `value` can be combined with the floating array `x`, entry by entry.
+
+    It must be of x's library, on x's device, floating, of x's shape (or of `shape`), and with `dtype` of x's dtype.
+    Nothing is broadcast in silence.
+    """
+    check_floating(name, value)
+    ours, shape = library(x), tuple(x.shape if shape is None else shape)
+    if type(value) is not type(x) and (library(value) is not ours or ours.name(value) != ours.name(x)):
+        raise TypeError(
+            f"{name} is a {type(value).__name__} and {other} a {type(x).__name__}; pass arrays of one library"
+        )
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name} is of shape {tuple(value.shape)}; beside {other} it must be of shape {shape}")
+    if dtype and value.dtype != x.dtype:
+        raise ValueError(f"{name} is of dtype {value.dtype} and {other} of {x.dtype}; convert one of them")
+    # JAX describes how an array is spread over several devices; a network may spread its answer otherwise.
+    here, there = (getattr(place, "device_set", place) for place in (ours.device(x), ours.device(value)))
+    if None not in (here, there) and here != there:
+        raise ValueError(f"{name} lies on the device {there} and {other} on {here}; move one of them")

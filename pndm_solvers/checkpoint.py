@@ -9,29 +9,30 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from errno import EINVAL
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
 
-from pndm_solvers.arrays import dtype_name, library
-from pndm_solvers.execute import State, check_levels, check_state
+from pndm_solvers.arrays import check_state, dtype_name, library
 from pndm_solvers.noise import NoiseSource
-from pndm_solvers.plan import Plan
+from pndm_solvers.observers import Observer
 from pndm_solvers.prediction import Prediction
+from pndm_solvers.table import Table
 
-__all__ = ["load", "resume", "save"]
+if TYPE_CHECKING:
+    from pndm_solvers.plan import State, Step
+
+__all__ = ["CheckpointFile", "Saved", "load", "save"]
 
 FORMAT = "pndm_solvers.state/1"
-UNKNOWN = "0" * 64  # what stands for the digest while it is computed
-# What libraries call a dtype: its name in the format, and its bytes.
+UNKNOWN = "0" * 64  # stands for the digest while it is computed
+# A library's name of a dtype: its name in the format, and its bytes.
 DTYPES = {
     "float64": ("F64", 8),
     "float32": ("F32", 4),
@@ -42,13 +43,83 @@ DTYPES = {
 }
 
 
+class Saved(NamedTuple):
+    """The parts of a state, as a file holds them."""
+
+    table: Table
+    row: int
+    states: dict[int, Any]
+    answers: dict[int, Any]
+    prediction: Prediction
+    noise: NoiseSource
+    dtype: Any
+    library: str
+    first: str  # the digest of x_T, by which a run recognises its own file
+
+
+class CheckpointFile(Observer):
+    """Writes a run to a file before its first and after each model call, and goes on from the file that is there.
+
+    With `finite`, states that are not finite are neither written nor gone on from.
+    """
+
+    def __init__(self, path: Path, *, finite: bool) -> None:
+        self.path = path.absolute()  # wherever the working directory is by the next write
+        self.finite = finite
+
+    def begin(self, state: State) -> State:
+        x = state.states[0]
+        _check_unrecorded([x])
+        name, shape = _dtype_name(x.dtype), str(tuple(x.shape))
+        self.x_T = _digest(name.encode(), shape.encode(), library(x).to_bytes(x))
+        try:
+            found = load(self.path, None, x)
+        except FileNotFoundError:
+            save(state, self.path, self.x_T)  # at once, so that a path that cannot be written is an error now
+            return state
+        self._check_same_run(found, state)
+        if found.row:
+            state = replace(state, row=found.row, states=found.states, answers=found.answers)
+        if found.row and self.finite and not _is_finite(state):
+            raise FloatingPointError(
+                f"checkpoint {str(self.path)!r} holds numbers that are not finite, at row {state.row}; delete the file "
+                f"to begin anew, or pass check_finite=None to go on with them"
+            )
+        return state
+
+    def __call__(self, step: Step) -> None:
+        if not self.finite or _is_finite(step.state):
+            save(step.state, self.path, self.x_T)
+
+    def _check_same_run(self, found: Saved, state: State) -> None:
+        x, newest = state.states[0], found.states[found.row]
+        kind = [
+            ("library", found.library, state.library.name(x)),
+            ("dtype", found.dtype, state.dtype),
+            ("state_dtype", newest.dtype, x.dtype),
+            ("shape", tuple(newest.shape), tuple(x.shape)),
+        ]
+        run = [
+            ("plan", found.table, state.plan),
+            ("prediction", found.prediction, state.prediction),
+            ("seed", found.noise.seed, state.noise.seed),
+        ]
+        if all(theirs == ours for _, theirs, ours in kind):  # else the digests differ anyway
+            run.append(("SHA-256 of x_T", found.first or "not recorded", self.x_T))
+        different = [f"{name} ({theirs!r}, not {ours!r})" for name, theirs, ours in (*kind, *run) if theirs != ours]
+        if different:
+            raise ValueError(
+                f"checkpoint {str(self.path)!r} is of another run, which differs in {', '.join(different)}; to go on "
+                f"with that run pass its own arguments, and to begin this one pass another path, or delete the file"
+            )
+
+
 def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the field's name for it
-    """See `State.save`. `x_T` is the digest by which `resume` knows the state that the run began with."""
-    _check_repeatable(state)
+    """See `State.save`. `x_T` is the digest of the first state, by which a run recognises its own checkpoint."""
+    _check_repeatable(state.plan, state.row, state.noise)
     arrays = {f"state.{i}": x for i, x in state.states.items()}
     arrays |= {f"answer.{j}": x for j, x in state.answers.items()}
     _check_unrecorded(arrays.values())
-    newest = state.states[state.row]
     prediction = {name: value for name, value in vars(state.prediction).items() if value != getattr(Prediction, name)}
     metadata = {
         "sha256": UNKNOWN,  # first, so that no other text is taken for it
@@ -57,7 +128,7 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
         "row": str(state.row),
         "prediction": json.dumps({"type": state.prediction.type} | prediction, default=float),
         "seed": json.dumps(state.noise.seed),
-        "library": library(newest).name(newest),
+        "library": state.library.name(state.states[state.row]),
         "dtype": _dtype_name(state.dtype),
         "order": json.dumps({name: order for name, x in arrays.items() if (order := _order(x)) != [*range(x.ndim)]}),
         "x_T": x_T,
@@ -65,7 +136,7 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
     header: dict[str, Any] = {"__metadata__": metadata}
     parts, end = [], 0
     for name, x in arrays.items():
-        parts.append(library(x).to_bytes(x))
+        parts.append(state.library.to_bytes(x))
         begin, end = end, end + len(parts[-1])
         code, _ = DTYPES[_dtype_name(x.dtype)]
         header[name] = {"dtype": code, "shape": list(x.shape), "data_offsets": [begin, end]}
@@ -76,57 +147,9 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
     _write(path, [text.replace(UNKNOWN.encode(), digest.encode(), 1), *parts])
 
 
-def load(path: Path, device: Any = None, like: Any = None) -> State:
-    """See `State.load`."""
-    if like is not None:
-        library(like)  # TypeError for what is no array
-    return _load(path, device, like)[0]
-
-
-def resume(state: State, path: Path) -> tuple[State, Callable[[State], None]]:
-    """Where the run that begins with `state` stands by the file at `path`, and what writes there how it goes on.
-
-    Without a file that is `state` itself, which is written at once: so a path that cannot be written is an
-    error before the first model call. See `Plan.run` for the errors.
-    """
-    x = state.states[0]
-    _check_unrecorded([x])
-    x_T = _digest(_dtype_name(x.dtype).encode(), str(tuple(x.shape)).encode(), library(x).to_bytes(x))  # noqa: N806
-    keep = partial(save, path=path, x_T=x_T)
-    try:
-        found, metadata = _load(path, None, x)
-    except FileNotFoundError:
-        found, metadata = state, {}
-    if not metadata:
-        keep(state)
-        return state, keep
-    newest = found.states[found.row]
-    kind = [
-        ("library", metadata["library"], library(x).name(x)),
-        ("dtype", found.dtype, state.dtype),
-        ("state_dtype", newest.dtype, x.dtype),
-        ("shape", tuple(newest.shape), tuple(x.shape)),
-    ]
-    run = [
-        ("plan", found.plan, state.plan),
-        ("prediction", found.prediction, state.prediction),
-        ("seed", found.noise.seed, state.noise.seed),
-    ]
-    if all(theirs == ours for _, theirs, ours in kind):  # else the digests differ of themselves
-        run.append(("SHA-256 of x_T", metadata["x_T"] or "not recorded", x_T))
-    different = [f"{name} ({theirs!r}, not {ours!r})" for name, theirs, ours in (*kind, *run) if theirs != ours]
-    if different:
-        raise ValueError(
-            f"checkpoint {str(path)!r} is of another run, which differs in {', '.join(different)}; to go on with that "
-            f"run pass what it began with, and to begin this one pass another path, or delete the file"
-        )
-    return (replace(found, plan=state.plan) if found.row else state), keep
-
-
-def _load(path: Path, device: Any, like: Any) -> tuple[State, dict[str, str]]:
+def load(path: Path, device: Any = None, like: Any = None) -> Saved:
+    """The parts of the state in a file: see `State.load`."""
     with _explained(path):
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, say, to be waited for for ever
-            raise OSError(EINVAL, "Not a regular file", str(path))
         raw = path.read_bytes()
     with _refused(path):
         header, metadata, numbers = _read(raw)
@@ -137,19 +160,17 @@ def _load(path: Path, device: Any, like: Any) -> tuple[State, dict[str, str]]:
     else:
         try:
             ours.namespace(like).empty(0, device=device)
-        except Exception as error:  # each library has errors of its own for what is no device
+        except Exception as error:  # each library's own, for an unknown device
             raise ValueError(f"device is {device!r}, which {ours.name(like)} does not have here") from error
     with _refused(path):
-        return _state(header, metadata, numbers, device, like), metadata
+        return _saved(header, metadata, numbers, device, like)
 
 
 def _read(raw: bytes) -> tuple[dict[str, Any], dict[str, str], memoryview]:
-    """A file's entries for arrays, its metadata and its numbers, by a digest that holds."""
-    if not raw:
-        raise ValueError("it is empty")
+    """A file's entries for arrays, its metadata and its numbers, where the digest holds."""
     begin = 8 + int.from_bytes(raw[:8], "little")
     if len(raw) < begin:
-        raise ValueError(f"it ends after {len(raw)} bytes, within what would be its header")
+        raise ValueError(f"it ends after {len(raw)} bytes, within its header")
     header = json.loads(raw[8:begin])
     metadata = header.pop("__metadata__")
     if not all(isinstance(value, str) for value in metadata.values()) or metadata["format"] != FORMAT:
@@ -157,15 +178,15 @@ def _read(raw: bytes) -> tuple[dict[str, Any], dict[str, str], memoryview]:
     text = raw[:begin].replace(metadata["sha256"].encode(), UNKNOWN.encode(), 1)
     numbers = memoryview(raw)[begin:]
     if _digest(text, numbers) != metadata["sha256"]:
-        raise ValueError("its bytes are not those that its SHA-256 was made of")
+        raise ValueError("its SHA-256 does not match its bytes")
     return header, metadata, numbers
 
 
-def _state(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview, device: Any, like: Any) -> State:
-    """The state of a file's parts; errors of many kinds for what `save` does not write."""
-    plan, row = Plan.from_json(metadata["plan"]), int(metadata["row"])
-    if not 0 <= row <= plan.model_calls:
-        raise ValueError(f"row is {row} in a plan of {plan.cost()}")
+def _saved(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview, device: Any, like: Any) -> Saved:
+    """The parts of a state; errors of many kinds for a file that `save` did not write."""
+    table, row = Table.from_json(metadata["plan"]), int(metadata["row"])
+    if not 0 <= row <= table.model_calls:
+        raise ValueError(f"row is {row} in a plan of {table.cost()}")
     names, orders = {code: name for name, (code, _) in DTYPES.items()}, json.loads(metadata["order"])
     kinds: dict[str, dict[int, Any]] = {"state": {}, "answer": {}}
     for name, entry in header.items():
@@ -179,38 +200,41 @@ def _state(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview
     if orders:
         raise ValueError(f"order is of {', '.join(orders)}, which the file lacks")
     for place, (kind, made) in enumerate((("state", row + 1), ("answer", row))):
-        needed = set(range(made)).difference(*(dead[place] for dead in plan.last_uses[:row]))
+        needed = set(range(made)).difference(*(dead[place] for dead in table.last_uses[:row]))
         if set(kinds[kind]) != needed:
             raise ValueError(f"row {row} needs {kind} {sorted(needed)}; the file holds {sorted(kinds[kind])}")
     states, answers = kinds.values()
     if len({x.shape for x in (*states.values(), *answers.values())}) > 1 or len({x.dtype for x in states.values()}) > 1:
         raise ValueError("its arrays differ in shape, or its states in dtype")
     prediction = Prediction(**({"type": None} | json.loads(metadata["prediction"])))
-    x, seed = states[row], json.loads(metadata["seed"])
-    noise = NoiseSource.of(seed, None)
-    noise.check(x)
-    check_state(x)
-    check_levels(plan, prediction)
+    noise = NoiseSource.of(json.loads(metadata["seed"]), None)
+    noise.check(states[row])
+    check_state("its state", states[row])
+    prediction.check(table.levels[:-1])
+    _check_repeatable(table, row, noise)
     dtype = _array(numbers[:0], metadata["dtype"], [0], [0], None, like).dtype
-    state = State(plan, row, states, answers, prediction, noise, dtype)
-    _check_repeatable(state)
-    return state
+    return Saved(table, row, states, answers, prediction, noise, dtype, metadata["library"], metadata["x_T"])
 
 
-def _check_repeatable(state: State) -> None:
-    if state.noise.seed is None and any(row.noise for row in state.plan.rows[state.row :]):
+def _check_repeatable(table: Table, row: int, noise: NoiseSource) -> None:
+    if noise.seed is None and any(later.noise for later in table.rows[row:]):
         raise ValueError(
-            "the noise of the rows to come is drawn from a generator, which moves on with each draw, whoever draws, so "
-            "that a file cannot keep it as it was at this row; pass seed= where the run starts"
+            "the noise of the rows to come is drawn from a generator, which moves on with each draw, so a file cannot "
+            "keep it as it was at this row; pass seed= where the run starts"
         )
 
 
 def _check_unrecorded(arrays: Iterable[Any]) -> None:
     if any(library(x).records_gradients(x) for x in arrays):
         raise ValueError(
-            "torch records this run for gradients, of which the file of a state or checkpoint can hold nothing, so "
-            "that they would end where it is gone on from; run it in torch.no_grad(), or keep its states in memory"
+            "torch records this run for gradients, which a file cannot hold, so they would end where the run goes on "
+            "from it; run it in torch.no_grad(), or keep its states in memory"
         )
+
+
+def _is_finite(state: State) -> bool:
+    arrays = (*state.states.values(), *state.answers.values())
+    return all(map(state.library.is_finite, arrays)) and (not state.done or state.library.is_finite(state.x))
 
 
 def _digest(*parts: Any) -> str:
@@ -224,7 +248,7 @@ def _digest(*parts: Any) -> str:
 
 
 def _like(name: str) -> Any:
-    """An array of the library that a file names. It is not imported by that name: a file is not to be trusted."""
+    """An array of the library that a file names. Files are not trusted: no module is imported by that name."""
     if name == "numpy":
         return np.empty(0)
     if name == "torch":
@@ -244,12 +268,12 @@ def _dtype_name(dtype: Any) -> str:
 def _order(x: Any) -> list[int]:
     """The dimensions of `x`, from the outermost in memory. Convolutions and matrix products round by it."""
     strides = library(x).strides(x)
-    # Of equal strides that of a single entry tells nothing; last, it finds torch's channels_last again.
+    # Among equal strides a dimension of one entry goes last, which finds torch's channels_last again.
     return sorted(range(x.ndim), key=lambda d: (-abs(strides[d]), x.shape[d] == 1) if strides else ())
 
 
 def _array(data: memoryview, dtype: str, shape: list[int], order: list[int], device: Any, like: Any) -> Any:
-    """The array whose numbers, its dimensions in memory as `_order` had them, are in a file."""
+    """The array with the numbers `data`, whose dimensions lie in memory in `order`."""
     if len(data) != math.prod(shape) * DTYPES[dtype][1]:
         raise ValueError(f"{len(data)} bytes are no array of shape {shape} and dtype {dtype}")
     return library(like).from_bytes(data, dtype, shape, order, device, like)
@@ -282,8 +306,8 @@ def _refused(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, parts: list[Any]) -> None:
-    """All of it or nothing: a reader finds the file from before, or this one."""
-    # A name of its own, so that two who write to one path at once do not mix. One killed with SIGKILL leaves it behind.
+    """All of it or nothing: a reader finds the earlier file, or this one."""
+    # A name of its own, so that two writers to one path do not mix. A process killed with SIGKILL leaves it behind.
     path = Path(os.path.realpath(path))
     partial_file = path.with_name(f".{path.name[:50]}.{uuid4().hex}.partial")  # names have at most 255 bytes
     with _explained(path):

@@ -8,18 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pndm_solvers.arrays import combine, library
-from pndm_solvers.execute import Step
-from pndm_solvers.schedule import Level
-from pndm_solvers.tableaux import exact_weights
-from pndm_solvers.transfer import transfer_weights
+from pndm_solvers.methods.adams import exact_weights
+from pndm_solvers.plan import Step
+from pndm_solvers.prediction import PREDICTIONS
+from pndm_solvers.schedule import Float64, Level
+from pndm_solvers.transfer import answer_weights, transfer_weights
 
 __all__ = ["ErrorEstimate", "StepError"]
-
-Float64 = NDArray[np.float64]
-
 
 # A point of the solution: its level, its state, and what the network answered there.
 _Point = tuple[Level, Any, Any]
@@ -155,15 +152,19 @@ def _difference(origin: _Point, there: Level, reached: Any, points: list[_Point]
     """Where the polynomial through the answers at `points` leads from `origin`, less where the step did."""
     here, x, _ = origin
     if here.ratio < NOISY or points[0] is origin:
-        weights = exact_weights([level.ratio for level, _, _ in points], here.ratio, there.ratio)
-        a, b = transfer_weights(here, there)
-        terms = [(x, a)] + [(answer, b * w) for (_, _, answer), w in zip(points, weights, strict=True) if w]
+        ratios = [level.ratio for level, _, _ in points]
+        space, weights = here.space, exact_weights(ratios, here.ratio, there.ratio)
     else:
-        # Near pure noise it is the predicted picture that changes evenly, in α/σ: both ends count alike.
-        a = there.sigma / here.sigma
-        half = (there.alpha - a * here.alpha) / 2
-        terms = [(x, a), *_picture(origin, half), *_picture(points[0], half)]
-    return _sum([*terms, (reached, -1.0)])
+        # Near pure noise the predicted picture is what changes evenly, in α/σ: both ends count alike.
+        points, space, weights = [origin, points[0]], "sample", (0.5, 0.5)
+    p, q = transfer_weights(here, there, space)
+    terms = [(x, p)]
+    for (level, state, answer), weight in zip(points, weights, strict=True):
+        if weight:
+            a, b = PREDICTIONS[space](level.alpha, level.sigma)
+            of_state, of_answer = answer_weights(level, weight * q * a, weight * q * b)
+            terms += [(state, of_state), (answer, of_answer)]
+    return _sum([*((array, w) for array, w in terms if w), (reached, -1.0)])
 
 
 def _sum(terms: list[tuple[Any, float]]) -> Any:
@@ -173,9 +174,3 @@ def _sum(terms: list[tuple[Any, float]]) -> Any:
 
 def _rms(x: Any) -> Float64:
     return library(x).root_mean_square(x)
-
-
-def _picture(point: _Point, weight: float) -> list[tuple[Any, float]]:
-    """weight·x̂_0 as terms of a sum; at α = 0 the answer is x̂_0 itself."""
-    level, x, answer = point
-    return [(x, weight / level.alpha), (answer, -weight * level.ratio)] if level.alpha else [(answer, weight)]

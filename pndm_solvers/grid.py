@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pndm_solvers.arguments import choice, function, reals, whole
-from pndm_solvers.schedule import Level, NoiseSchedule
+from pndm_solvers.rule import RULE, Rule
+from pndm_solvers.schedule import Level, Schedule
 
-__all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "Spacing", "make_grid"]
+__all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "GridOptions", "Spacing", "make_grid"]
 
 DEFAULT_SPACING = "balanced"
 
-# Those that are bound to a table's integers, and so to at most T steps.
+# Spacings whose times on a table are integers, so that they have at most T steps.
 INTEGRAL_SPACINGS = ("leading", "trailing", "linspace")
 
 # (schedule, number of steps, the level where the run ends) -> the times where the steps begin
-Spacing = Callable[[NoiseSchedule, int, Level], Any]
+Spacing = Callable[[Schedule, int, Level], Any]
+
+
+class GridOptions(TypedDict, total=False):
+    """The times that a run visits: the arguments of `make_grid`."""
+
+    timesteps: Sequence[float] | NDArray[Any] | None
+    spacing: str | Spacing
+    start: float | None
+    stop: float | None
+    final: str
+    steps_offset: int
 
 
 @dataclass(frozen=True)
 class Grid:
     """The levels t_0, …, t_n of n steps.
 
-    `integral` says that the times were asked for as integers; then those of inner stages are too.
+    With `integral` the times are integers, and those of inner stages are rounded to integers too.
     """
 
-    schedule: NoiseSchedule
+    schedule: Schedule
     levels: tuple[Level, ...]
     integral: bool
 
@@ -43,14 +56,14 @@ class Grid:
     def between(self, here: Level, there: Level, fraction: float, *, by: Literal["time", "ratio"] = "time") -> Level:
         """The level at a fraction of the step in time, or in ρ = σ/α; on an integral grid rounded, halves to even.
 
-        Halves all rounded the same way would shift every middle of an odd step to the same side.
-        From α = 0, where ρ is infinite, the fraction is of 1/ρ.
+        Halves all rounded the same way would shift the middle of every odd step to the same side.
+        Where ρ is infinite at `here`, the fraction is of 1/ρ.
         """
         if fraction == 1:
             return there
         if by == "time":
             t = here.t + fraction * (there.t - here.t)
-        elif here.alpha:
+        elif math.isfinite(here.ratio):
             t = self.schedule.level_at(here.ratio + fraction * (there.ratio - here.ratio)).t
         else:
             t = self.schedule.level_at(there.ratio / fraction).t
@@ -58,7 +71,7 @@ class Grid:
 
 
 def make_grid(
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     num_inference_steps: int | None = None,
     *,
     timesteps: Sequence[float] | NDArray[Any] | None = None,
@@ -73,7 +86,7 @@ def make_grid(
     Parameters
     ----------
     schedule:
-        Where the levels are taken from.
+        The schedule of the levels.
     num_inference_steps:
         Steps of the named spacing over the whole schedule, before `start` and `stop` cut it.
     timesteps:
@@ -94,7 +107,7 @@ def make_grid(
     ValueError:
         For times that are out of order, out of range or not finite.
     """
-    if not isinstance(schedule, NoiseSchedule):
+    if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule is a {type(schedule).__name__}; make a NoiseSchedule, NoiseSchedule.linear() say")
     choice("final", final, ("clean", "first"))
     if whole("steps_offset", steps_offset, least=0) and (timesteps is not None or spacing != "leading"):
@@ -103,16 +116,8 @@ def make_grid(
         end = schedule.level(stop, "stop")
     else:
         end = schedule.clean if final == "clean" else schedule.level(schedule.t_min)
-
     if timesteps is None:
-        steps = whole("num_inference_steps", num_inference_steps)
-        if isinstance(spacing, str):
-            make = SPACINGS[choice("spacing", spacing, SPACINGS)]
-        else:
-            make = function("spacing", spacing, "spacing(schedule, steps, end), or one of " + ", ".join(SPACINGS))
-        times = _checked("spacing", make(schedule, steps, end)) + steps_offset
-        if np.any(np.diff(times) >= 0):
-            raise ValueError(f"spacing must give times that fall strictly, not {_abridged(times)}")
+        times = _spaced(schedule, whole("num_inference_steps", num_inference_steps), spacing, end) + steps_offset
         if stop is not None and start is None and end.t >= times[0]:
             raise ValueError(
                 f"stop = {end.t:g} is not below t = {times[0]:g}, where this spacing begins; to run upwards, from data "
@@ -124,28 +129,46 @@ def make_grid(
             raise ValueError("spacing makes times, and timesteps are times of your own; pass one of them")
         if start is not None:
             raise ValueError("start cuts a named spacing; timesteps of your own begin where their first one says")
-        times = _checked("timesteps", timesteps)
+        times = _own(schedule, timesteps, end)
         first = float(times[0])
-        for t in times:
-            _asked(schedule, t, "timesteps")
-        course = np.append(times, [] if times[-1] == end.t else end.t)
-        if not (np.all(np.diff(course) < 0) or np.all(np.diff(course) > 0)):
-            raise ValueError(
-                f"timesteps must fall strictly down to the end at t = {end.t:g} (or rise strictly up to a stop "
-                f"above them), not {_abridged(times)}"
-            )
 
     low, high = sorted((first, end.t))
     inner = np.sort(times[(low < times) & (times < high)])[:: 1 if end.t > first else -1]
     whole_times = times.dtype.kind in "iu" and first.is_integer() and float(end.t).is_integer()
     integral = whole_times and schedule.num_train_timesteps is not None
-    levels = [_asked(schedule, t) for t in (first, *inner)]
+    levels = [_trained(schedule, t, "spacing") for t in (first, *inner)]
     # Where the run begins at its very end, as "leading" with one step and final="first" does, no step is left.
     return Grid(schedule, (*levels, end) if first != end.t else (end,), integral)
 
 
-def _asked(schedule: NoiseSchedule, t: float, name: str = "spacing") -> Level:
-    """The level at which the network is to be asked, at a time that an error calls `name`."""
+def _spaced(schedule: Schedule, steps: int, spacing: str | Spacing, end: Level) -> NDArray[Any]:
+    """The times of a spacing, which fall."""
+    if isinstance(spacing, str):
+        make = SPACINGS[choice("spacing", spacing, SPACINGS)]
+    else:
+        make = function("spacing", spacing, "spacing(schedule, steps, end), or one of " + ", ".join(SPACINGS))
+    times = _finite("spacing", make(schedule, steps, end))
+    if np.any(np.diff(times) >= 0):
+        raise ValueError(f"spacing must give times that fall strictly, not {_abridged(times)}")
+    return times
+
+
+def _own(schedule: Schedule, timesteps: Any, end: Level) -> NDArray[Any]:
+    """The caller's own times, which fall to the end, or rise to it."""
+    times = _finite("timesteps", timesteps)
+    for t in times:
+        _trained(schedule, t, "timesteps")
+    course = np.append(times, [] if times[-1] == end.t else end.t)
+    if not (np.all(np.diff(course) < 0) or np.all(np.diff(course) > 0)):
+        raise ValueError(
+            f"timesteps must fall strictly down to the end at t = {end.t:g} (or rise strictly up to a stop "
+            f"above them), not {_abridged(times)}"
+        )
+    return times
+
+
+def _trained(schedule: Schedule, t: float, name: str) -> Level:
+    """The level at a time from `name` at which the network will be called."""
     level = schedule.level(t, f"a time of {name}")
     if level.sigma == 0:
         raise ValueError(
@@ -155,29 +178,33 @@ def _asked(schedule: NoiseSchedule, t: float, name: str = "spacing") -> Level:
     return level
 
 
-def _checked(name: str, values: Any) -> NDArray[Any]:
+def _finite(name: str, values: Any) -> NDArray[Any]:
     times = reals(name, values)
     if times.ndim != 1 or times.size == 0 or not np.isfinite(times).all():
         raise ValueError(f"{name} must give a non-empty 1-D sequence of finite times, not {_abridged(times)}")
-    return times.astype(np.int64) if times.dtype.kind == "u" else times  # of which no difference is negative
+    return times.astype(np.int64) if times.dtype.kind == "u" else times  # unsigned differences are never negative
 
 
 def _abridged(times: NDArray[Any]) -> str:
     return np.array2string(np.asarray(times), threshold=8, edgeitems=3, separator=", ")
 
 
-def _at_most_table(schedule: NoiseSchedule, steps: int) -> int | None:
+# ---------------------------------------------------------------------- spacings
+
+
+def _at_most_table(schedule: Schedule, steps: int) -> int | None:
     """T of a table, after a check that it has `steps` levels to give."""
     size = schedule.num_train_timesteps
     if size is not None and steps > size:
+        others = ", ".join(repr(name) for name in SPACINGS if name not in INTEGRAL_SPACINGS)
         raise ValueError(
             f"num_inference_steps is {steps}, but the schedule has {size} integer levels; "
-            f"use at most {size}, or a spacing not bound to integers: 'balanced', 'quadratic', 'log_snr', 'karras'"
+            f"use at most {size}, or a spacing not bound to integers: {others}"
         )
     return size
 
 
-def leading(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+def leading(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """The first level of each of n equal parts, as in DDPM, DDIM and PNDM."""
     size = _at_most_table(schedule, steps)
     if size is None:
@@ -185,7 +212,7 @@ def leading(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
     return np.arange(steps)[::-1] * (size // steps)
 
 
-def trailing(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+def trailing(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """The last level of each of n equal parts: it begins at pure noise (Lin et al. 2024, table 2)."""
     size = _at_most_table(schedule, steps)
     if size is None:
@@ -193,7 +220,7 @@ def trailing(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
     return np.round(size - np.arange(steps) * (size / steps)).astype(np.int64) - 1
 
 
-def linspace(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+def linspace(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """Evenly from the highest level to the lowest, both included."""
     size = _at_most_table(schedule, steps)
     if steps == 1:
@@ -202,55 +229,52 @@ def linspace(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
     return times if size is None else times.round().astype(np.int64)
 
 
-def quadratic(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+def quadratic(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """T·(1 − i/n)² above the lowest level: dense near the data, where ε turns fastest; not rounded."""
     return schedule.t_min + (schedule.t_max - schedule.t_min) * (1 - np.arange(steps) / steps) ** 2
 
 
-def log_snr(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+def log_snr(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """Evenly in log-SNR from the highest level to the lowest (Lu et al. 2022); not rounded."""
     values = schedule.log_snr(_finite_ends(schedule))
     return schedule.time_at(_points(values[0], values[1], steps, schedule, end))
 
 
-def karras(schedule: NoiseSchedule, steps: int, end: Level, rho: float = 7.0) -> NDArray[Any]:
+def karras(schedule: Schedule, steps: int, end: Level, rho: float = 7.0) -> NDArray[Any]:
     """Evenly in (σ/α)^(1/7) from the highest level to the lowest: Karras et al. (2022), eq. (5); not rounded."""
     roots = np.exp(-schedule.log_snr(_finite_ends(schedule)) / (2 * rho))
     return schedule.time_at(-2 * rho * np.log(_points(roots[0], roots[1], steps, schedule, end)))
 
 
-def balanced(schedule: NoiseSchedule, steps: int, end: Level) -> NDArray[Any]:
+def balanced(schedule: Schedule, steps: int, end: Level, rule: Rule = RULE) -> NDArray[Any]:
     """σ/α = 0.2·s^1.5/(1 − s)³ for even s, from the highest level down to above the lowest; not rounded.
 
     Dense where pictures are decided, σ/α from 0.05 to 1, and thinner to either end: docs/theory.md. It
-    begins at pure noise as well, where σ/α is infinite and s = 1.
+    begins at pure noise as well, where σ/α is infinite and s = 1. The numbers are those of `rule`.
     """
 
-    def ratio(s: Any) -> Any:
-        return 0.2 * s**1.5 / (1 - s) ** 3
-
-    def position(level: Level) -> float:
-        """The s at which the formula gives the level's ratio, by bisection."""
-        if level.alpha == 0:
+    def position(ratio: float) -> float:
+        """The s at which the formula gives the ratio, by bisection."""
+        if math.isinf(ratio):
             return 1.0
         low, high = 0.0, 1.0
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (middle, high) if ratio(middle) < level.ratio else (low, middle)
+            low, high = (middle, high) if rule.grid_ratio(middle) < ratio else (low, middle)
         return low
 
-    highest = schedule.level(schedule.t_max)
-    if highest.alpha and highest.ratio > 1e40:  # where 1 − s would be lost beside 1
+    lowest, highest = (schedule.level(t).ratio for t in (schedule.t_min, schedule.t_max))
+    if 1e40 < highest < math.inf:  # where 1 − s would be lost beside 1
         raise ValueError(
-            f"spacing is 'balanced', which begins at σ/α = 1e40 at most, and this schedule at {highest.ratio:g}; use a "
+            f"spacing is 'balanced', which begins at σ/α = 1e40 at most, and this schedule at {highest:g}; use a "
             f"lower sigma_max, or timesteps of your own"
         )
-    last, first = (position(schedule.level(t)) for t in (schedule.t_min, schedule.t_max))
-    inner = ratio(last + (first - last) * (1 - np.arange(1, steps) / steps))
+    last, first = position(lowest), position(highest)
+    inner = rule.grid_ratio(last + (first - last) * (1 - np.arange(1, steps) / steps))
     return np.append(schedule.t_max, schedule.time_at(-2 * np.log(inner)))
 
 
-def _finite_ends(schedule: NoiseSchedule) -> NDArray[np.float64]:
+def _finite_ends(schedule: Schedule) -> NDArray[np.float64]:
     if not np.isfinite(schedule.log_snr(schedule.t_max)):
         raise ValueError(
             f"{schedule!r} begins at log-SNR −∞ (α = 0), where no spacing in log-SNR or σ/α can start; "
@@ -259,7 +283,7 @@ def _finite_ends(schedule: NoiseSchedule) -> NDArray[np.float64]:
     return np.array([schedule.t_max, schedule.t_min])
 
 
-def _points(first: float, last: float, steps: int, schedule: NoiseSchedule, end: Level) -> NDArray[np.float64]:
+def _points(first: float, last: float, steps: int, schedule: Schedule, end: Level) -> NDArray[np.float64]:
     """`steps` even points; `last` is one of them unless the run ends there anyway."""
     return np.linspace(first, last, steps + 1)[:-1] if end.t == schedule.t_min else np.linspace(first, last, steps)
 

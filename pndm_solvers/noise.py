@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pndm_solvers.arguments import floating, whole
-from pndm_solvers.arrays import library
+from pndm_solvers.arguments import whole
+from pndm_solvers.arrays import check_floating, library
 
 __all__ = ["NoiseSource", "initial_noise"]
 
@@ -45,14 +45,14 @@ class NoiseSource:
 
     @staticmethod
     def of(seed: int | Sequence[int] | None, generator: Any) -> NoiseSource:
-        """A source from the arguments of `Plan.run`; TypeError or ValueError for what is no seed."""
+        """A source from the arguments of `Plan.run`; TypeError or ValueError for anything else than seeds."""
         if seed is None:
             return NoiseSource(None, generator)
         several = getattr(seed, "ndim", 0) == 1 or (isinstance(seed, Sequence) and not isinstance(seed, (str, bytes)))
         return NoiseSource(tuple(map(_seed, seed)) if several else _seed(seed), generator)  # type: ignore[arg-type]
 
     def check(self, like: Any) -> None:
-        """Raises now what `draw` for `like` would raise: one entry a sample, of a kind that can be drawn from."""
+        """TypeError or ValueError unless `draw` can draw for `like`: one entry a sample, of a kind to draw from."""
         if isinstance(self.seed, tuple):
             _one_each("seed", self.seed, like.shape[0])
         if self.generator is None:
@@ -81,25 +81,24 @@ class NoiseSource:
 
 
 def initial_noise(shape: Sequence[int], seed: int | Sequence[int], like: Any = None) -> Any:
-    """x_T ~ N(0, I) of `shape` `(B, …)`, each sample by its own seed, as float64 NumPy or as `like` is.
+    """x_T ~ N(0, I) of `shape` `(B, …)`, each sample by its own seed, as float64 NumPy or of the kind of `like`.
 
-    A state of variance-preserving and rectified-flow schedules starts from it as it is; for a
+    Runs on variance-preserving and rectified-flow schedules start from it; for a
     variance-exploding schedule multiply it by σ at the first time.
 
     Raises TypeError or ValueError for a shape without a batch, a `like` that is no floating array of that shape, and
-    seeds that are not one, or one for each sample.
+    any other number of seeds than one, or one for each sample.
     """
-    if isinstance(shape, (str, bytes)) or not hasattr(shape, "__len__") or getattr(shape, "ndim", 1) != 1:
+    if isinstance(shape, (str, bytes)) or not isinstance(shape, Sequence):
         raise TypeError(f"shape is {shape!r}; it must be (B, …), a sequence of whole numbers")
     shape = tuple(whole("a length in shape", length, least=0, most=math.inf) for length in shape)
     if not shape:
         raise ValueError("shape is (); it must be (B, …) with the batch first")
     if seed is None:
         raise TypeError("seed is None; it must be a whole number, or one for each sample")
-    try:
-        start = np.empty(shape) if like is None else floating("like", like)
-    except (ValueError, MemoryError) as error:
-        raise ValueError(f"shape is {shape}, more than there is memory for; draw smaller batches") from error
+    if like is not None:
+        check_floating("like", like)
+    start = np.empty(shape) if like is None else like
     if tuple(start.shape) != shape:
         raise ValueError(f"shape is {shape} but like has {tuple(start.shape)}; pass like's own")
     row_before_the_first = -1
@@ -107,7 +106,7 @@ def initial_noise(shape: Sequence[int], seed: int | Sequence[int], like: Any = N
 
 
 def _seeded(seed: int, sample: int, row: int) -> np.random.Generator:
-    # Philox is counter-based: every (seed, sample, row) has its own stream, at no cost to reach.
+    # Philox is counter-based: every (seed, sample, row) has its own stream, which costs nothing to reach.
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(sample, row + 1))))
 
 

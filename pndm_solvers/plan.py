@@ -1,168 +1,55 @@
-"""A plan: the immutable table to which a solver compiles its method.
-
-Row k means, in exact arithmetic,
-
-    ε_k     = model(x_k, t_k)                                        one model call
-    x_{k+1} = Σ_i A[k,i]·x_i + Σ_j B[k,j]·ε_j + c_k·z_k    (i, j ≤ k; z_k ~ N(0, I))
-
-x_0 is what the caller hands in, the last state is the sample. Whatever the network predicts is
-turned into ε first. At a row with α = 0, where ε tells nothing about the picture, ε_k stands for x̂_0.
-A plan may come from a solver, from a file, or from a fit: nothing that runs it asks.
-"""
+"""A plan is a table that runs: on the caller's arrays, in the library's loop or in the caller's own."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypedDict, Unpack
 
-from pndm_solvers import execute
-from pndm_solvers.arguments import boolean, real, whole
+from pndm_solvers import checkpoint as files
+from pndm_solvers.advice import advise_on_size
+from pndm_solvers.arguments import boolean, function, location
+from pndm_solvers.arrays import ArrayLibrary, check_state, check_together, library
+from pndm_solvers.checkpoint import CheckpointFile
+from pndm_solvers.latents import converted
+from pndm_solvers.noise import NoiseSource
+from pndm_solvers.observers import Callback, CheckFinite, Observer, Progress, Trajectory, callbacks
 from pndm_solvers.prediction import Prediction
-from pndm_solvers.schedule import Level
+from pndm_solvers.table import Row, Table
 
-__all__ = ["Plan", "Row"]
+__all__ = ["Model", "Plan", "RunOptions", "StartOptions", "State", "Step"]
 
-Terms = tuple[tuple[int, float], ...]
-FORMAT = "pndm_solvers.plan/1"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model call and the state that is made after it.
-
-    Attributes
-    ----------
-    t, alpha, sigma:
-        The level of the state at which the network is asked.
-    states, answers:
-        The non-zero entries of this row of A and of B: (index, weight), indices rising.
-    noise:
-        c_k ≥ 0, the standard deviation of the fresh noise.
-    stage:
-        Whether the state made is a Runge–Kutta stage, not a point of the solution.
-
-    Raises TypeError for what is no number or no such pairs, and ValueError for numbers that are not finite, levels and
-    deviations below 0, indices that do not rise, and where neither states nor answers make anything.
-    """
-
-    t: float
-    alpha: float
-    sigma: float
-    states: Terms
-    answers: Terms
-    noise: float = 0.0
-    stage: bool = False
-
-    def __post_init__(self) -> None:
-        # As Python's own numbers and tuples: what arrays hold could not be written as JSON, nor hashed.
-        checked: dict[str, Any] = {name: real(name, getattr(self, name)) for name in ("t", "alpha", "sigma", "noise")}
-        checked |= {"states": _terms("states", self.states), "answers": _terms("answers", self.answers)}
-        checked |= {"stage": boolean("stage", self.stage)}
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-        if min(self.alpha, self.sigma, self.noise) < 0:
-            raise ValueError(f"alpha, sigma and noise must be not negative: {self}")
-        if not self.states and not self.answers:
-            raise ValueError(f"a state is made of nothing where states and answers are both empty: {self}")
-
-    @property
-    def wanted(self) -> str:
-        """What this row combines: "epsilon", or "sample" where α = 0."""
-        return "epsilon" if self.alpha > 0 else "sample"
+Model = Callable[[Any, Any], Any]
 
 
-@dataclass(frozen=True, repr=False)
-class Plan:
-    """A sampler as a table. Compared by its numbers; `name` is only for people.
+class StartOptions(TypedDict, total=False):
+    """What the network predicts, where noise comes from, and how states are kept: see `Plan.run`."""
 
-    Attributes
-    ----------
-    rows:
-        One a model call, in order.
-    end:
-        The level of the sample.
-    integer_times:
-        Whether the network is handed its times as integers.
-    last_uses:
-        For each row, the states and the answers that no later row needs.
+    prediction: str | Prediction
+    seed: int | Sequence[int] | None
+    generator: Any
+    state_dtype: Any
 
-    Raises ValueError for a row that refers to what does not exist yet, and an `end` that is not finite; TypeError for
-    what is no `Row` or no `Level`.
-    """
 
-    rows: tuple[Row, ...]
-    end: Level
-    integer_times: bool = False
-    name: str = field(default="plan", compare=False)
-    # Made with the plan, not when it is first asked for: so torch.compile has nothing to remember amidst a run.
-    last_uses: tuple[tuple[frozenset[int], frozenset[int]], ...] = field(init=False, compare=False)
+class RunOptions(StartOptions, total=False):
+    """The same, and what watches the run: see `Plan.run`."""
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.rows, (list, tuple, Iterator)):
-            raise TypeError(f"rows is a {type(self.rows).__name__}; it must be a list or tuple of Row")
-        if not isinstance(self.end, Level):
-            raise TypeError(f"end is a {type(self.end).__name__}; it must be a Level, as schedule.level(t) gives")
-        if not isinstance(self.name, str):
-            raise TypeError(f"name is {self.name!r}; it must be a text")
-        end = Level(*(real(f"{name} of end", value) for name, value in self.end._asdict().items()))
-        if min(end.alpha, end.sigma) < 0:
-            raise ValueError(f"alpha and sigma of end must be not negative: {end}")
-        integer_times, rows = boolean("integer_times", self.integer_times), tuple(self.rows)
-        for k, row in enumerate(rows):
-            if not isinstance(row, Row):
-                raise TypeError(f"rows[{k}] is a {type(row).__name__}; it must be a Row")
-            for name, terms in (("states", row.states), ("answers", row.answers)):
-                if terms and terms[-1][0] > k:
-                    raise ValueError(f"row {k}: {name} must name rows 0 to {k}, not {terms[-1][0]}")
-            if integer_times and not (row.t.is_integer() and abs(row.t) < 2**31):
-                raise ValueError(f"row {k}: t = {row.t!r} in a plan of integer times")
-        values = {"rows": rows, "end": end, "integer_times": integer_times, "last_uses": _last_uses(rows)}
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+    callback: Callback | Sequence[Callback] | None
+    progress: bool
+    trajectory: bool
+    check_finite: bool | None
+    checkpoint: str | os.PathLike[str] | None
 
-    # ------------------------------------------------------------- what it costs
 
-    @property
-    def model_calls(self) -> int:
-        """How many times the network is asked."""
-        return len(self.rows)
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan(Table):
+    """A sampler as a table, which runs. Its attributes, cost, printing and JSON are those of `Table`."""
 
-    @property
-    def times(self) -> tuple[float, ...]:
-        """The time of each model call."""
-        return tuple(row.t for row in self.rows)
-
-    @cached_property
-    def levels(self) -> tuple[Level, ...]:
-        """The level of each state, from the one handed in to the sample."""
-        return (*(Level(row.t, row.alpha, row.sigma) for row in self.rows), self.end)
-
-    @cached_property
-    def max_stored(self) -> int:
-        """The most arrays of the state's shape that a run holds at once.
-
-        Counted while a row's state is made: the states and answers that this row or a later one
-        needs, the noise, and the new state itself. What the network and a conversion of its
-        answer use in passing comes on top.
-        """
-        most, live = 1, 1
-        for row, (states, answers) in zip(self.rows, self.last_uses, strict=True):
-            live += 2  # the new answer and the new state
-            most = max(most, live + (row.noise > 0))
-            live -= len(states) + len(answers)
-        return most
-
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether a run draws noise."""
-        return any(row.noise for row in self.rows)
-
-    # ------------------------------------------------------------------ running
+    @classmethod
+    def of(cls, table: Table) -> Self:
+        """The plan with the rows of a table."""
+        return cls(table.rows, table.end, table.integer_times, table.name)
 
     def start(
         self,
@@ -172,39 +59,53 @@ class Plan:
         seed: int | Sequence[int] | None = None,
         generator: Any = None,
         state_dtype: Any = None,
-    ) -> execute.State:
+    ) -> State:
         """The state before the first model call, for a loop of the caller's own.
 
         `x` is `(B, …)`, floating. See `run` for the other arguments.
         """
-        return execute.start(self, x, prediction=prediction, seed=seed, generator=generator, state_dtype=state_dtype)
+        check_state("the state x", x)
+        ours = library(x)
+        try:
+            own = ours.wide(x) if state_dtype is None else ours.cast(x, state_dtype)
+            check_state("it", own)
+        except Exception as error:  # each array library's own, for an unknown dtype
+            raise TypeError(
+                f"state_dtype is {state_dtype!r}; it must be a floating dtype of x's library, as x.dtype is"
+            ) from error
+        prediction = Prediction.of(prediction)
+        prediction.check(self.levels[:-1])
+        advise_on_size(x, self.levels[0])
+        noise = NoiseSource.of(seed, generator)
+        noise.check(x)
+        return State(self, 0, {0: ours.copy(x) if own is x else own}, {}, prediction, noise, x.dtype, ours)
 
-    def advance(self, state: execute.State, answer: Any) -> execute.State:
+    def advance(self, state: State, answer: Any) -> State:
         """The state after one row, given the network's `answer` at `(state.x, state.t)`, of x's shape.
 
         `state` itself is not changed, so any number of runs may go on from it. Raises ValueError for a
-        state of another plan, one that is done, or an answer of another shape.
+        state of another plan, one that is done, or an answer of another shape; TypeError for an answer of another kind.
         """
-        if not isinstance(state, execute.State):
+        if not isinstance(state, State):
             raise TypeError(f"state is a {type(state).__name__}; it must be what plan.start(x) or plan.advance gave")
         if state.plan is not self and state.plan != self:
             raise ValueError(f"the state is of {state.plan!r}, not of {self!r}; advance it with its own plan")
-        return execute.advance(state, answer)
+        if state.done:
+            raise ValueError("the run is done; its sample is state.x")
+        state.check_answer(answer)
+        return state.combined(state.converted(answer))
 
     def run(
         self,
-        model: execute.Model,
+        model: Model,
         x: Any,
         *,
-        prediction: str | Prediction = "epsilon",
-        seed: int | Sequence[int] | None = None,
-        generator: Any = None,
-        callback: Callable[[execute.Step], None] | None = None,
+        callback: Callback | Sequence[Callback] | None = None,
         progress: bool = False,
         trajectory: bool = False,
         check_finite: bool | None = False,
-        state_dtype: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
+        **options: Unpack[StartOptions],
     ) -> Any:
         """The sample, from the state `x` at the plan's first level.
 
@@ -212,43 +113,43 @@ class Plan:
         ----------
         model:
             Any callable `model(x, t)`: x `(B, …)`, t 1-D `(B,)` on x's library and device, integer
-            where every time of the plan is whole; the answer has x's shape. What a model writes into the x that it
-            is handed, or later into its answer's memory, does not touch the run. torch records a run for gradients
-            unless it stands in `torch.no_grad()`.
+            where every time of the plan is whole; the answer has x's shape. A run owns its arrays: whatever a model
+            writes into its x, or later into its answer's memory, does not touch the run. torch records a run for
+            gradients unless it is in `torch.no_grad()`.
         x:
-            `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device. It is copied. One
-            far smaller than its noise alone would be, on a variance-exploding schedule, is warned of.
+            `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device. It is copied.
+            On a variance-exploding schedule, an x far smaller than its noise alone would be gives a warning.
+        callback:
+            Called after each model call with a `Step`; `step.x0` is the preview x̂_0. Its result is ignored. A list
+            holds several; an `Observer` has hooks for other moments of the run.
+        progress:
+            Whether to show a bar (tqdm).
+        trajectory:
+            Whether to return the list of all points of the solution, from `x` to the sample, instead.
+        check_finite:
+            True checks each answer and state, and waits for the device each time; False checks x and the sample
+            alone, and None nothing. While a function is compiled or mapped (jax.jit, torch.compile, vmap) no numbers
+            can be read: False is None there, and True an error.
+        checkpoint:
+            A file to which the run is written before the first and after each model call (see `State.save`; it waits
+            for the device each time). Where the file exists, the run goes on from it and ends with the same bits
+            as one that was never interrupted, given the same model; `callback` receives only the calls that are still
+            made. A finished run's file gives the sample, without a call. The file stays. A state that is not finite
+            is not written, unless check_finite is None. A file cannot hold gradients: call it in `torch.no_grad()`.
         prediction:
             What the answer means: "epsilon", "sample", "v_prediction", "score", "flow", or a `Prediction`.
         seed, generator:
             Where a stochastic plan's noise comes from: see `NoiseSource`. Other plans draw none.
-        callback:
-            Called after each model call with a `Step`; `step.x0` is the preview x̂_0. What it returns is ignored.
-        progress:
-            Whether to show a bar (tqdm).
-        trajectory:
-            Return the list of all points of the solution, from `x` to the sample, instead.
-        check_finite:
-            True looks at each answer and state, and waits for the device each time; False looks at x and the sample
-            alone, and None at nothing. While a function is compiled or mapped (jax.jit, torch.compile, vmap) there
-            is nothing to look at: False is None there, and True an error.
         state_dtype:
-            What states are kept in between rows: a dtype of x's library. By default x's own, but float32 where that
+            The dtype of states between rows, of x's library. By default x's own, but float32 where that
             has fewer bits, so that only x and the answers are rounded; x's own halves the memory.
-        checkpoint:
-            A file to which the run is written before the first and after each model call (see `State.save`; it waits
-            for the device each time). Where the file is there, the run goes on from it and ends with the same bits
-            as one that was never interrupted, given the same model, of which the file knows nothing; `callback`
-            is told of the calls that are still made. A finished run's file gives the sample, without a call. The
-            file stays. A state that is not finite is not written, unless check_finite is None. torch is not to
-            record such a run for gradients, of which a file can hold nothing: call it in `torch.no_grad()`.
 
         Raises
         ------
         TypeError:
-            For a state that is no floating array.
+            For a state that is no floating array, and an answer of another kind.
         ValueError:
-            For an answer of another shape, kind or device, or a prediction that cannot be used at one of the plan's
+            For an answer of another shape or device, or a prediction that cannot be used at one of the plan's
             levels; for a checkpoint of another run (plan, `x`, prediction, seed or dtype), a damaged one, one of a
             stochastic plan without `seed`, one of a run that torch records, or one together with `trajectory`.
         FloatingPointError:
@@ -256,115 +157,216 @@ class Plan:
         OSError:
             For a checkpoint that cannot be read or written; before the first model call where that is known then.
         """
-        return execute.run(
-            self,
-            model,
-            x,
-            prediction=prediction,
-            seed=seed,
-            generator=generator,
-            callback=callback,
-            progress=progress,
-            trajectory=trajectory,
-            check_finite=check_finite,
-            state_dtype=state_dtype,
-            checkpoint=checkpoint,
-        )
+        function("model", model, "model(x, t)")
+        points = Trajectory() if boolean("trajectory", trajectory) else None
+        observers: list[Observer] = [] if check_finite is None else [CheckFinite(boolean("check_finite", check_finite))]
+        if checkpoint is not None:
+            if points:
+                raise ValueError("pass checkpoint= or trajectory=, not both: a checkpoint does not hold earlier points")
+            observers.append(CheckpointFile(location("checkpoint", checkpoint), finite=check_finite is not None))
+        observers += [points] if points else []
+        observers += callbacks(callback)
+        observers += [Progress()] if boolean("progress", progress) else []
 
-    # ------------------------------------------------------------ print and save
+        state = self.start(x, **options)
+        for observer in observers:
+            state = observer.begin(state)
+        try:
+            while not state.done:
+                state = _row(model, state, observers)
+        finally:
+            for observer in observers:
+                observer.end()
+        return points.points if points else state.x
+
+
+def _row(model: Model, state: State, observers: list[Observer]) -> State:
+    """One model call and the state that is made after it."""
+    answer = model(state.x, state.t)
+    state.check_answer(answer)
+    for observer in observers:
+        observer.answered(state, answer)
+    answer = state.converted(answer)  # so that nothing outlives its last use
+    after = state.combined(answer)
+    for observer in observers:
+        observer(Step(state, answer, after))
+    return after
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class State:
+    """A run between two rows: a plain value, never changed, from which any number of runs may go on.
+
+    It can be copied and pickled, unless its noise comes from a generator that cannot.
+
+    Attributes
+    ----------
+    plan:
+        What is being run.
+    row:
+        The next row; equal to `plan.model_calls` when done.
+    states, answers:
+        The arrays that this or a later row needs, by number: the run's own, not to be written into.
+    prediction, noise:
+        What the network's answers mean, and where the noise comes from. With `seed=` a state
+        determines all that follows; a generator moves on with each draw, whoever draws.
+    dtype:
+        Of `x`: the network receives it, and the sample has it. `states` may be wider.
+    library:
+        The array library of the states, looked up once a run.
+    """
+
+    plan: Plan
+    row: int
+    states: Mapping[int, Any]
+    answers: Mapping[int, Any]
+    prediction: Prediction
+    noise: NoiseSource
+    dtype: Any
+    library: ArrayLibrary
 
     def __repr__(self) -> str:
-        return f"<Plan {self.name}, {self.cost()}>"
+        where = "done" if self.done else f"row {self.row} of {self.plan.model_calls}, t = {self.plan.times[self.row]:g}"
+        return f"<State of {self.plan.name}, {where}, x {tuple(self.states[self.row].shape)}>"
 
-    def cost(self) -> str:
-        """`model_calls` in words, as "1 model call"."""
-        return f"{self.model_calls} model call{'s' if self.model_calls != 1 else ''}"
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "library"}
 
-    def __str__(self) -> str:
-        return "\n".join(self._lines())
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, library=library(state["states"][state["row"]]))
 
-    def _lines(self) -> Iterator[str]:
-        yield f"{self.name}: {self.cost()}, at most {self.max_stored} arrays stored, ends at t = {self.end.t:g}"
-        cells = [("row", "t", "alpha", "sigma", "next state")]
-        for k, row in enumerate(self.rows):
-            terms = [(w, f"x{i}") for i, w in row.states]
-            terms += [(w, f"{'ε' if self.rows[j].alpha > 0 else 'x̂'}{j}") for j, w in row.answers]
-            terms += [(row.noise, f"z{k}")] if row.noise else []
-            sum_ = " ".join(f"{'-' if w < 0 else '+'} {abs(w):.6g}·{name}" for w, name in terms).removeprefix("+ ")
-            t = f"{row.t:.0f}" if self.integer_times else f"{row.t:.6g}"
-            mark = "  (stage)" if row.stage else ""
-            cells.append((str(k), t, f"{row.alpha:.6f}", f"{row.sigma:.6f}", f"x{k + 1} = {sum_}{mark}"))
-        widths = [max(len(cell[i]) for cell in cells) for i in range(4)]
-        for cell in cells:
-            yield "  ".join(text.rjust(width) for text, width in zip(cell, widths, strict=False)) + "  " + cell[4]
+    @property
+    def done(self) -> bool:
+        """Whether the last row has been run, so that `x` is the sample."""
+        return self.row == self.plan.model_calls
 
-    def to_json(self, indent: int | None = None) -> str:
-        """The plan as JSON, from which `from_json` restores every bit. `docs/plan-format.md` is its specification."""
-        rows = [
-            {"t": r.t, "alpha": r.alpha, "sigma": r.sigma, "states": r.states, "answers": r.answers,
-             "noise": r.noise, "stage": r.stage}
-            for r in self.rows
-        ]  # fmt: skip
-        document = {"format": FORMAT, "name": self.name, "integer_times": self.integer_times, "end": self.end._asdict()}
-        return json.dumps(document | {"rows": rows}, indent=indent, allow_nan=False)
+    @property
+    def x(self) -> Any:
+        """Where the network is called next, `(B, …)`; when done, the sample. A copy, which may be written into."""
+        return self.library.copy(self.states[self.row], self.dtype)
+
+    @property
+    def t(self) -> Any:
+        """When, 1-D `(B,)` on x's library and device. Raises ValueError when done."""
+        if self.done:
+            raise ValueError("the run is done; its sample is state.x")
+        x = self.states[self.row]
+        return self.library.times(x, self._row.t, self.dtype, integer=self.plan.integer_times)
+
+    @property
+    def _row(self) -> Row:
+        return self.plan.rows[self.row]
+
+    def check_answer(self, answer: Any) -> None:
+        """TypeError or ValueError unless `answer` is a floating array of the state's library, shape and device."""
+        name = f"the model's answer at t = {self._row.t:g}"
+        check_together(name, answer, "the state", self.states[self.row])
+
+    def converted(self, answer: Any) -> Any:
+        """The network's `answer`, which was checked, as what the row combines: ε, or x̂_0 where α = 0."""
+        level = self._row.level
+        used = converted(self.library, self.prediction, level.space, self.states[self.row], answer, level)
+        if used is answer and self.row not in self.plan.last_uses[self.row][1]:
+            return self.library.copy(answer)  # later rows need it, and a network may write into its memory again
+        return used
+
+    def combined(self, answer: Any) -> State:
+        """The state after this row, given what the row combines: `answer` is kept as it is, and not checked."""
+        k, row = self.row, self._row
+        states, answers = dict(self.states), {**self.answers, k: answer}
+        terms = [(states[i], w) for i, w in row.states] + [(answers[j], w) for j, w in row.answers]
+        if row.noise:
+            terms.append((self.noise.draw(k, like=states[k]), row.noise))
+        arrays, weights = zip(*terms, strict=True)
+        # A step up to α = 0 has no state among its terms, and the network's dtype is not the run's.
+        states[k + 1] = self.library.combine(arrays, weights, states[k].dtype)
+        dead_states, dead_answers = self.plan.last_uses[k]
+        return replace(
+            self,
+            row=k + 1,
+            states={i: x for i, x in states.items() if i not in dead_states},
+            answers={j: e for j, e in answers.items() if j not in dead_answers},
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the state to one safetensors file, whole or not at all; a file that is there is replaced.
+
+        The file holds every array in its own dtype, the plan, the prediction, the seed, and a digest of all.
+        `docs/checkpoints.md` is its specification.
+
+        Raises ValueError for a dtype that the format lacks; for a state for which torch records gradients, which the
+        file could not keep; and where noise is still to be drawn from a generator, which may have moved on since: with
+        `seed=` it can be saved. OSError for a path that cannot be written, TypeError for anything else than a path.
+        """
+        files.save(self, location("path", path))
 
     @staticmethod
-    def from_json(text: str | bytes) -> Plan:
-        """The plan that `to_json` wrote. Raises ValueError for anything else."""
-        try:
-            document = json.loads(text, object_pairs_hook=_object)
-            if not isinstance(document, dict):
-                raise TypeError(f"{document!r} is no object")
-            if (found := document.pop("format")) == FORMAT:
-                return _plan(**document)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"not the JSON of a plan: {error!r}; write one with Plan.to_json()") from error
-        raise ValueError(f"format is {found!r}; this version reads {FORMAT!r}")
+    def load(path: str | os.PathLike[str], device: Any = None, like: Any = None) -> State:
+        """The state that `save` wrote, to the last bit; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path:
+            The file.
+        device:
+            The device of the arrays, as their library names it: by default like's device, or the library's own.
+        like:
+            Any array of the library that they shall be of. NumPy and torch need none, every other library does.
+
+        Raises
+        ------
+        ValueError:
+            For a file that `save` did not write, that was cut short or altered, or of another version, and for
+            arrays of a library or dtype that is not at hand.
+        OSError:
+            For a file that cannot be read.
+        TypeError:
+            For anything else than a path, or than an array.
+        """
+        saved = files.load(location("path", path), device, like)
+        parts = saved.row, saved.states, saved.answers, saved.prediction, saved.noise, saved.dtype
+        return State(Plan.of(saved.table), *parts, library(saved.states[saved.row]))
 
 
-def _last_uses(rows: Sequence[Row]) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
-    state_use = {k: k for k in range(len(rows))}
-    answer_use = {k: k for k in range(len(rows))}
-    for k, row in enumerate(rows):
-        state_use.update((i, k) for i, _ in row.states)
-        answer_use.update((j, k) for j, _ in row.answers)
-    dead: list[tuple[set[int], set[int]]] = [(set(), set()) for _ in rows]
-    for kind, use in enumerate((state_use, answer_use)):
-        for index, last in use.items():
-            dead[last][kind].add(index)
-    return tuple((frozenset(states), frozenset(answers)) for states, answers in dead)
+@dataclass(frozen=True, eq=False, repr=False)
+class Step:
+    """What a callback receives after a model call.
 
+    Attributes
+    ----------
+    before, state:
+        The run before and after this row.
+    """
 
-def _terms(name: str, terms: Any) -> Terms:
-    """A row's states or answers."""
-    pairs = []
-    for term in terms if isinstance(terms, (tuple, list)) else [None]:
-        if not isinstance(term, (tuple, list)) or len(term) != 2:
-            raise TypeError(f"{name} is {terms!r}; it must be pairs of an index and a weight, as ((0, 1.0),)")
-        pairs.append((whole(f"an index in {name}", term[0], 0, math.inf), real(f"a weight in {name}", term[1])))
-    indices = [index for index, _ in pairs]
-    if sorted(set(indices)) != indices:
-        raise ValueError(f"{name} must name each row once and rising, not {indices}")
-    return tuple(pairs)
+    before: State
+    _answer: Any
+    state: State
 
+    def __repr__(self) -> str:
+        return f"<Step of {self.state.plan.name}, row {self.row}, t = {self.t:g}>"
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of two values under one key Python would keep the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise TypeError(f"an object names a key twice: {[key for key, _ in pairs]}")
-    return found
+    @property
+    def row(self) -> int:
+        """Which row was run."""
+        return self.before.row
 
+    @property
+    def t(self) -> float:
+        """The time at which the network was called."""
+        return self.before.plan.rows[self.row].t
 
-# What stands in a plan's JSON, and all of it: no name more and none less.
-def _plan(*, name: Any, integer_times: Any, end: Any, rows: Any) -> Plan:
-    if not isinstance(rows, list):
-        raise TypeError(f"rows is {rows!r}, no list")
-    return Plan(tuple(_row(k, **row) for k, row in enumerate(rows)), Level(**end), integer_times, name)
+    @property
+    def x(self) -> Any:
+        """The state at which it was called: a copy, which may be written into."""
+        return self.before.x
 
+    @property
+    def answer(self) -> Any:
+        """What the row combines: ε, or x̂_0 where α = 0. A copy, which may be written into."""
+        return self.before.library.copy(self._answer)
 
-def _row(k: int, *, t: Any, alpha: Any, sigma: Any, states: Any, answers: Any, noise: Any, stage: Any) -> Row:
-    try:
-        return Row(t, alpha, sigma, states, answers, noise, stage)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"row {k}: {error}") from error
+    @property
+    def x0(self) -> Any:
+        """The preview x̂_0 = (x − σ·ε)/α: the picture that the network sees in x, computed when read."""
+        level = self.before.plan.rows[self.row].level
+        return converted(self.before.library, Prediction(level.space), "sample", self.x, self.answer, level)

@@ -1,21 +1,21 @@
-"""What networks predict, and what is done to it before a plan combines it.
+"""What networks predict.
 
-Every prediction in use is a mean of the picture and the noise, `a·x_0 + b·ε`, with two numbers
-that depend on the level. Together with `x_t = α·x_0 + σ·ε` that is two equations for two unknowns,
-so one formula turns any prediction into ε or x̂_0. A new kind of prediction is one entry below.
+Every prediction in use is a mean of the picture and the noise, `a·x_0 + b·ε`, with two numbers that depend on the
+level. Together with `x_t = α·x_0 + σ·ε` that is two equations for two unknowns, so one formula turns any prediction
+into ε or x̂_0. A new kind of prediction is one entry of `PREDICTIONS`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pndm_solvers import arrays
-from pndm_solvers.arguments import alike, choice, floating, function, real
+from pndm_solvers.arguments import choice, real
+from pndm_solvers.schedule import Level
 
-__all__ = ["PREDICTIONS", "Prediction", "classifier_free_guidance"]
+__all__ = ["PREDICTIONS", "Prediction"]
 
 # name: (a, b) at the level (α, σ)
 PREDICTIONS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
@@ -38,11 +38,11 @@ class Prediction:
     clip:
         x̂_0 is clipped to [−clip, clip]; None leaves it. ε is then derived from what remains.
     threshold:
-        Dynamic thresholding (Saharia et al. 2022, section 2.3): the quantile, in (0, 1], of |x̂_0|
-        over each sample, to which that sample is clipped and by which it is then divided, where it
-        exceeds 1. With `clip` that quotient's bound is `clip` in the place of 1.
+        Dynamic thresholding (Saharia et al. 2022, section 2.3): a quantile of |x̂_0| over each sample, in (0, 1].
+        Where it exceeds 1, the sample is clipped to it and then divided by it. With `clip` the bound is `clip`
+        instead of 1.
     threshold_max:
-        The most that this quantile counts for; at the bound itself, thresholding is clipping.
+        The quantile counts for at most this much; at the bound itself, thresholding is clipping.
 
     Raises
     ------
@@ -57,20 +57,33 @@ class Prediction:
 
     def __post_init__(self) -> None:
         choice("prediction", self.type, PREDICTIONS)
-        if (
-            self.clip is not None
-            and not real("clip", self.clip, "a number above 0, or None for no clipping", finite=False) > 0
-        ):
-            raise ValueError(f"clip is {self.clip:g}; it must be above 0, or None for no clipping")
-        quantile = "a quantile in (0, 1], 0.995 say, or None"
+        bound, quantile = "a number above 0, or None for no clipping", "a quantile in (0, 1], 0.995 say, or None"
+        if self.clip is not None and not real("clip", self.clip, bound, finite=False) > 0:
+            raise ValueError(f"clip is {self.clip:g}; it must be {bound}")
         if self.threshold is not None and not 0 < real("threshold", self.threshold, quantile) <= 1:
             raise ValueError(f"threshold is {self.threshold:g}; it must be {quantile}")
         if not real("threshold_max", self.threshold_max, "a number", finite=False) >= self.bound:
             raise ValueError(f"threshold_max is {self.threshold_max:g}; it must be at least the bound {self.bound:g}")
 
+    @staticmethod
+    def of(value: str | Prediction) -> Prediction:
+        """`value` itself, or the prediction of that name."""
+        value = Prediction(value) if isinstance(value, str) else value
+        if not isinstance(value, Prediction):
+            raise TypeError(f"prediction is {value!r}; it is a name such as 'epsilon', or a Prediction")
+        return value
+
+    def check(self, levels: Iterable[Level]) -> None:
+        """ValueError unless an answer at each of the `levels` determines what the rows of a plan combine there."""
+        for level in levels:
+            try:
+                self.weights(level.space, level.alpha, level.sigma)
+            except ValueError as error:
+                raise ValueError(f"at t = {level.t:g}: {error}") from error
+
     @property
     def bound(self) -> float:
-        """What |x̂_0| is held to, where it is held at all."""
+        """The bound to which clipping and thresholding hold |x̂_0|."""
         return 1.0 if self.clip is None else self.clip
 
     def weights(self, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
@@ -78,76 +91,14 @@ class Prediction:
 
         Raises ValueError where the answer does not determine it, as ε does not determine x̂_0 at α = 0.
         """
-        choice("wanted", wanted, ("epsilon", "sample"))
-        return weights(self, wanted, real("alpha", alpha), real("sigma", sigma))
-
-    def convert(self, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:
-        """The wanted one ("epsilon" or "sample") at the state `x`, of x's shape.
-
-        `x` and `answer` are floating `(B, …)` arrays of one library and shape; TypeError or ValueError for others. An
-        answer that is the wanted one already is returned as it is.
-        """
-        alike("answer", answer, "x", x)
-        choice("wanted", wanted, ("epsilon", "sample"))
-        return convert(self, wanted, x, answer, real("alpha", alpha), real("sigma", sigma))
-
-
-_PICTURE = Prediction("sample")
-
-
-def weights(prediction: Prediction, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
-    """As `Prediction.weights`, of numbers that were checked."""
-    if sigma > 0 or prediction.type != "score":
-        a, b = PREDICTIONS[prediction.type](alpha, sigma)
-        determinant = alpha * b - sigma * a
-        if determinant and wanted == "epsilon":
-            return -a / determinant, alpha / determinant
-        if determinant:
-            return b / determinant, -sigma / determinant
-    raise ValueError(
-        f"prediction is {prediction.type!r}, which does not determine {wanted!r} at α = {alpha:g}, σ = {sigma:g}; use "
-        f"a network that predicts 'v_prediction', 'sample' or 'flow', or times away from that end"
-    )
-
-
-def convert(prediction: Prediction, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:
-    """As `Prediction.convert`, of arrays that were checked: what a run does to each answer."""
-    if prediction.clip is None and prediction.threshold is None:
-        if wanted == prediction.type:
-            return answer
-        return arrays.combine([x, answer], weights(prediction, wanted, alpha, sigma))
-    sample = arrays.combine([x, answer], weights(prediction, "sample", alpha, sigma))
-    ours = arrays.library(sample)
-    if prediction.threshold is not None:
-        sample = ours.dynamic_threshold(sample, prediction.threshold, prediction.bound, prediction.threshold_max)
-    else:
-        sample = ours.clip(sample, prediction.bound)
-    return convert(_PICTURE, wanted, x, sample, alpha, sigma)
-
-
-def classifier_free_guidance(
-    conditional: Callable[[Any, Any], Any], unconditional: Callable[[Any, Any], Any], scale: float
-) -> Callable[[Any, Any], Any]:
-    """A model that answers `unconditional + scale·(conditional − unconditional)`: Ho and Salimans (2022).
-
-    Both are models `(x, t)` of the same kind of prediction. Each call of the result calls both once;
-    with `scale=1` only the conditional one, with `scale=0` only the other. Raises TypeError or ValueError for what is
-    no model, a scale that is no finite number, and, when called, answers that differ in kind or shape.
-    """
-    function("conditional", conditional, "model(x, t)")
-    function("unconditional", unconditional, "model(x, t)")
-    scale = real("scale", scale)
-    if scale == 1:
-        return conditional
-    if scale == 0:
-        return unconditional
-
-    def guided(x: Any, t: Any) -> Any:
-        # Copies, since either may work in place on what it is handed, and both may answer in one buffer.
-        first = conditional(*(arrays.library(a).copy(a) if arrays.is_array(a) else a for a in (x, t)))
-        first = arrays.library(floating("conditional's answer", first)).copy(first)
-        second = unconditional(x, t)
-        alike("unconditional's answer", second, "conditional's answer", first)
-        return arrays.combine([first, second], [scale, 1 - scale])
-
-    return guided
+        if sigma > 0 or self.type != "score":
+            a, b = PREDICTIONS[self.type](alpha, sigma)
+            determinant = alpha * b - sigma * a
+            if determinant and wanted == "epsilon":
+                return -a / determinant, alpha / determinant
+            if determinant and wanted == "sample":
+                return b / determinant, -sigma / determinant
+        raise ValueError(
+            f"prediction is {self.type!r}, which does not determine {wanted!r} at α = {alpha:g}, σ = {sigma:g}; use "
+            f"a network that predicts 'v_prediction', 'sample' or 'flow', or times away from that end"
+        )

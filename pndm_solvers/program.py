@@ -1,168 +1,165 @@
-"""Writing rows: what a solver's method is written with, and what turns it into a `Plan`.
+"""Writing rows: a method calls the network with `ask` and moves states with `transfer`.
 
-A method speaks of levels and of means of ε; a program turns that into the weights of states and
-answers that rows are made of.
+Asking writes a row of the table. Moving does not: a moved state is only a linear form of earlier states and answers,
+which becomes numbers when the network is asked at it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pndm_solvers.grid import Grid
-from pndm_solvers.plan import Plan, Row
+from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.schedule import Level
-from pndm_solvers.transfer import transfer_weights
+from pndm_solvers.table import Row, Table, Terms
+from pndm_solvers.transfer import answer_weights, transfer_weights
 
-__all__ = ["Program"]
+__all__ = ["Answer", "Form", "Mean", "Program"]
 
 
-@dataclass
-class _Draft:
-    """A row while it is written: the next state is Σ states·x + Σ answers·ε + noise·z."""
+@dataclass(frozen=True)
+class Answer:
+    """What the network answers in one row, at that row's level: ε, or x̂_0 where α = 0."""
+
+    row: int
+    level: Level
+
+
+@dataclass(frozen=True)
+class Form:
+    """A state at a level, as a linear form: Σ weight·state + Σ weight·answer + noise·z."""
 
     level: Level
-    states: dict[int, float] = field(default_factory=dict)
-    answers: dict[int, float] = field(default_factory=dict)
+    states: Terms
+    answers: Terms
     noise: float = 0.0
-    stage: bool = False
+    draw: int = 0  # tells apart the noises of two forms, which are two draws
+    stage: bool = field(default=False, compare=False)
 
-    def add(self, states: Mapping[int, float], answers: Mapping[int, float]) -> None:
-        for mine, more in ((self.states, states), (self.answers, answers)):
-            for index, weight in more.items():
-                mine[index] = mine.get(index, 0.0) + weight
+
+# One answer, or answers with weights that sum to 1.
+Mean = Answer | Mapping[Answer, float]
 
 
 class Program:
     """The rows written so far on one grid.
 
-    State 0 is what the caller hands in. Each move asks the network at the newest state, row k at
-    state k, and makes state k + 1.
+    Attributes
+    ----------
+    grid:
+        The levels to visit.
+    start:
+        The state that the run begins with.
     """
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self.levels = [grid.levels[0]]
-        self._drafts: list[_Draft] = []
+        self.start = Form(grid.levels[0], ((0, 1.0),), ())
+        self._answers: dict[Form, Answer] = {}  # by the form asked at
+        self._asked: list[Form] = []
+        self._draws = 0
 
-    @property
-    def newest(self) -> int:
-        """The newest state's number, and so the number of the row that the next move writes."""
-        return len(self._drafts)
+    def ask(self, x: Form) -> Answer:
+        """The network's answer at `x`: one model call, unless it was asked at this state before."""
+        if x not in self._answers:
+            k = len(self._asked)
+            if k == 0 and x != self.start:
+                raise ValueError("the first model call of a run is at the state that it begins with; ask there first")
+            self._asked.append(x)
+            # The state has a number from now on, by which it may be met again.
+            self._answers[x] = self._answers[Form(x.level, ((k, 1.0),), ())] = Answer(k, x.level)
+        return self._answers[x]
 
     def transfer(
         self,
-        base: int,
-        epsilon: Mapping[int, float],
+        x: Form,
+        mean: Mean,
         to: Level,
         *,
+        space: str = "epsilon",
         sigma: float | None = None,
         noise: float = 0.0,
         stage: bool = False,
-    ) -> None:
-        """The next state is φ(x_base, Σ weight·ε, t_base, t_to), and noise·z.
+    ) -> Form:
+        """φ(x, e, t, s), along a mean e of answers, plus noise·z.
 
-        `epsilon` maps rows to weights that sum to 1. `sigma` is how much ε remains where noise
-        takes the place of the rest: √(σ² − noise²), DDIM's eq. (12). `stage` marks a state that is
-        not on the solution's path.
+        Parameters
+        ----------
+        x, to:
+            The state to move, and the level to move it to.
+        mean:
+            An answer, or a dict from answers to weights that sum to 1.
+        space:
+            The prediction whose mean is taken: one of `PREDICTIONS`. "epsilon" is the paper's eq. (9), "sample" the
+            data space of DPM-Solver++. From α = 0, where ε does not determine the picture, "epsilon" means "sample".
+        sigma:
+            How much ε remains where noise replaces the rest: √(σ² − noise²), DDIM's eq. (12).
+        noise:
+            The standard deviation of fresh noise.
+        stage:
+            Whether the new state is a Runge–Kutta stage, not a point of the solution.
         """
-        here, target = self.levels[base], to if sigma is None else to._replace(sigma=sigma)
-        draft = self._begin(noise, stage)
-        if here.alpha > 0:
-            a, b = transfer_weights(here, target)
-            draft.add({base: a}, {})
-            for row, weight in epsilon.items():
-                draft.add(*self._mean(row, picture=0.0, epsilon=weight * b))
-        else:
-            # x_t is pure noise and holds no picture: there the rows' pictures are averaged instead,
-            # x_s = α_s·x̂_0 + (σ_s/σ_t)·x_t, which is φ's limit for the same x̂_0.
-            draft.add({base: target.sigma / here.sigma}, {})
-            for row, weight in epsilon.items():
-                draft.add(*self._mean(row, picture=weight * target.alpha, epsilon=0.0))
-        self._end(draft, to)
+        space = x.level.space if space == "epsilon" else space
+        p, q = transfer_weights(x.level, to if sigma is None else to._replace(sigma=sigma), space)
+        parts = {}
+        for answer, weight in (mean if isinstance(mean, Mapping) else {mean: 1.0}).items():
+            a, b = PREDICTIONS[space](answer.level.alpha, answer.level.sigma)
+            parts[answer] = (weight * q * a, weight * q * b)
+        return self.combine(x, p, parts, to, noise=noise, stage=stage)
 
-    def classical(self, base: int, epsilon: Mapping[int, float], to: Level, *, stage: bool = False) -> None:
-        """The next state is x_base + (t_to − t_base)·Σ weight·dx/dt, on the raw ODE.
+    def combine(
+        self,
+        x: Form,
+        scale: float,
+        parts: Mapping[Answer, tuple[float, float]],
+        to: Level,
+        *,
+        noise: float = 0.0,
+        stage: bool = False,
+    ) -> Form:
+        """scale·x + Σ (picture·x̂_0 + epsilon·ε) + noise·z at the level `to`, `parts` being (picture, epsilon)."""
+        written = self._written(x)
+        states = {i: scale * weight for i, weight in written.states}
+        answers = {j: scale * weight for j, weight in written.answers}
+        for answer, (picture, epsilon) in parts.items():
+            of_state, of_answer = answer_weights(answer.level, picture, epsilon)
+            states[answer.row] = states.get(answer.row, 0.0) + of_state
+            answers[answer.row] = answers.get(answer.row, 0.0) + of_answer
+        # Two noises without a model call between them are one, of their variances' sum.
+        noise = math.hypot(scale * written.noise, noise)
+        self._draws += noise > 0
+        return Form(to, _terms(states), _terms(answers), noise, self._draws if noise else 0, stage)
 
-        dx/dt = α'(t)·x̂_0 + σ'(t)·ε is the probability-flow ODE, eq. (13) of Song et al. (2021).
+    def rebase(self, x: Form, on: Form) -> Form:
+        """`x` written in terms of `on`, a state at which the network was asked: x = on + (x − on).
+
+        What the two are both made of cancels. A corrected state shares its past with the state that it corrects;
+        written without this, its history would grow with every step.
         """
-        draft = self._begin(0.0, stage)
-        draft.add({base: 1.0}, {})
-        for row, weight in epsilon.items():
-            step = weight * (to.t - self.levels[base].t)
-            alpha_rate, sigma_rate = self.grid.schedule.rates(self.levels[row].t)
-            draft.add(*self._mean(row, picture=step * alpha_rate, epsilon=step * sigma_rate))
-        self._end(draft, to)
+        states, answers = dict(x.states), dict(x.answers)
+        for mine, others in ((states, on.states), (answers, on.answers)):
+            for index, weight in others:
+                mine[index] = mine.get(index, 0.0) - weight
+        states[self._answers[on].row] = states.get(self._answers[on].row, 0.0) + 1.0
+        return Form(x.level, _terms(states), _terms(answers), stage=x.stage)
 
-    def _mean(self, row: int, picture: float, epsilon: float) -> tuple[dict[int, float], dict[int, float]]:
-        """picture·x̂_0 + epsilon·ε of one row, as weights of its state and of its answer.
-
-        A row's answer is ε, and x̂_0 = (x − σ·ε)/α; but where α = 0 it is x̂_0, and ε = x/σ.
-        """
-        _, alpha, sigma = self.levels[row]
-        if alpha == 0:
-            return {row: epsilon / sigma}, {row: picture}
-        return {row: picture / alpha}, {row: epsilon - picture * sigma / alpha}
-
-    def _begin(self, noise: float, stage: bool) -> _Draft:
-        return _Draft(self.levels[-1], noise=noise, stage=stage)
-
-    def _end(self, draft: _Draft, to: Level) -> None:
-        draft.states = {k: w for k, w in draft.states.items() if w}
-        draft.answers = {k: w for k, w in draft.answers.items() if w}
-        self._drafts.append(draft)
-        self.levels.append(to)
-
-    def plan(self, name: str) -> Plan:
-        """The finished table, without the rows whose model call would have no effect."""
-        drafts = _without_idle_rows(self._drafts)
-        table = self.grid.schedule.num_train_timesteps is not None
-        return Plan(
-            rows=tuple(
-                Row(
-                    *draft.level,
-                    states=tuple(sorted(draft.states.items())),
-                    answers=tuple(sorted(draft.answers.items())),
-                    noise=draft.noise,
-                    stage=draft.stage,
-                )
-                for draft in drafts
-            ),
-            end=self.levels[-1],
-            integer_times=table and all(float(draft.level.t).is_integer() for draft in drafts),
-            name=name,
+    def table(self, end: Form, name: str) -> Table:
+        """The table of a program whose last state is `end`."""
+        made = [*self._asked[1:], end] if self._asked else []
+        rows = tuple(
+            Row(*asked.level, form.states, form.answers, form.noise, form.stage)
+            for asked, form in zip(self._asked, made, strict=True)
         )
+        table = self.grid.schedule.num_train_timesteps is not None
+        return Table(rows, end.level, table and all(row.t.is_integer() for row in rows), name)
+
+    def _written(self, x: Form) -> Form:
+        """`x`, or once the network was asked at it the state that has a number."""
+        known = self._answers.get(x)
+        return x if known is None else Form(x.level, ((known.row, 1.0),), ())
 
 
-def _without_idle_rows(drafts: list[_Draft]) -> list[_Draft]:
-    """Takes out each row whose answer nobody uses, and whose state nobody else does.
-
-    What it makes is then made one row earlier, without asking the network at its own state. So a
-    tableau whose last stage is the next step's first (first same as last) costs no call for it.
-    """
-    rows = dict(enumerate(drafts))
-    uses = Counter(("answer", j) for draft in drafts for j in draft.answers)
-    uses.update(("state", i) for draft in drafts for i in draft.states)
-    for k in reversed(range(1, len(drafts))):
-        idle, before = rows[k], rows[k - 1]
-        if uses["answer", k] or uses["state", k] > (k in idle.states) or before.noise:
-            continue
-        del rows[k]
-        scale = idle.states.get(k, 0.0)
-        made = _Draft(before.level, noise=idle.noise, stage=idle.stage)
-        made.add({i: w for i, w in idle.states.items() if i != k}, idle.answers)
-        if scale:
-            made.add(
-                {i: scale * w for i, w in before.states.items()}, {j: scale * w for j, w in before.answers.items()}
-            )
-        for draft, count in ((idle, -1), (before, -1), (made, 1)):
-            for kind, terms in (("state", draft.states), ("answer", draft.answers)):
-                for index in terms:
-                    uses[kind, index] += count
-        rows[k - 1] = made
-    number = {k: n for n, k in enumerate(rows)}
-    for draft in rows.values():
-        draft.states = {number[i]: w for i, w in draft.states.items()}
-        draft.answers = {number[j]: w for j, w in draft.answers.items()}
-    return list(rows.values())
+def _terms(weights: Mapping[int, float]) -> Terms:
+    return tuple(sorted((index, weight) for index, weight in weights.items() if weight))

@@ -1,28 +1,22 @@
-"""Noise schedules: how much signal and how much noise a state holds at each time.
+"""Noise levels: how much signal and how much noise a state holds at each time.
 
-A schedule is the pair of functions of `x_t = α(t)·x_0 + σ(t)·ε`, in float64, with times in the
-units in which the network was trained. It knows no grid and no method.
+A schedule is the pair of functions in `x_t = α(t)·x_0 + σ(t)·ε`, in float64, with times in the units in which the
+network was trained. It holds no grid and no method, and touches no array of the caller's. The kinds of schedule are
+in `schedules.py`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pndm_solvers.arguments import alike, boolean, choice, real, reals, whole
-from pndm_solvers.arrays import combine
+from pndm_solvers.arguments import real, reals
 
-__all__ = ["SCHEDULES", "Level", "NoiseSchedule"]
+__all__ = ["Float64", "Level", "Schedule"]
 
 Float64 = NDArray[np.float64]
 
@@ -36,35 +30,35 @@ class Level(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """ρ = σ/α, in which a transfer is a straight line: x/α moves by (ρ_s − ρ_t)·ε. Infinite where α = 0."""
+        """ρ = σ/α, the coordinate in which a transfer is a straight line: x/α moves by (ρ_s − ρ_t)·ε; ∞ where α = 0."""
         return self.sigma / self.alpha if self.alpha else math.inf
 
+    @property
+    def space(self) -> str:
+        """What the rows of a plan combine at this level: "epsilon", or "sample" where α = 0.
 
-class NoiseSchedule(ABC):
-    """α(t) and σ(t) of `x_t = α(t)·x_0 + σ(t)·ε`.
+        At α = 0 the state is pure noise, so ε does not determine the picture; x̂_0 and the state determine ε.
+        """
+        return "epsilon" if self.alpha else "sample"
 
-    Made by one of the class methods below. A schedule is immutable, hashable and compared by value.
-    A new kind of schedule is one subclass with `t_min`, `t_max`, `clean`, and `_alpha`, `_sigma`, `_rates`, which
-    are asked within `[t_min, t_max]` alone.
+
+class Schedule(ABC):
+    """What every noise schedule can do, given α(t), σ(t) and their derivatives.
 
     Attributes
     ----------
     t_min, t_max:
         The lowest and the highest time that the network was trained for.
     clean:
-        The level without noise (α = 1, σ = 0), where `final="clean"` ends.
+        The level without noise (α = 1, σ = 0), where `final="clean"` ends, and the time that stands for it.
     num_train_timesteps:
         How many levels a table has; None for a continuous schedule.
     """
 
-    num_train_timesteps: int | None = None
     t_min: float
     t_max: float
-
-    @property
-    @abstractmethod
-    def clean(self) -> Level:
-        """The level α = 1, σ = 0, and the time that stands for it."""
+    clean: Level = Level(0.0, 1.0, 0.0)
+    num_train_timesteps: int | None = None
 
     @abstractmethod
     def _alpha(self, t: Float64) -> Float64:
@@ -98,7 +92,7 @@ class NoiseSchedule(ABC):
         return np.where(clean, math.inf, self._log_snr(times))
 
     def rates(self, t: float) -> tuple[float, float]:
-        """(dα/dt, dσ/dt) at one time, per unit of time; what the raw probability-flow ODE needs.
+        """(dα/dt, dσ/dt) at one time, per unit of time, for the raw probability-flow ODE.
 
         Raises ValueError outside `[t_min, t_max]`.
         """
@@ -107,35 +101,10 @@ class NoiseSchedule(ABC):
             raise self._outside("t", t)
         return self._rates(t)
 
-    def _times(self, t: ArrayLike) -> tuple[Float64, NDArray[np.bool_]]:
-        """`t` held within `[t_min, t_max]`, and where it is the clean time; ValueError for other times."""
-        times = reals("t", t).astype(np.float64)
-        clean, inside = times == self.clean.t, np.clip(times, self.t_min, self.t_max)
-        # A float32 time, as networks are handed, may lie past an end by its own rounding.
-        outside = ~(clean | (np.abs(times - inside) <= 1e-6 * np.abs(inside)))
-        if outside.any():
-            raise self._outside("t", times[outside].flat[0])
-        return inside, clean
-
-    def _outside(self, name: str, t: float) -> ValueError:
-        return ValueError(
-            f"{name} is {t:g}, outside the trained range [{self.t_min:g}, {self.t_max:g}] of {self!r}; "
-            f"pass times inside it, or final='clean' for the noise-free end"
-        )
-
-    def add_noise(self, x0: Any, noise: Any, t: float) -> Any:
-        """α(t)·x_0 + σ(t)·noise, of x0's dtype and device: where a run with `start=t` begins from a picture.
-
-        Raises TypeError or ValueError unless `x0` and `noise` are floating arrays of one library and shape.
-        """
-        alike("noise", noise, "x0", x0)
-        level = self.level(t)
-        return combine([x0, noise], [level.alpha, level.sigma])
-
     def level(self, t: float, name: str = "t") -> Level:
-        """The level at time `t`, which an error calls `name`.
+        """The level at time `t`; errors call the time `name`.
 
-        Raises ValueError outside `[t_min, t_max]`, but for the clean time.
+        Raises ValueError outside `[t_min, t_max]`, except at the clean time.
         """
         t = real(name, t, "a finite time")
         if t == self.clean.t:
@@ -148,17 +117,17 @@ class NoiseSchedule(ABC):
     def level_at(self, ratio: float) -> Level:
         """The level at which σ/α is `ratio`, above 0, clamped to `[t_min, t_max]`."""
         if not real("ratio", ratio, finite=False) > 0:
-            raise ValueError(f"ratio is {ratio:g}; σ/α must be above 0, and is at the clean level alone")
+            raise ValueError(f"ratio is {ratio:g}; σ/α must be above 0, since only the clean level has 0")
         return self.level(float(self.time_at(-2 * math.log(ratio))))
 
     def time_at(self, log_snr: ArrayLike) -> Float64:
-        """The times at which log-SNR (nats, any shape) is met, clamped to `[t_min, t_max]`. ValueError for NaN.
+        """The times at which log-SNR takes the given values (nats, any shape), clamped to `[t_min, t_max]`.
 
-        By bisection to the last bit, since log-SNR falls strictly with time in every schedule.
+        Bisection to the last bit, since log-SNR falls strictly with time in every schedule. ValueError for NaN.
         """
         target = reals("log_snr", log_snr).astype(np.float64)
         if np.isnan(target).any():
-            raise ValueError("log_snr has entries that are not a number; it must be numbers, −∞ and ∞ among them")
+            raise ValueError("log_snr holds NaN; its entries must be numbers, −∞ and ∞ included")
         low, high = np.full(target.shape, self.t_min), np.full(target.shape, self.t_max)
         for _ in range(80):
             middle = (low + high) / 2
@@ -166,342 +135,18 @@ class NoiseSchedule(ABC):
             low, high = np.where(too_clean, middle, low), np.where(too_clean, high, middle)
         return np.where(self._log_snr(low) <= target, low, high)
 
-    # ------------------------------------------------------------------ tables
-
-    @staticmethod
-    def linear(num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-        """β rises linearly: Ho et al. (2020), section 4; the schedule of DDPM and of PNDM."""
-        steps = whole("num_train_timesteps", num_train_timesteps)
-        return NoiseSchedule.from_betas(np.linspace(*_ends(beta_start, beta_end), steps))
-
-    @staticmethod
-    def scaled_linear(
-        num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
-    ) -> NoiseSchedule:
-        """√β rises linearly, as in latent diffusion; "quad" in the code of DDIM and PNDM."""
-        first, last = _ends(beta_start, beta_end)
-        roots = np.linspace(first**0.5, last**0.5, whole("num_train_timesteps", num_train_timesteps))
-        return NoiseSchedule.from_betas(roots**2)
-
-    @staticmethod
-    def cosine(num_train_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-        """√ᾱ follows a cosine: Nichol and Dhariwal (2021), eq. (17); β is capped at `max_beta`."""
-        count = whole("num_train_timesteps", num_train_timesteps)
-        if not 0 <= (offset := real("offset", offset)) < 1:
-            raise ValueError(f"offset is {offset:g}; it must lie in [0, 1), and is 0.008 in the paper")
-        if not 0 < (max_beta := real("max_beta", max_beta)) < 1:
-            raise ValueError(f"max_beta is {max_beta:g}; it must lie in (0, 1), as all betas do")
-        steps = np.arange(count + 1) / count
-        alphas_cumprod = np.cos((steps + offset) / (1 + offset) * math.pi / 2) ** 2
-        return NoiseSchedule.from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], max_beta))
-
-    @staticmethod
-    def from_betas(betas: ArrayLike) -> NoiseSchedule:
-        """From the variances β_0 … β_{T−1} of the forward steps: ᾱ_t = Π (1 − β_i), i ≤ t.
-
-        Raises ValueError unless `betas` is a non-empty 1-D table inside (0, 1).
-        """
-        table = _table("betas", betas)
-        if not np.all((table > 0) & (table < 1)):
-            worst = int(np.argmax(~((table > 0) & (table < 1))))
-            raise ValueError(f"betas must lie in (0, 1); betas[{worst}] is {table[worst]:g}")
-        # Summing logarithms keeps 1 − ᾱ exact near t = 0, where ᾱ itself rounds to almost 1.
-        log_alphas_cumprod = np.cumsum(np.log1p(-table))
-        return Table(tuple((log_alphas_cumprod - np.log(-np.expm1(log_alphas_cumprod))).tolist()))
-
-    @staticmethod
-    def from_alphas_cumprod(alphas_cumprod: ArrayLike) -> NoiseSchedule:
-        """From the table ᾱ_0 … ᾱ_{T−1}. The last one may be 0 (zero terminal SNR).
-
-        Raises ValueError unless `alphas_cumprod` is a non-empty 1-D table inside (0, 1), strictly falling.
-        """
-        table = _table("alphas_cumprod", alphas_cumprod)
-        inside = (table > 0) & (table < 1)
-        inside[-1] |= table[-1] == 0 and len(table) > 1
-        if not inside.all():
-            worst = int(np.argmin(inside))
-            raise ValueError(f"alphas_cumprod must lie in (0, 1); alphas_cumprod[{worst}] is {table[worst]:g}")
-        if not np.all(np.diff(table) < 0):
-            worst = int(np.argmax(np.diff(table) >= 0))
-            raise ValueError(
-                f"alphas_cumprod must fall strictly; [{worst}] is {table[worst]:g} and [{worst + 1}] is "
-                f"{table[worst + 1]:g}. If the table is ordered from noise to data, reverse it"
-            )
-        with np.errstate(divide="ignore"):
-            return Table(tuple((np.log(table) - np.log1p(-table)).tolist()))
-
-    @staticmethod
-    def from_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> NoiseSchedule:
-        """From a diffusers scheduler config: a dict, a JSON file, or a folder that holds one.
-
-        Read are `num_train_timesteps`, `beta_schedule`, `beta_start`, `beta_end`, `trained_betas`
-        and `rescale_betas_zero_snr`, with diffusers' defaults where absent. What the network predicts
-        (`prediction_type`) is no part of a schedule: pass it as `prediction=` when sampling.
-        """
-        if not isinstance(config, Mapping):
-            if not isinstance(config, (str, os.PathLike)):
-                raise TypeError(f"config is a {type(config).__name__}; it must be a dict, a JSON file or a folder")
-            path = Path(config)
-            path = path / "scheduler_config.json" if path.is_dir() else path
-            if not path.is_file():
-                raise FileNotFoundError(f"config names {path}, where there is no file; pass a dict or a config's path")
-            try:
-                config = json.loads(path.read_text())
-            except ValueError as error:
-                raise ValueError(f"{path} is no JSON: {error}") from error
-            if not isinstance(config, Mapping):
-                raise ValueError(f"{path} holds a {type(config).__name__}; a scheduler config is a JSON object")
-        keys = {"beta_schedule", "beta_start", "beta_end", "trained_betas"}
-        if "_class_name" in config and not keys & config.keys():
-            raise ValueError(
-                f"the config of a {config['_class_name']} names no betas ({', '.join(sorted(keys))}); "
-                f"make its schedule by name, NoiseSchedule.rectified_flow() or NoiseSchedule.ve() say"
-            )
-        names = {
-            "linear": NoiseSchedule.linear,
-            "scaled_linear": NoiseSchedule.scaled_linear,
-            "squaredcos_cap_v2": NoiseSchedule.cosine,
-        }
-        for key in ("num_train_timesteps", "beta_start", "beta_end"):
-            if config.get(key) is not None:  # even where a table makes it idle
-                real(key, config[key])
-        steps = config.get("num_train_timesteps", 1000)
-        name = config.get("beta_schedule", "linear")
-        if config.get("trained_betas") is not None:
-            schedule = NoiseSchedule.from_betas(config["trained_betas"])
-        elif choice("beta_schedule", name, names) == "squaredcos_cap_v2":
-            schedule = NoiseSchedule.cosine(steps)
-        else:
-            schedule = names[name](steps, config.get("beta_start", 1e-4), config.get("beta_end", 0.02))
-        rescaled = config.get("rescale_betas_zero_snr")
-        if rescaled is None or not boolean("rescale_betas_zero_snr", rescaled):
-            return schedule
-        return schedule.rescale_zero_terminal_snr()
-
-    def rescale_zero_terminal_snr(self) -> NoiseSchedule:
-        """A new table whose last level is pure noise: Lin et al. (2024), algorithm 1.
-
-        √ᾱ is shifted to end at 0 and scaled to keep its first value. Raises TypeError for a
-        continuous schedule, which has no table.
-        """
-        raise TypeError(f"only a table of levels can be rescaled to zero terminal SNR, and {self!r} is continuous")
-
-    # -------------------------------------------------------------- continuous
-
-    @staticmethod
-    def vp(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> NoiseSchedule:
-        """The variance-preserving SDE of Song et al. (2021), eq. (32), times from `t_min` to 1.
-
-        log α(t) = −t²·(β_max − β_min)/4 − t·β_min/2, σ² = 1 − α².
-        """
-        return VariancePreserving(real("beta_min", beta_min), real("beta_max", beta_max), real("t_min", t_min))
-
-    @staticmethod
-    def ve(sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
-        """Variance exploding as in Karras et al. (2022): α = 1, and the time is σ itself."""
-        return VarianceExploding(real("sigma_min", sigma_min), real("sigma_max", sigma_max))
-
-    @staticmethod
-    def rectified_flow(t_min: float = 1e-3) -> NoiseSchedule:
-        """The straight path of Liu et al. (2023): α = 1 − t, σ = t, times from `t_min` to 1."""
-        return RectifiedFlow(real("t_min", t_min))
-
-
-def _ends(beta_start: float, beta_end: float) -> tuple[float, float]:
-    ends = real("beta_start", beta_start), real("beta_end", beta_end)
-    if not 0 < min(ends) <= max(ends) < 1:
-        raise ValueError(f"betas must lie in (0, 1); beta_start is {ends[0]:g} and beta_end is {ends[1]:g}")
-    return ends
-
-
-def _table(name: str, values: ArrayLike) -> Float64:
-    table = reals(name, values).astype(np.float64)
-    if table.ndim != 1 or table.size == 0:
-        raise ValueError(f"{name} must be a non-empty 1-D table, not one of shape {table.shape}")
-    if not np.isfinite(table).all():
-        raise ValueError(f"{name} must be finite; {name}[{int(np.argmin(np.isfinite(table)))}] is not")
-    return table
-
-
-@dataclass(frozen=True)
-class Table(NoiseSchedule):
-    """Variance-preserving levels at the integers 0 … T − 1, given by their log-SNR (nats).
-
-    Between the integers log-SNR is Hermite's cubic, with slopes from central differences of fourth
-    order, limited so that it falls everywhere (Fritsch and Carlson, 1980): exact at the integers,
-    and smooth enough that a method of order 4 does not see the joints. A terminal level with α = 0
-    has no finite log-SNR; towards it α falls linearly.
-    """
-
-    log_snrs: tuple[float, ...]
-
-    def __repr__(self) -> str:
-        ends = ", ".join(f"{v:.4g}" for v in (self.log_snrs[0], self.log_snrs[-1]))
-        return f"<NoiseSchedule of {len(self.log_snrs)} levels, log-SNR {ends}>"
-
-    @property
-    def num_train_timesteps(self) -> int:  # type: ignore[override] — a table knows it from its length
-        return len(self.log_snrs)
-
-    t_min = 0.0
-
-    @property
-    def t_max(self) -> float:  # type: ignore[override] — likewise
-        return float(len(self.log_snrs) - 1)
-
-    @property
-    def clean(self) -> Level:
-        # The level before the first of the table, where the product that defines ᾱ is still empty.
-        return Level(-1.0, 1.0, 0.0)
-
-    @cached_property
-    def _knots(self) -> tuple[Float64, Float64]:
-        """The finite log-SNRs, and the slope of the interpolant at each."""
-        values = np.array(self.log_snrs)
-        values = values[np.isfinite(values)]
-        rises = np.diff(values)
-        if not rises.size:
-            return values, np.zeros_like(values)
-        slopes = np.gradient(values)
-        slopes[2:-2] = (8 * (values[3:-1] - values[1:-3]) - (values[4:] - values[:-4])) / 12
-        steepest = 3 * np.maximum(np.append(rises, rises[-1]), np.append(rises[0], rises))
-        return values, np.maximum(slopes, steepest).clip(max=0)
-
-    def _interpolate(self, t: ArrayLike) -> tuple[Float64, Float64]:
-        """Log-SNR and its slope at times within the finite part of the table (Hermite's cubic)."""
-        values, slopes = self._knots
-        t = np.clip(np.asarray(t, np.float64), 0, len(values) - 1)
-        i = np.minimum(t.astype(np.int64), max(len(values) - 2, 0))
-        j = np.minimum(i + 1, len(values) - 1)
-        s = t - i
-        rise, left, right = values[j] - values[i], slopes[i], slopes[j]
-        curve, twist = 3 * rise - 2 * left - right, left + right - 2 * rise
-        return values[i] + s * (left + s * (curve + s * twist)), left + s * (2 * curve + s * 3 * twist)
-
-    def _beyond(self, t: ArrayLike) -> Float64:
-        """How far `t` lies past the last finite level, 0 to 1."""
-        return np.clip(np.asarray(t, np.float64) - (len(self._knots[0]) - 1), 0, 1)
-
-    def _alpha(self, t: ArrayLike) -> Float64:
-        log_snr, _ = self._interpolate(t)
-        return (1 - self._beyond(t)) * np.exp(-np.logaddexp(0, -log_snr) / 2)
-
-    def _sigma(self, t: ArrayLike) -> Float64:
-        log_snr, _ = self._interpolate(t)
-        return np.where(self._beyond(t) > 0, np.sqrt(1 - self._alpha(t) ** 2), np.exp(-np.logaddexp(0, log_snr) / 2))
-
-    def _log_snr(self, t: Float64) -> Float64:
-        return np.where(self._beyond(t) > 0, super()._log_snr(t), self._interpolate(t)[0])
-
-    def _rates(self, t: float) -> tuple[float, float]:
-        alpha, sigma = float(self._alpha(t)), float(self._sigma(t))
-        if self._beyond(t) > 0:
-            slope = -float(self._alpha(len(self._knots[0]) - 1))
-            return slope, -alpha * slope / sigma
-        half = float(self._interpolate(t)[1]) / 2
-        return half * alpha * sigma**2, -half * sigma * alpha**2
-
-    def rescale_zero_terminal_snr(self) -> NoiseSchedule:
-        alphas = self.alpha(np.arange(len(self.log_snrs)))
-        if len(alphas) < 2:
-            raise ValueError("a table of one level cannot both keep its first level and end at zero SNR")
-        return NoiseSchedule.from_alphas_cumprod(((alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))) ** 2)
-
-
-@dataclass(frozen=True)
-class VariancePreserving(NoiseSchedule):
-    """See `NoiseSchedule.vp`."""
-
-    beta_min: float
-    beta_max: float
-    t_min: float
-    t_max = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.beta_min <= self.beta_max < math.inf:
-            raise ValueError(f"need 0 < beta_min ≤ beta_max, not {self.beta_min:g} and {self.beta_max:g}")
-        _check_t_min(self.t_min)
-
-    @property
-    def clean(self) -> Level:
-        return Level(0.0, 1.0, 0.0)
-
-    def _log_alpha(self, t: Any) -> Any:
-        return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
-
-    def _alpha(self, t: Float64) -> Float64:
-        return np.exp(self._log_alpha(t))
-
-    def _sigma(self, t: Float64) -> Float64:
-        return np.sqrt(-np.expm1(2 * self._log_alpha(t)))
-
-    def _rates(self, t: float) -> tuple[float, float]:
-        alpha, sigma = math.exp(self._log_alpha(t)), math.sqrt(-math.expm1(2 * self._log_alpha(t)))
-        beta = self.beta_min + t * (self.beta_max - self.beta_min)
-        return -beta / 2 * alpha, beta / 2 * alpha**2 / sigma
-
-
-@dataclass(frozen=True)
-class VarianceExploding(NoiseSchedule):
-    """See `NoiseSchedule.ve`."""
-
-    t_min: float
-    t_max: float
-
-    def __post_init__(self) -> None:
-        # Above, squares overflow; and no network knows such noise.
-        if not 0 < self.t_min < self.t_max <= 1e100:
-            raise ValueError(f"need 0 < sigma_min < sigma_max ≤ 1e100, not {self.t_min:g} and {self.t_max:g}")
-
-    @property
-    def clean(self) -> Level:
-        return Level(0.0, 1.0, 0.0)
-
-    def _alpha(self, t: Float64) -> Float64:
-        return np.ones_like(t)
-
-    def _sigma(self, t: Float64) -> Float64:
-        return t
-
-    def _rates(self, t: float) -> tuple[float, float]:
-        return 0.0, 1.0
-
-
-@dataclass(frozen=True)
-class RectifiedFlow(NoiseSchedule):
-    """See `NoiseSchedule.rectified_flow`."""
-
-    t_min: float
-    t_max = 1.0
-
-    def __post_init__(self) -> None:
-        _check_t_min(self.t_min)
-
-    @property
-    def clean(self) -> Level:
-        return Level(0.0, 1.0, 0.0)
-
-    def _alpha(self, t: Float64) -> Float64:
-        return 1 - t
-
-    def _sigma(self, t: Float64) -> Float64:
-        return t
-
-    def _rates(self, t: float) -> tuple[float, float]:
-        return -1.0, 1.0
-
-
-def _check_t_min(t_min: float) -> None:
-    if not 0 < t_min < 1:
-        raise ValueError(f"t_min must lie in (0, 1), not {t_min:g}: it is the lowest time the network was trained for")
-
-
-# Those that need no table, by the name that the command line uses, and that tests run over.
-SCHEDULES: dict[str, Callable[[], NoiseSchedule]] = {
-    "linear": NoiseSchedule.linear,
-    "scaled_linear": NoiseSchedule.scaled_linear,
-    "cosine": NoiseSchedule.cosine,
-    "vp": NoiseSchedule.vp,
-    "ve": NoiseSchedule.ve,
-    "rectified_flow": NoiseSchedule.rectified_flow,
-}
+    def _times(self, t: ArrayLike) -> tuple[Float64, NDArray[np.bool_]]:
+        """`t` held within `[t_min, t_max]`, and where it is the clean time; ValueError for other times."""
+        times = reals("t", t).astype(np.float64)
+        clean, inside = times == self.clean.t, np.clip(times, self.t_min, self.t_max)
+        # A float32 time, as networks receive it, may lie past an end by its own rounding.
+        outside = ~(clean | (np.abs(times - inside) <= 1e-6 * np.abs(inside)))
+        if outside.any():
+            raise self._outside("t", times[outside].flat[0])
+        return inside, clean
+
+    def _outside(self, name: str, t: float) -> ValueError:
+        return ValueError(
+            f"{name} is {t:g}, outside the trained range [{self.t_min:g}, {self.t_max:g}] of {self!r}; "
+            f"pass times inside it, or final='clean' for the noise-free end"
+        )

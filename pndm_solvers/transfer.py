@@ -1,43 +1,47 @@
-"""The transfer φ of "Pseudo Numerical Methods for Diffusion Models on Manifolds", eq. (9)."""
+"""The transfer φ of "Pseudo Numerical Methods for Diffusion Models on Manifolds", eq. (9), as numbers.
+
+φ moves a state from one noise level to another along a prediction that stays the same on the way. The paper's
+prediction is ε. Moved along x_0, φ is the step of DPM-Solver++'s data space; along ε − x_0, of rectified flow.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-from pndm_solvers.arguments import alike, real
-from pndm_solvers.arrays import combine
+from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.schedule import Level
 
-__all__ = ["transfer", "transfer_weights"]
+__all__ = ["answer_weights", "transfer_weights"]
 
 
-def transfer_weights(here: Level, there: Level) -> tuple[float, float]:
-    """(a, b) of φ: `x_s = a·x_t + b·ε` from the level `here` (t) to the level `there` (s).
+def transfer_weights(here: Level, there: Level, space: str = "epsilon") -> tuple[float, float]:
+    """(p, q) of φ: `x_s = p·x_t + q·e` from the level `here` (t) to the level `there` (s).
 
-    The picture that (x_t, ε) implies is `x̂_0 = (x_t − σ_t·ε)/α_t`, and φ adds the same ε to it at
-    the other level: `x_s = α_s·x̂_0 + σ_s·ε`. With α² + σ² = 1 this is the paper's eq. (9). It is
-    exact, however far apart the levels, when ε is the same along the way.
+    Here e = a·x_0 + b·ε is the prediction named `space`, one of `PREDICTIONS`, with a and b taken at `here`. It and
+    x_t determine x̂_0 and ε, and `x_s = α_s·x̂_0 + σ_s·ε`: so
 
-    Raises ValueError at α_t = 0, where x_t holds no picture and ε cannot tell it.
+        p = (α_s·b − σ_s·a)/(α_t·b − σ_t·a),    q·b = σ_s − p·σ_t,    q·a = α_s − p·α_t.
+
+    For ε (a = 0, b = 1) this is the paper's eq. (9) where α² + σ² = 1. φ is exact, however far apart the levels, when
+    e is the same along the way.
+
+    Raises ValueError where x_t and e do not determine x̂_0, as ε does not at α_t = 0.
     """
-    if here.alpha == 0:
+    a, b = PREDICTIONS[space](here.alpha, here.sigma)
+    before, after = (level.alpha * b - level.sigma * a for level in (here, there))
+    if before == 0:
         raise ValueError(
-            f"ε does not determine the picture at t = {here.t:g}, where α = 0 (zero terminal SNR); "
-            f"start at an earlier time, or run a plan with a network that predicts v, x_0 or flow"
+            f"{space!r} does not determine the picture at t = {here.t:g}, where α = {here.alpha:g} and σ = "
+            f"{here.sigma:g}; begin at another time, or run a plan with a network that predicts v, x_0 or flow"
         )
-    a = there.alpha / here.alpha
-    return a, there.sigma - a * here.sigma
+    p = after / before
+    return p, (there.sigma - p * here.sigma) / b if abs(b) >= abs(a) else (there.alpha - p * here.alpha) / a
 
 
-def transfer(x: Any, epsilon: Any, here: Level, there: Level) -> Any:
-    """φ(x, ε, t, s) on arrays: `x` and `epsilon` of one shape, the result of x's dtype and device.
+def answer_weights(level: Level, picture: float, epsilon: float) -> tuple[float, float]:
+    """(p, q) such that `picture·x̂_0 + epsilon·ε = p·x + q·answer`, for a plan's state and answer at `level`.
 
-    Raises TypeError or ValueError for arrays that differ, for what is no `Level`, and at α_t = 0.
+    A plan's answer is `level.space`: ε, with x̂_0 = (x − σ·ε)/α, or where α = 0 x̂_0, with ε = (x − α·x̂_0)/σ.
     """
-    alike("epsilon", epsilon, "x", x)
-    for name, level in (("here", here), ("there", there)):
-        if not isinstance(level, Level):
-            raise TypeError(f"{name} is a {type(level).__name__}; it must be a Level, as schedule.level(t) gives")
-        if min(real(f"{name}.alpha", level.alpha), real(f"{name}.sigma", level.sigma)) < 0:
-            raise ValueError(f"{name} is {level}; alpha and sigma must not be negative")
-    return combine([x, epsilon], transfer_weights(here, there))
+    _, alpha, sigma = level
+    if level.space == "epsilon":
+        return picture / alpha, epsilon - picture * sigma / alpha
+    return epsilon / sigma, picture - epsilon * alpha / sigma

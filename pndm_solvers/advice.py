@@ -1,0 +1,79 @@
+"""Every warning of the core: calls that are allowed, but rarely give good samples."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from typing import Any
+
+from pndm_solvers.arrays import library
+from pndm_solvers.schedule import Level, Schedule
+from pndm_solvers.table import Table
+
+__all__ = ["advise_on_plan", "advise_on_size", "warn"]
+
+# Between these σ/α, on data of about unit range, noise becomes a picture.
+DECISIVE = (0.1, 2.0)
+
+# A deviation of noise that only variance-exploding schedules have, and the factor by which a state may fall short.
+LOUD = 3.0
+
+
+def warn(message: str) -> None:
+    """Warns at the caller's line: the nearest one outside of this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pndm_solvers"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+def advise_on_plan(
+    plan: Table, schedule: Schedule, *, start: Any = None, stop: Any = None, timesteps: Any = None, fewest: int = 5
+) -> None:
+    """Warns of times that rarely give good samples; the options are those that the plan was made with.
+
+    A plan of fewer than `fewest` steps may leap over the levels that decide, since it is coarse on any grid.
+    """
+    first, ratios = plan.levels[0], [level.ratio for level in plan.levels[:-1]]
+    steps, (low, high) = sum(not row.stage for row in plan.rows), DECISIVE
+    leaps = ratios[:1] > [high] and plan.end.ratio < low and not any(low <= ratio <= high for ratio in ratios)
+    # The last one or two times of a run may lie there.
+    fractions = start is not None or (timesteps is not None and len(timesteps) > 2)
+    if fractions and stop is None and schedule.num_train_timesteps and 0 < first.t < 1:
+        warn(
+            f"this plan begins at t = {first.t:g}, between the two lowest levels of a table; times of a table "
+            f"are 0 to {schedule.t_max:g}, not fractions of 1"
+        )
+    if timesteps is None and start is None and first.alpha > first.sigma:
+        warn(
+            f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
+            f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'"
+        )
+    if timesteps is None and leaps and steps >= fewest:
+        warn(
+            f"none of this plan's {len(ratios)} model calls is at a level between σ/α = {high:g} and {low:g}, "
+            f"where noise becomes a picture; use spacing='balanced', or more steps"
+        )
+
+
+def advise_on_size(x: Any, here: Level) -> None:
+    """Warns of a state `x` at the level `here` that is far smaller than its noise alone would be.
+
+    Noise of deviation 1 is, and a picture without noise, on a variance-exploding schedule. On other schedules size
+    does not tell, and nothing is read, since a device would have to be waited for. A state of zeros is no mistake.
+    """
+    ours = library(x)
+    if here.sigma <= LOUD or math.prod(x.shape) < 32 or not ours.has_numbers(x):
+        return
+    size = ours.namespace(x).mean(ours.wide(x) ** 2) ** 0.5
+    try:
+        small = bool((size > 0) & (size < min(here.sigma / LOUD, 1e38)))  # a bound that float32 holds
+    except Exception:  # each library's own, for numbers that cannot be read, as within jax.grad's backward pass
+        return
+    if small:
+        warn(
+            f"the state x has a root mean square of {float(size):.2g}, but begins at t = {here.t:g}, "
+            f"where its noise alone has σ = {here.sigma:g}; multiply noise by σ there, and pass a picture through "
+            f"add_noise"
+        )

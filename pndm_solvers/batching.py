@@ -1,0 +1,67 @@
+"""Several runs that share the calls of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pndm_solvers.arguments import function
+from pndm_solvers.arrays import check_together
+from pndm_solvers.plan import Model, State
+
+__all__ = ["advance_together"]
+
+
+def advance_together(model: Model, states: Sequence[State]) -> list[State]:
+    """Each of the runs one row further, by one call of the model for all of them.
+
+    The runs may be of any plans, stand at any rows, and be of any batch sizes; the model receives one batch with a
+    time for each sample. A model that treats each sample by itself gives each run what it would give it alone. Runs
+    that are done are returned as they are, and where all are, the model is not called:
+
+        while not all(state.done for state in states):
+            states = advance_together(model, states)
+
+    Parameters
+    ----------
+    model:
+        As for `Plan.run`. Its times are integers only where those of every plan that takes part are.
+    states:
+        From `Plan.start`, with arrays of one library, dtype, device and sample shape, and one type of prediction.
+
+    Raises
+    ------
+    TypeError, ValueError:
+        For states that cannot stand in one batch, and for an answer of another shape, kind or device.
+    """
+    function("model", model, "model(x, t)")
+    if not isinstance(states, (list, tuple)) or not all(isinstance(state, State) for state in states):
+        raise TypeError(f"states is a {type(states).__name__}; it must be a list of states, as plan.start gives")
+    running = [state for state in states if not state.done]
+    if not running:
+        return list(states)
+    first, xs = running[0], [state.x for state in running]
+    for n, (state, x) in enumerate(zip(running, xs, strict=True)):
+        shape = (*x.shape[:1], *xs[0].shape[1:])
+        check_together(f"state {n}", x, "the first state", xs[0], shape=shape, dtype=True)
+        if state.prediction.type != first.prediction.type:
+            raise ValueError(
+                f"the runs take the model's answer for {first.prediction.type!r} and for {state.prediction.type!r}; "
+                f"one model predicts one thing: start them with the same prediction="
+            )
+    ours = first.library
+    integer = all(state.plan.integer_times for state in running)
+    times = [
+        ours.times(x, state.plan.rows[state.row].t, x.dtype, integer=integer)
+        for state, x in zip(running, xs, strict=True)
+    ]
+    x = ours.concatenate(xs)
+    answer = model(x, ours.concatenate(times))
+    check_together("the model's answer", answer, "the states", x)
+    advanced, end = [], 0
+    for state in states:
+        if not state.done:
+            begin, end = end, end + state.states[state.row].shape[0]
+            # A copy, so that a run that is kept does not keep the answers to all the others.
+            state = state.plan.advance(state, ours.copy(answer[begin:end, ...]))
+        advanced.append(state)
+    return advanced

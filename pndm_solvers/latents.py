@@ -1,0 +1,137 @@
+"""Functions on states at a noise level: add noise, transfer, convert a prediction, interpolate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pndm_solvers import arrays
+from pndm_solvers.arguments import real
+from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.schedule import Level, Schedule
+from pndm_solvers.transfer import transfer_weights
+
+__all__ = ["add_noise", "convert", "slerp", "transfer"]
+
+
+def add_noise(schedule: Schedule, x0: Any, noise: Any, t: float) -> Any:
+    """α(t)·x_0 + σ(t)·noise, of x0's dtype and device: where a run with `start=t` begins from a picture.
+
+    Raises TypeError or ValueError unless `x0` and `noise` are floating arrays of one library and shape.
+    """
+    check_floating("x0", x0)
+    check_together("noise", noise, "x0", x0)
+    level = schedule.level(t)
+    return combine([x0, noise], [level.alpha, level.sigma])
+
+
+def transfer(x: Any, epsilon: Any, here: Level, there: Level) -> Any:
+    """φ(x, ε, t, s) on arrays, the paper's eq. (9): `x` and `epsilon` of one shape, the result of x's dtype and device.
+
+    Raises TypeError or ValueError for arrays that differ in kind or shape, and at α_t = 0.
+    """
+    check_floating("x", x)
+    check_together("epsilon", epsilon, "x", x)
+    for name, level in (("here", here), ("there", there)):
+        if not isinstance(level, Level):
+            raise TypeError(f"{name} is a {type(level).__name__}; it must be a Level, as schedule.level(t) gives")
+    return combine([x, epsilon], transfer_weights(here, there))
+
+
+def convert(prediction: str | Prediction, wanted: str, x: Any, answer: Any, alpha: float, sigma: float) -> Any:
+    """A network's answer as "epsilon" or "sample", whichever is `wanted`, at the state `x`.
+
+    Parameters
+    ----------
+    prediction:
+        What the answer means; clipping and thresholding are applied to the picture that it implies.
+    wanted:
+        "epsilon" or "sample".
+    x, answer:
+        Floating `(B, …)` arrays of one library and shape, as is the result. An answer that is the wanted one already
+        is returned as it is.
+    alpha, sigma:
+        The level of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError:
+        For arrays that differ in kind or shape, and where the answer does not determine the wanted one.
+    """
+    check_floating("x", x)
+    check_together("answer", answer, "x", x)
+    level = Level(0.0, real("alpha", alpha), real("sigma", sigma))
+    return converted(library(x), Prediction.of(prediction), wanted, x, answer, level)
+
+
+def converted(ours: arrays.ArrayLibrary, prediction: Prediction, wanted: str, x: Any, answer: Any, level: Level) -> Any:
+    """As `convert`, of arrays that were checked and belong to the library `ours`."""
+    if prediction.clip is None and prediction.threshold is None:
+        if wanted == prediction.type:
+            return answer
+        return ours.combine([x, answer], prediction.weights(wanted, level.alpha, level.sigma), x.dtype)
+    sample = ours.combine([x, answer], prediction.weights("sample", level.alpha, level.sigma), x.dtype)
+    if prediction.threshold is not None:
+        sample = ours.dynamic_threshold(sample, prediction.threshold, prediction.bound, prediction.threshold_max)
+    else:
+        sample = ours.clip(sample, prediction.bound)
+    return converted(ours, _PICTURE, wanted, x, sample, level)
+
+
+_PICTURE = Prediction("sample")
+
+
+def slerp(a: Any, b: Any, weight: Any) -> Any:
+    """Between the latents `a` (weight 0) and `b` (weight 1), along the arc: Shoemake (1985), section 3.3.
+
+    `sin((1 − weight)·θ)/sin θ·a + sin(weight·θ)/sin θ·b`, where θ is the angle between a sample of `a` and its
+    partner in `b`. Points between two draws of noise are then as long as noise is; on the chord they would be
+    shorter, and no network has seen such. Parallel samples, whose arc is a point, are mixed linearly.
+
+    Parameters
+    ----------
+    a, b:
+        `(B, …)`, floating, of one library, shape, dtype and device, as is the result. Each sample has its own angle.
+    weight:
+        A number from 0 to 1, or outside to go on along the same circle. It may be a 0-d array to differentiate by.
+
+    Raises
+    ------
+    TypeError, ValueError:
+        For arrays that do not match, and for samples that are not finite, or each other's opposite: no arc between
+        those is the shortest. (Within `jax.jit`, where numbers cannot be read, the result is NaN.)
+    """
+    check_state("a", a)
+    check_together("b", b, "a", a, dtype=True)
+    ours, xp = library(a), library(a).namespace(a)
+    # A number of the library stays one, so that it can be differentiated by.
+    if not (arrays.is_array(weight) and library(weight) is ours and weight.ndim == 0 and ours.is_floating(weight)):
+        weight = real("weight", weight)
+    rows = (a.shape[0], math.prod(a.shape[1:]))
+    u, v = (xp.reshape(ours.wide(x), rows) for x in (a, b))
+    cosine = xp.clip(xp.sum(_directions(u, xp) * _directions(v, xp), axis=1), -1, 1)
+    # Nearer than this the weights differ from the linear ones by a rounding, and θ has no derivative.
+    narrow = 1 - cosine**2 < 8 * xp.finfo(u.dtype).eps
+    angle = xp.acos(xp.where(narrow, xp.zeros_like(cosine), cosine))
+    parts = []
+    for x, share in ((u, 1 - weight), (v, weight)):
+        straight = xp.where(cosine > 0, xp.zeros_like(angle) + share, xp.full_like(angle, math.nan))
+        parts.append(x * xp.reshape(xp.where(narrow, straight, xp.sin(share * angle) / xp.sin(angle)), (-1, 1)))
+    between = ours.cast(xp.reshape(parts[0] + parts[1], a.shape), a.dtype)
+    if not ours.is_finite(between):
+        raise ValueError(
+            f"no arc of finite numbers: weight is {weight}, and no sample of a and b may hold infinity or NaN, nor be "
+            f"the opposite of its partner; use others, or go by way of a third"
+        )
+    return between
+
+
+def _directions(x: Any, xp: Any) -> Any:
+    """The rows of `x` `(B, n)` at length 1. Rows of zeros have no direction and stay: any angle will do."""
+    if 0 in x.shape:
+        return x
+    for order in (math.inf, 2):  # by the largest number first, since squares of huge and tiny ones leave the range
+        size = xp.linalg.vector_norm(x, ord=order, axis=1, keepdims=True)
+        x = x / xp.where(size > 0, size, xp.ones_like(size))
+    return x

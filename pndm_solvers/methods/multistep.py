@@ -1,0 +1,187 @@
+"""Pseudo linear multistep: a mean of the last steps' answers, then one transfer along it.
+
+The paper's eq. (12): e = (55·e_t − 59·e_{t+δ} + 37·e_{t+2δ} − 9·e_{t+3δ})/24 and x_{t−δ} = φ(x_t, e, t, t − δ). After
+three pseudo Runge–Kutta steps that is F-PNDM, algorithm 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from pndm_solvers.arguments import choice, whole
+from pndm_solvers.methods.adams import adams_bashforth, exact_weights
+from pndm_solvers.methods.runge_kutta import EULER, HEUN, RK4, ButcherTableau, Fractions, Move, runge_kutta_step
+from pndm_solvers.program import Answer, Form, Program
+from pndm_solvers.rule import RULE, Rule
+from pndm_solvers.schedule import Level
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.solver import Solver
+
+__all__ = [
+    "STARTERS",
+    "PLMSSolver",
+    "PNDMSolver",
+    "Starter",
+    "classical_mean",
+    "exact_mean",
+    "multistep",
+    "well_apart",
+]
+
+Starter = Literal["ramp", "heun", "rk4"]
+
+# How a multistep method makes its first steps, which lack a history: the tableau, and how many steps it makes at most.
+STARTERS: dict[Starter, tuple[ButcherTableau, float]] = {"ramp": (EULER, 0), "heun": (HEUN, 1), "rk4": (RK4, math.inf)}
+
+# (the answers so far, the newest first; where the step leads) -> the mean of them to move along
+MeanOf = Callable[[Sequence[Answer], Level], Mapping[Answer, float]]
+
+
+def multistep(
+    program: Program, x: Form, order: int, starter: Starter, mean: MeanOf, move: Move, fractions: Fractions = "time"
+) -> Form:
+    """Each step a move along `mean` of the answers so far, after the starter's own steps."""
+    tableau, most = STARTERS[starter]
+    history: list[Answer] = []  # each step's first answer, the newest first
+    for _, there in program.grid.steps:
+        if len(history) < min(most, order - 1) and there.sigma > 0:
+            x, e = runge_kutta_step(program, tableau, x, there, move, fractions)
+            history.insert(0, e)
+        else:
+            history.insert(0, program.ask(x))
+            x = move(x, mean(history, there), there)
+    return x
+
+
+def classical_mean(history: Sequence[Answer], there: Level, order: int) -> Mapping[Answer, float]:
+    """Adams–Bashforth's mean of the last `order` answers, or of as many as there are: the paper's eq. (12)."""
+    last = history[:order]
+    return dict(zip(last, map(float, adams_bashforth(len(last))), strict=True))
+
+
+def exact_mean(
+    history: Sequence[Answer], there: Level, order: int, rule: Rule, *, careful: bool
+) -> Mapping[Answer, float]:
+    """The mean that integrates the polynomial through at most `order` answers exactly over the step to `there`.
+
+    `careful` holds the order of long steps down, and the weights within the tighter of the rule's bounds.
+    """
+    ratios = [e.level.ratio for e in history]
+    # The last step reaches below the levels that a network was trained for, so every starter is careful there.
+    bound = rule.bound if careful or there.sigma == 0 else rule.wide_bound
+    chosen = well_apart(ratios, there.ratio, rule.order(ratios, order) if careful else order, bound, rule)
+    weights = exact_weights([ratios[i] for i in chosen], ratios[0], there.ratio, rule.coordinate)
+    return dict(zip((history[i] for i in chosen), weights, strict=True))
+
+
+def well_apart(ratios: Sequence[float], there: float, most: int, bound: float, rule: Rule = RULE) -> Sequence[int]:
+    """Which of the past answers, at σ/α `ratios` from the newest, a step to `there` is made of.
+
+    The last `most` of them, unless the step reaches so far beyond them that the absolute weights sum to
+    more than `bound` (those of Adams–Bashforth 4 sum to 6.7); then as many that are the step's own length apart.
+    """
+    # An answer at σ/α = ∞ has no weight, and is always the oldest.
+    ratios = [ratio for ratio in ratios if math.isfinite(ratio)] or [math.inf]
+    last = list(range(min(most, len(ratios))))
+    if len(last) == 1 or math.isinf(there):
+        return last[:1]
+    u, reach = rule.coordinate(ratios), abs(rule.coordinate(there) - rule.coordinate(ratios[0]))
+    nodes = [ratios[i] for i in last]
+    distinct = np.all(np.diff(u[last]))
+    if distinct and np.abs(exact_weights(nodes, ratios[0], there, rule.coordinate)).sum() <= bound:
+        return last
+    apart = [0]
+    for i in range(1, len(ratios)):
+        if abs(u[i] - u[apart[-1]]) >= max(reach, 1e-12):
+            apart.append(i)
+    return apart[:most]
+
+
+@dataclass(frozen=True)
+class PLMSSolver(Solver):
+    """Pseudo linear multistep: a mean of the ε of the last steps, then one transfer along it.
+
+    `order`, at least 1, is how many steps' answers are averaged. `weights` chooses how: "exact" integrates the
+    polynomial through them over the step, in σ/α, on any grid; "classical" are those of
+    Adams–Bashforth for even steps. `starter` makes the first steps, which lack a history: "ramp"
+    takes orders 1, 2, 3, … first; "heun" makes the first step by improved Euler; "rk4" makes the first
+    order − 1 steps by Runge–Kutta. `rule` holds the numbers of the library's own rule,
+    for exact weights; with "ramp" it also lowers the order of long steps to at most 4.
+
+    Also known as: PLMS (latent diffusion, with `weights="classical", starter="heun"`), iPNDM
+    (`weights="classical"`), F-PNDM (`weights="classical", starter="rk4"`, see `PNDMSolver`).
+    Orders: formula `order`; convergence with exact weights `order`, and at most what the starter permits: ramp
+    2, heun 3, rk4 5. With classical weights at most 2, since they are right for steps in t while φ
+    steps in σ/α.
+    Model calls for N steps: N with "ramp", N + 1 with "heun", N + 3·(order − 1) with "rk4". A step
+    to σ = 0 is always multistep, so runs with fewer steps than the starter has cost less.
+    On integer times the stages of a starter are rounded to trained times, so its order shows only on longer steps.
+    Reference: Liu et al. (2022), eq. (9), (12) and (13); exact weights: docs/theory.md.
+    """
+
+    schedule: NoiseSchedule
+    order: int = 4
+    starter: Starter = "ramp"
+    weights: Literal["classical", "exact"] = "exact"
+    rule: Rule = field(default=RULE, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "order", whole("order", self.order))
+        choice("starter", self.starter, STARTERS)
+        choice("weights", self.weights, ("classical", "exact"))
+
+    @property
+    def name(self) -> str:
+        return f"PLMS {self.order} ({self.weights}, {self.starter})"
+
+    @property
+    def convergence_order(self) -> int:
+        # The error of a first step, p + 1 for a tableau of order p, stays in the whole run, however good the rest is.
+        tableau, _ = STARTERS[self.starter]
+        return min(self.order, 2 if self.weights == "classical" else 1 + tableau.order)
+
+    def write(self, program: Program, x: Form) -> Form:
+        if self.weights == "classical":
+            mean = partial(classical_mean, order=self.order)
+            return multistep(program, x, self.order, self.starter, mean, program.transfer)
+        mean = partial(exact_mean, order=self.order, rule=self.rule, careful=self.starter == "ramp")
+        return multistep(program, x, self.order, self.starter, mean, program.transfer, "ratio")
+
+
+@dataclass(frozen=True)
+class PNDMSolver(Solver):
+    """PNDM, the paper's own two: F-PNDM (`order=4`) and S-PNDM (`order=2`).
+
+    F-PNDM starts with three steps of pseudo RK4, S-PNDM with one of improved Euler, and both go on
+    with linear multistep.
+    Orders: formula 4 and 2, convergence 2. Model calls: N + 9 for N ≥ 4 steps, and N + 1 for N ≥ 2.
+    Reference: Liu et al. (2022), eq. (9), (12), (13) and algorithm 2.
+    """
+
+    schedule: NoiseSchedule
+    order: Literal[2, 4] = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "order", whole("order", self.order, most=4))
+        if self.order not in (2, 4):
+            raise ValueError(f"order is {self.order!r}; it is 4 (F-PNDM) or 2 (S-PNDM)")
+
+    @property
+    def name(self) -> str:
+        return "F-PNDM" if self.order == 4 else "S-PNDM"
+
+    @property
+    def convergence_order(self) -> int:
+        return 2
+
+    def write(self, program: Program, x: Form) -> Form:
+        starter, mean = "rk4" if self.order == 4 else "heun", partial(classical_mean, order=self.order)
+        return multistep(program, x, self.order, starter, mean, program.transfer)

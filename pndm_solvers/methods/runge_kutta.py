@@ -1,0 +1,223 @@
+"""Pseudo Runge–Kutta: any explicit tableau, with the transfer φ in place of addition.
+
+With the paper's RK4, eq. (13): e1 = ε(x), x1 = φ(x, e1) over half the step, e2 = ε(x1), x2 = φ(x, e2) over half,
+e3 = ε(x2), x3 = φ(x, e3) over all of it, e4 = ε(x3); the step is φ(x, (e1 + 2·e2 + 2·e3 + e4)/6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from pndm_solvers.arguments import choice
+from pndm_solvers.program import Answer, Form, Program
+from pndm_solvers.schedule import Level
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.solver import Solver
+
+__all__ = ["TABLEAUX", "ButcherTableau", "Fractions", "Move", "PRKSolver", "runge_kutta_step"]
+
+# In which coordinate a stage stands at a fraction of the step: t, or σ/α.
+Fractions = Literal["time", "ratio"]
+
+# How a state is moved along a mean of answers: `Program.transfer`, or the classical step of `classical.py`.
+Move = Callable[..., Form]
+
+
+@dataclass(frozen=True)
+class ButcherTableau:
+    """An explicit Runge–Kutta method: nodes c, stage weights a (below the diagonal), weights b.
+
+    Numbers may be integers, fractions, strings such as "2/3", or floats, which become the simple fraction to which
+    they are nearest. Raises TypeError for entries that are no numbers, and ValueError unless the method is
+    explicit, each row of `a` sums to its c, b sums to 1, and every c after the first lies in (0, 1], since a stage is
+    a transfer to the level at that fraction of the step.
+    """
+
+    name: str
+    c: tuple[Fraction, ...]
+    a: tuple[tuple[Fraction, ...], ...]
+    b: tuple[Fraction, ...]
+
+    def __init__(self, name: str, c: Sequence, a: Sequence[Sequence], b: Sequence) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"name is {name!r}; it must be a text")
+        rows = tuple(_exact("a row of a", row) for row in _sequence("a", a))
+        vars(self).update(name=name, c=_exact("c", c), a=rows, b=_exact("b", b))
+        if not len(self.c) == len(self.a) == len(self.b) > 0:
+            raise ValueError(f"tableau {name!r}: c, a and b have {len(self.c)}, {len(self.a)} and {len(self.b)} rows")
+        if self.c[0] != 0 or not all(0 < node <= 1 for node in self.c[1:]):
+            raise ValueError(f"tableau {name!r}: c must be 0 first and then in (0, 1], not {_show(self.c)}")
+        for i, (node, row) in enumerate(zip(self.c, self.a, strict=True)):
+            if len(row) != i:
+                raise ValueError(f"tableau {name!r}: row {i} of a must have {i} entries (explicit), not {len(row)}")
+            if sum(row) != node:
+                raise ValueError(f"tableau {name!r}: row {i} of a must sum to c = {node}, not {sum(row)}")
+        if sum(self.b) != 1:
+            raise ValueError(f"tableau {name!r}: b must sum to 1, not {sum(self.b)}")
+
+    @property
+    def order(self) -> int:
+        """The order of the classical method, from the order conditions up to 4 (Butcher 1963).
+
+        With the row sums given, a method has order p when `Σ b·Φ = 1/γ` for every rooted tree of
+        up to p nodes, Φ the tree's elementary weight and γ its density.
+        """
+        c = self.c
+
+        def inner(values: Sequence[Fraction]) -> list[Fraction]:
+            return [sum((w * v for w, v in zip(row, values, strict=False)), Fraction(0)) for row in self.a]
+
+        def holds(values: Sequence[Fraction], density: int) -> bool:
+            return sum(w * v for w, v in zip(self.b, values, strict=True)) == Fraction(1, density)
+
+        def times(left: Sequence[Fraction], right: Sequence[Fraction]) -> list[Fraction]:
+            return [p * q for p, q in zip(left, right, strict=True)]
+
+        ac = inner(c)
+        conditions: list[Callable[[], bool]] = [
+            lambda: holds(c, 2),
+            lambda: holds(times(c, c), 3) and holds(ac, 6),
+            lambda: (
+                holds(times(c, times(c, c)), 4)
+                and holds(times(c, ac), 8)
+                and holds(inner(times(c, c)), 12)
+                and holds(inner(ac), 24)
+            ),
+        ]
+        order = 1
+        for condition in conditions:
+            if not condition():
+                break
+            order += 1
+        return order
+
+    @cached_property
+    def used_stages(self) -> tuple[int, ...]:
+        """The stages after the first on which b depends, directly or through later stages."""
+        used = {i for i, weight in enumerate(self.b) if weight}
+        for i in reversed(range(len(self.b))):
+            if i in used:
+                used.update(j for j, weight in enumerate(self.a[i]) if weight)
+        return tuple(sorted(used - {0}))
+
+
+def _sequence(name: str, values: Sequence) -> Sequence:
+    if not hasattr(values, "__len__") or isinstance(values, (str, bytes)) or getattr(values, "ndim", 1) == 0:
+        raise TypeError(f"{name} is {values!r}; it must be a sequence")
+    return values
+
+
+def _exact(name: str, values: Sequence[int | str | float | Fraction]) -> tuple[Fraction, ...]:
+    """The fractions that are meant: 2/3 for the float that is nearest to it."""
+    numbers = []
+    for value in _sequence(name, values):
+        value = value.item() if isinstance(value, np.generic) else value
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            exact = Fraction(value)
+        except TypeError:
+            raise TypeError(f"{name} holds {value!r}; it may hold integers, fractions, texts and floats") from None
+        except (ValueError, OverflowError, ZeroDivisionError):
+            raise ValueError(f"{name} holds {value!r}; its numbers must be finite, as 2/3, '2/3' or 0.5") from None
+        near = exact.limit_denominator(10_000)
+        numbers.append(near if isinstance(value, float) and float(near) == value else exact)
+    return tuple(numbers)
+
+
+def _show(values: Sequence[Fraction]) -> str:
+    return "(" + ", ".join(map(str, values)) + ")"
+
+
+EULER = ButcherTableau("euler", c=[0], a=[[]], b=[1])
+
+# Improved Euler: the paper's S-PNDM starts with it, latent diffusion's PLMS too.
+HEUN = ButcherTableau("heun", c=[0, 1], a=[[], [1]], b=["1/2", "1/2"])
+
+# Kutta's "the" method of 1901: the paper's F-PNDM starts with it.
+RK4 = ButcherTableau(
+    "rk4",
+    c=[0, "1/2", "1/2", 1],
+    a=[[], ["1/2"], [0, "1/2"], [0, 0, 1]],
+    b=["1/6", "1/3", "1/3", "1/6"],
+)
+
+TABLEAUX = {tableau.name: tableau for tableau in (EULER, HEUN, RK4)}
+
+
+def runge_kutta_step(
+    program: Program, tableau: ButcherTableau, x: Form, there: Level, move: Move, fractions: Fractions = "time"
+) -> tuple[Form, Answer]:
+    """One step of a tableau from `x` to `there`: the new state, and the answer at `x`.
+
+    Stage i is a move through the fraction c_i of the step, along the mean `Σ_j (a_ij/c_i)·e_j`. With fractions of
+    σ/α, the coordinate in which φ is a straight line, the tableau keeps its classical order.
+    """
+    answers = {0: program.ask(x)}
+
+    def mean(weights: Iterable[Fraction], total: Fraction) -> dict[Answer, float]:
+        combined: dict[Answer, float] = {}
+        for stage, weight in enumerate(weights):
+            if weight:  # two stages at one state have one answer
+                combined[answers[stage]] = combined.get(answers[stage], 0.0) + float(weight / total)
+        return combined
+
+    for i in tableau.used_stages:
+        c = tableau.c[i]
+        level = program.grid.between(x.level, there, float(c), by=fractions)
+        answers[i] = program.ask(move(x, mean(tableau.a[i], c), level, stage=True))
+    return move(x, mean(tableau.b, Fraction(1)), there), answers[0]
+
+
+@dataclass(frozen=True)
+class PRKSolver(Solver):
+    """Pseudo Runge–Kutta: any explicit tableau, with the transfer in place of addition.
+
+    Also known as: pseudo Heun, pseudo RK4. `tableau` is one of `TABLEAUX` by name, or a `ButcherTableau`.
+    `fractions` says where a step's stages stand: "time", the paper's choice, or "ratio", fractions of σ/α.
+    Orders: formula as the tableau; convergence as the tableau with "ratio", and at most 2 with "time", since weights
+    that are right for steps in t serve steps in σ/α. Model calls: stages · N; a step to σ = 0 takes only one.
+    Reference: Liu et al. (2022), eq. (9), (12) and (13).
+    """
+
+    schedule: NoiseSchedule
+    tableau: str | ButcherTableau = "rk4"
+    fractions: Fractions = "time"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choice("fractions", self.fractions, ("time", "ratio"))
+        if not isinstance(self.tableau, ButcherTableau):
+            object.__setattr__(self, "tableau", TABLEAUX[choice("tableau", self.tableau, TABLEAUX)])
+
+    @property
+    def _tableau(self) -> ButcherTableau:
+        assert isinstance(self.tableau, ButcherTableau)  # a name was looked up when the solver was made
+        return self.tableau
+
+    @property
+    def name(self) -> str:
+        return f"PRK ({self._tableau.name})" if self.fractions == "time" else f"PRK ({self._tableau.name}, ratio)"
+
+    @property
+    def order(self) -> int:
+        """The order of the tableau as a classical method."""
+        return self._tableau.order
+
+    @property
+    def convergence_order(self) -> int:
+        return self.order if self.fractions == "ratio" else min(self.order, 2)
+
+    def write(self, program: Program, x: Form) -> Form:
+        for _, there in program.grid.steps:
+            # No network was trained at σ = 0, where the last stages would call it; one Euler step to it has a
+            # local error of second order, as the whole run has.
+            tableau = self._tableau if there.sigma > 0 else EULER
+            x, _ = runge_kutta_step(program, tableau, x, there, program.transfer, self.fractions)
+        return x

@@ -1,0 +1,220 @@
+"""What every solver shares: compiling to a plan, for a number of steps or for a budget, and sampling."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, Unpack
+
+from pndm_solvers.advice import advise_on_plan
+from pndm_solvers.arguments import whole
+from pndm_solvers.arrays import check_state
+from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, GridOptions, make_grid
+from pndm_solvers.plan import Model, Plan, RunOptions
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.program import Form, Program
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.tolerance import plan_for_tolerance
+
+__all__ = ["SampleOptions", "Solver"]
+
+
+class SampleOptions(GridOptions, RunOptions, total=False):
+    """The options of `Solver.plan` and of `Plan.run`."""
+
+    max_model_calls: int | None
+
+
+class Solver(ABC):
+    """A method on a noise schedule. Immutable, hashable, and free to share between threads."""
+
+    schedule: NoiseSchedule
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, NoiseSchedule):
+            raise TypeError(
+                f"schedule is a {type(self.schedule).__name__}; make a NoiseSchedule, from betas with "
+                f"NoiseSchedule.from_betas(...)"
+            )
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The method's name, with its options, in tables and on progress bars."""
+
+    @property
+    @abstractmethod
+    def convergence_order(self) -> int | None:
+        """The p of an error that falls as (step size)^p where ε is smooth; None for a stochastic method."""
+
+    @abstractmethod
+    def write(self, program: Program, x: Form) -> Form:
+        """The method's steps over `program.grid`, from the state `x` that a run begins with to the one it ends with."""
+
+    def plan(
+        self,
+        num_inference_steps: int | None = None,
+        *,
+        max_model_calls: int | None = None,
+        **options: Unpack[GridOptions],
+    ) -> Plan:
+        """The method compiled for the times of one run; no model is called.
+
+        Exactly one of `num_inference_steps`, `timesteps` and `max_model_calls` says how long the run is.
+
+        Parameters
+        ----------
+        num_inference_steps:
+            Steps of a named spacing over the whole schedule.
+        max_model_calls:
+            The most steps of a named spacing whose plan makes no more than this many model calls.
+        timesteps:
+            The caller's own times t_0 > … > t_{n−1}; integers keep inner stages on integers.
+        spacing:
+            One of `SPACINGS`, "balanced" by default, or a callable `(schedule, steps, end) -> times`.
+        start, stop:
+            Cut the grid to begin exactly at `start` and to end exactly at `stop`; upwards where `stop` is above.
+        final:
+            Where a run without `stop` ends: "clean" (α = 1, σ = 0; the default) or "first", the lowest trained level.
+        steps_offset:
+            Added to the times of "leading" spacing.
+
+        Raises
+        ------
+        ValueError:
+            For options that contradict each other, or times that the schedule lacks.
+        """
+        given = {
+            "num_inference_steps": num_inference_steps,
+            "timesteps": options.get("timesteps"),
+            "max_model_calls": max_model_calls,
+        }
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            raise ValueError(f"pass exactly one of {', '.join(given)}; got {' and '.join(named) or 'none'}")
+        if max_model_calls is None:
+            plan = self._compile(num_inference_steps, options)
+        else:
+            plan = self._within(whole("max_model_calls", max_model_calls), options)
+        self._advise(plan, options)
+        return plan
+
+    def _compile(self, num_inference_steps: int | None, options: GridOptions) -> Plan:
+        program = Program(make_grid(self.schedule, num_inference_steps, **options))
+        return Plan.of(program.table(self.write(program, program.start), self.name))
+
+    def _within(self, max_model_calls: int, options: GridOptions) -> Plan:
+        """Doubles the number of steps until the calls no longer fit, then halves the gap."""
+        size = self.schedule.num_train_timesteps or 1000
+        # More steps than this are not tried: with a cut or the caller's own spacing, calls may never grow.
+        integral = options.get("spacing", DEFAULT_SPACING) in INTEGRAL_SPACINGS
+        most = size if integral else size + 64 * max_model_calls
+        best, fits, fails = None, 0, most + 1
+        while fails - fits > 1:
+            steps = min(2 * fits + 1, most) if fails > most else (fits + fails) // 2
+            plan = self._compile(steps, options)
+            if plan.model_calls <= max_model_calls:
+                best, fits = plan, steps
+            else:
+                fails = steps
+        if best is None or not best.rows:
+            raise ValueError(f"{self.name} has no plan of 1 to {max_model_calls} model call(s) for these times")
+        return best
+
+    def _advise(self, plan: Plan, options: GridOptions, fewest: int = 5) -> None:
+        cut = {name: options.get(name) for name in ("start", "stop", "timesteps")}
+        advise_on_plan(plan, self.schedule, **cut, fewest=fewest)
+
+    def plan_within(
+        self,
+        tolerance: float,
+        model: Model,
+        x: Any,
+        *,
+        prediction: str | Prediction = "epsilon",
+        max_model_calls: int = 1000,
+        **options: Unpack[GridOptions],
+    ) -> Plan:
+        """A plan with about as many model calls as an error of `tolerance` takes, by a pilot on a few samples.
+
+        The samples are solved with 4, 6, 8, 12, 16, … calls until twice the calls change them by no more than
+        the tolerance: by the median over the samples of the root-mean-square change, in x's units. The
+        number of calls is then narrowed down by halves. In total each pilot sample takes about ten times the
+        calls of the plan that is found. The pilot does not see errors below the lowest trained level, where no
+        network can be called.
+
+        Parameters
+        ----------
+        tolerance:
+            Above 0; 0.01 say, for pictures in [-1, 1].
+        model, x, prediction:
+            As for `Plan.run`; `x` `(B, …)` is the pilot, some eight samples where the plan begins.
+        max_model_calls:
+            Where the pilot gives up.
+        options:
+            Those of `plan`: `spacing`, `start`, `stop`, `final`, `steps_offset`.
+
+        Returns
+        -------
+        Plan
+            Its `name` holds the estimated error, its `model_calls` the price.
+
+        Raises
+        ------
+        ValueError:
+            For a tolerance that is not above 0 or cannot be met, for `timesteps`, and for a stochastic solver.
+        """
+        if options.get("timesteps") is not None:
+            raise ValueError("timesteps fix the length of a run, which the tolerance chooses; pass spacing= instead")
+        order = self.convergence_order
+        if order is None:
+            raise ValueError(f"{self.name} draws noise: its samples have no single right end to be near to")
+        plan, error = plan_for_tolerance(
+            tolerance,
+            lambda calls: self._within(calls, options),
+            lambda plan: plan.run(model, x, prediction=prediction, check_finite=None),
+            x,
+            order,
+            max_model_calls,
+        )
+        self._advise(plan, options, fewest=1)  # a pilot that did not look at the decisive levels cannot judge them
+        return replace(plan, name=f"{plan.name}, error about {error:.1e}")
+
+    def sample(
+        self,
+        model: Model,
+        x_T: Any,  # noqa: N803 — the field's name for it
+        num_inference_steps: int | None = None,
+        *,
+        tolerance: float | None = None,
+        **options: Unpack[SampleOptions],
+    ) -> Any:
+        """The sample from the noise `x_T` `(B, …)`: `plan(num_inference_steps, …)`, then `Plan.run`.
+
+        `options` are those of `plan` (`timesteps`, `max_model_calls`, `spacing`, `start`, `stop`, `final`,
+        `steps_offset`) and of `Plan.run` (`prediction`, `seed`, `generator`, `callback`, `progress`, `trajectory`,
+        `check_finite`, `state_dtype`, `checkpoint`), as are the result and the errors. In place of a length, a
+        `tolerance` is met by `plan_within` with the first eight samples as pilot, for which the model must not be
+        bound to one size of batch; a run that goes on from its `checkpoint` makes its pilot anew.
+
+        >>> import numpy as np
+        >>> from pndm_solvers import NoiseSchedule, PLMSSolver
+        >>> solver = PLMSSolver(NoiseSchedule.linear())
+        >>> solver.sample(lambda x, t: x, np.ones((2, 3)), 10).shape
+        (2, 3)
+        """
+        lengths = {"max_model_calls", *GridOptions.__annotations__}
+        of_plan: Any = {name: value for name, value in options.items() if name in lengths}
+        of_run: Any = {name: value for name, value in options.items() if name not in lengths}
+        if tolerance is None:
+            plan = self.plan(num_inference_steps, **of_plan)
+        else:
+            given = {"num_inference_steps": num_inference_steps, **of_plan}
+            named = [n for n in ("num_inference_steps", "timesteps", "max_model_calls") if given.get(n) is not None]
+            if named:
+                raise ValueError(f"pass exactly one of tolerance and {named[0]}; the tolerance chooses the length")
+            check_state("x_T", x_T)
+            of_plan.pop("max_model_calls", None)
+            prediction = of_run.get("prediction", "epsilon")
+            plan = self.plan_within(tolerance, model, x_T[:8], prediction=prediction, **of_plan)
+        return plan.run(model, x_T, **of_run)
