@@ -1,7 +1,8 @@
 """Writing rows: a method calls the network with `ask` and moves states with `transfer`.
 
-Asking writes a row of the table. Moving does not: a moved state is only a linear form of earlier states and answers,
-which becomes numbers when the network is asked at it.
+A moved state is only a linear form of earlier states and answers; it becomes numbers when the network is called at it.
+An answer becomes a row of the table when it is first used: so a question that is put twice, or whose answer has no
+effect, costs nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +21,6 @@ __all__ = ["Answer", "Form", "Mean", "Program"]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the network answers in one row, at that row's level: ε, or x̂_0 where α = 0."""
-
-    row: int
-    level: Level
-
-
-@dataclass(frozen=True)
 class Form:
     """A state at a level, as a linear form: Σ weight·state + Σ weight·answer + noise·z."""
 
@@ -37,6 +30,18 @@ class Form:
     noise: float = 0.0
     draw: int = 0  # tells apart the noises of two forms, which are two draws
     stage: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the network answers at a state: ε, or x̂_0 where α = 0."""
+
+    at: Form
+
+    @property
+    def level(self) -> Level:
+        """The level of the state."""
+        return self.at.level
 
 
 # One answer, or answers with weights that sum to 1.
@@ -58,19 +63,12 @@ class Program:
         self.grid = grid
         self.start = Form(grid.levels[0], ((0, 1.0),), ())
         self._answers: dict[Form, Answer] = {}  # by the form asked at
-        self._asked: list[Form] = []
+        self._rows: dict[Answer, int] = {}  # of the answers that are used, in order
         self._draws = 0
 
     def ask(self, x: Form) -> Answer:
-        """The network's answer at `x`: one model call, unless it was asked at this state before."""
-        if x not in self._answers:
-            k = len(self._asked)
-            if k == 0 and x != self.start:
-                raise ValueError("the first model call of a run is at the state that it begins with; ask there first")
-            self._asked.append(x)
-            # The state has a number from now on, by which it may be met again.
-            self._answers[x] = self._answers[Form(x.level, ((k, 1.0),), ())] = Answer(k, x.level)
-        return self._answers[x]
+        """The network's answer at `x`: one model call once it is used, and none if it was asked at `x` before."""
+        return self._answers.setdefault(x, Answer(x))
 
     def transfer(
         self,
@@ -120,13 +118,24 @@ class Program:
         stage: bool = False,
     ) -> Form:
         """scale·x + Σ (picture·x̂_0 + epsilon·ε) + noise·z at the level `to`, `parts` being (picture, epsilon)."""
+        states: dict[int, float] = {}
+        answers: dict[int, float] = {}
+
+        def add(form: Form, weight: float) -> None:
+            for mine, terms in ((states, form.states), (answers, form.answers)):
+                for index, own in terms:
+                    mine[index] = mine.get(index, 0.0) + weight * own
+
+        weights = [(answer, *answer_weights(answer.level, *part)) for answer, part in parts.items()]
+        for answer, _, of_answer in weights:
+            if of_answer or answer.at.noise:
+                self._call(answer)
         written = self._written(x)
-        states = {i: scale * weight for i, weight in written.states}
-        answers = {j: scale * weight for j, weight in written.answers}
-        for answer, (picture, epsilon) in parts.items():
-            of_state, of_answer = answer_weights(answer.level, picture, epsilon)
-            states[answer.row] = states.get(answer.row, 0.0) + of_state
-            answers[answer.row] = answers.get(answer.row, 0.0) + of_answer
+        add(written, scale)
+        for answer, of_state, of_answer in weights:
+            add(self._written(answer.at), of_state)
+            if of_answer:
+                add(Form(answer.level, (), ((self._rows[answer], 1.0),)), of_answer)
         # Two noises without a model call between them are one, of their variances' sum.
         noise = math.hypot(scale * written.noise, noise)
         self._draws += noise > 0
@@ -142,23 +151,34 @@ class Program:
         for mine, others in ((states, on.states), (answers, on.answers)):
             for index, weight in others:
                 mine[index] = mine.get(index, 0.0) - weight
-        states[self._answers[on].row] = states.get(self._answers[on].row, 0.0) + 1.0
+        row = self._call(self.ask(on))
+        states[row] = states.get(row, 0.0) + 1.0
         return Form(x.level, _terms(states), _terms(answers), stage=x.stage)
 
     def table(self, end: Form, name: str) -> Table:
         """The table of a program whose last state is `end`."""
-        made = [*self._asked[1:], end] if self._asked else []
+        asked = [answer.at for answer in self._rows]
         rows = tuple(
-            Row(*asked.level, form.states, form.answers, form.noise, form.stage)
-            for asked, form in zip(self._asked, made, strict=True)
+            Row(*at.level, made.states, made.answers, made.noise, made.stage)
+            for at, made in zip(asked, [*asked[1:], end], strict=False)
         )
         table = self.grid.schedule.num_train_timesteps is not None
         return Table(rows, end.level, table and all(row.t.is_integer() for row in rows), name)
 
+    def _call(self, answer: Answer) -> int:
+        """The row of the model call that gives the answer."""
+        if answer not in self._rows:
+            if not self._rows and answer.at != self.start:
+                raise ValueError("the first answer that a method uses must be at the state that a run begins with")
+            row = self._rows[answer] = len(self._rows)
+            # The state has a number from now on, by which it may be met again.
+            self._answers[Form(answer.level, ((row, 1.0),), ())] = answer
+        return self._rows[answer]
+
     def _written(self, x: Form) -> Form:
-        """`x`, or once the network was asked at it the state that has a number."""
-        known = self._answers.get(x)
-        return x if known is None else Form(x.level, ((known.row, 1.0),), ())
+        """`x`, or once the network is called at it the state that has a number."""
+        answer = self._answers.get(x)
+        return x if answer not in self._rows else Form(x.level, ((self._rows[answer], 1.0),), ())
 
 
 def _terms(weights: Mapping[int, float]) -> Terms:

@@ -20,7 +20,7 @@ def forward_deviation(here: Level, there: Level) -> float:
 
     Its square is β of the step, 1 − ᾱ_t/ᾱ_s, where α² + σ² = 1. Raises ValueError for s above t.
     """
-    variance = here.sigma**2 - (here.alpha / there.alpha * there.sigma) ** 2 if there.alpha else -1.0
+    variance = here.sigma**2 - (here.alpha / there.alpha * there.sigma) ** 2 if there.ratio < here.ratio else -1.0
     if variance < 0:
         raise ValueError(
             f"a stochastic solver runs from noise to data, not from t = {here.t:g} to {there.t:g}; start above stop"

@@ -6,10 +6,9 @@ e3 = ε(x2), x3 = φ(x, e3) over all of it, e4 = ε(x3); the step is φ(x, (e1 +
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -97,15 +96,6 @@ class ButcherTableau:
             order += 1
         return order
 
-    @cached_property
-    def used_stages(self) -> tuple[int, ...]:
-        """The stages after the first on which b depends, directly or through later stages."""
-        used = {i for i, weight in enumerate(self.b) if weight}
-        for i in reversed(range(len(self.b))):
-            if i in used:
-                used.update(j for j, weight in enumerate(self.a[i]) if weight)
-        return tuple(sorted(used - {0}))
-
 
 def _sequence(name: str, values: Sequence) -> Sequence:
     if not hasattr(values, "__len__") or isinstance(values, (str, bytes)) or getattr(values, "ndim", 1) == 0:
@@ -159,19 +149,18 @@ def runge_kutta_step(
     Stage i is a move through the fraction c_i of the step, along the mean `Σ_j (a_ij/c_i)·e_j`. With fractions of
     σ/α, the coordinate in which φ is a straight line, the tableau keeps its classical order.
     """
-    answers = {0: program.ask(x)}
+    answers = [program.ask(x)]
 
-    def mean(weights: Iterable[Fraction], total: Fraction) -> dict[Answer, float]:
+    def mean(weights: Sequence[Fraction], total: Fraction) -> dict[Answer, float]:
         combined: dict[Answer, float] = {}
-        for stage, weight in enumerate(weights):
+        for answer, weight in zip(answers, weights, strict=True):
             if weight:  # two stages at one state have one answer
-                combined[answers[stage]] = combined.get(answers[stage], 0.0) + float(weight / total)
+                combined[answer] = combined.get(answer, 0.0) + float(weight / total)
         return combined
 
-    for i in tableau.used_stages:
-        c = tableau.c[i]
+    for c, a in zip(tableau.c[1:], tableau.a[1:], strict=True):
         level = program.grid.between(x.level, there, float(c), by=fractions)
-        answers[i] = program.ask(move(x, mean(tableau.a[i], c), level, stage=True))
+        answers.append(program.ask(move(x, mean(a, c), level, stage=True)))
     return move(x, mean(tableau.b, Fraction(1)), there), answers[0]
 
 

@@ -1,0 +1,258 @@
+"""Asking writes a row; moving makes a linear form, which becomes numbers when the network is asked at it."""
+
+import math
+
+import numpy as np
+import pytest
+from conftest import SCHEDULES
+
+from pndm_solvers import Level, PLMSSolver, PRKSolver, make_grid
+from pndm_solvers.prediction import PREDICTIONS, Prediction
+from pndm_solvers.program import Form, Program
+from pndm_solvers.transfer import answer_weights, transfer_weights
+
+LINEAR = SCHEDULES["linear"]
+HERE, THERE, BELOW = LINEAR.level(700), LINEAR.level(400), LINEAR.level(90)
+PURE_NOISE = Level(1.0, 0.0, 1.0)
+
+
+def program(times=(700, 400), stop=90):
+    return Program(make_grid(LINEAR, timesteps=list(times), stop=stop))
+
+
+# ------------------------------------------------------------------ φ along any prediction
+
+
+@pytest.mark.parametrize("space", PREDICTIONS)
+@pytest.mark.parametrize(("here", "there"), [(HERE, BELOW), (BELOW, HERE), (HERE, Level(-1.0, 1.0, 0.0))])
+def test_phi_keeps_the_picture_and_the_noise(space, here, there):
+    """x_t = α_t·x_0 + σ_t·ε and the prediction e = a·x_0 + b·ε give x_s = α_s·x_0 + σ_s·ε, exactly."""
+    p, q = transfer_weights(here, there, space)
+    for picture, noise in ((1.0, 0.0), (0.0, 1.0), (0.7, -1.3)):
+        a, b = PREDICTIONS[space](here.alpha, here.sigma)
+        x = here.alpha * picture + here.sigma * noise
+        moved = p * x + q * (a * picture + b * noise)
+        assert moved == pytest.approx(there.alpha * picture + there.sigma * noise, rel=1e-12, abs=1e-12)
+
+
+def test_phi_along_epsilon_is_equation_9():
+    """With α² + σ² = 1: x_s = √ᾱ_s/√ᾱ_t·(x_t − √(1−ᾱ_t)·ε) + √(1−ᾱ_s)·ε, in the paper's own form."""
+    a_t, a_s = HERE.alpha**2, THERE.alpha**2
+    p, q = transfer_weights(HERE, THERE)
+    assert p == pytest.approx(math.sqrt(a_s / a_t), rel=1e-14)
+    change = (a_s - a_t) / (math.sqrt(a_t) * (math.sqrt((1 - a_s) * a_t) + math.sqrt((1 - a_t) * a_s)))
+    assert q == pytest.approx(-change, rel=1e-9)
+
+
+def test_phi_along_the_picture_is_the_step_of_data_space():
+    """DPM-Solver++'s first order: x_s = σ_s/σ_t·x_t − α_s·(e^{−h} − 1)·x_0, h = λ_s − λ_t, λ = log(α/σ)."""
+    h = math.log(HERE.ratio / THERE.ratio)
+    expected = THERE.sigma / HERE.sigma, -THERE.alpha * math.expm1(-h)
+    assert transfer_weights(HERE, THERE, "sample") == pytest.approx(expected, rel=1e-12)
+
+
+def test_at_pure_noise_only_epsilon_and_score_are_refused():
+    for space in PREDICTIONS:
+        determined = PURE_NOISE.sigma * PREDICTIONS[space](0.0, 1.0)[0] != 0
+        if determined:
+            transfer_weights(PURE_NOISE, THERE, space)
+        else:
+            with pytest.raises(ValueError, match=f"'{space}' does not determine the picture at t = 1, where α = 0"):
+                transfer_weights(PURE_NOISE, THERE, space)
+
+
+@pytest.mark.parametrize("level", [HERE, THERE, PURE_NOISE, Level(0.3, 0.7, 0.3)])
+def test_answers_hold_the_picture_and_the_noise(level):
+    """picture·x̂_0 + epsilon·ε as weights of the state and of what a row combines there."""
+    for picture, epsilon in ((1.0, 0.0), (0.0, 1.0), (-0.4, 2.5)):
+        x0, noise = 0.8, -1.7
+        x = level.alpha * x0 + level.sigma * noise
+        answer = noise if level.space == "epsilon" else x0
+        p, q = answer_weights(level, picture, epsilon)
+        assert p * x + q * answer == pytest.approx(picture * x0 + epsilon * noise, rel=1e-12)
+
+
+def test_levels_name_what_rows_combine():
+    assert (HERE.space, PURE_NOISE.space) == ("epsilon", "sample")
+    assert PURE_NOISE.ratio == math.inf
+    for level in (HERE, PURE_NOISE):
+        assert Prediction(level.space).weights(level.space, level.alpha, level.sigma) == (0, 1)
+
+
+# ------------------------------------------------------------------ asking and moving
+
+
+def test_ddim_by_hand():
+    """One question and one move a step: the rows are φ's own two weights."""
+    written = program()
+    x = written.start
+    for _, there in written.grid.steps:
+        x = written.transfer(x, written.ask(x), there)
+    table = written.table(x, "by hand")
+    assert [(row.states, row.answers) for row in table.rows] == [
+        (((k, p),), ((k, q),))
+        for k, (p, q) in enumerate([transfer_weights(HERE, THERE), transfer_weights(THERE, BELOW)])
+    ]
+    assert table.levels == (HERE, THERE, BELOW)
+    assert (table.name, table.integer_times) == ("by hand", True)
+    assert [(row.noise, row.stage) for row in table.rows] == [(0.0, False)] * 2
+
+
+def test_times_are_integers_on_a_table_of_whole_times_alone():
+    written = program((700, 400.5))
+    e = written.ask(written.start)
+    assert written.table(written.transfer(written.start, e, BELOW), "one").integer_times
+    x = written.transfer(written.start, e, written.grid.levels[1])
+    assert not written.table(written.transfer(x, written.ask(x), BELOW), "two").integer_times
+
+
+def test_asking_twice_is_one_call():
+    """At the same form, at a form made anew with the same content, and at the state by its number."""
+    written = program()
+    e = written.ask(written.start)
+    x, again = (written.transfer(written.start, e, THERE) for _ in range(2))
+    later = written.ask(x)
+    assert written.ask(again) is later
+    end = written.transfer(x, later, BELOW)
+    assert written.ask(written.transfer(x, e, THERE)) is later  # no way to go
+    assert written.ask(written.transfer(x, e, THERE, stage=True)) is later
+    assert written.table(end, "twice").model_calls == 2
+    # Another level, or another content, is another question.
+    assert written.ask(written.transfer(x, e, BELOW)) is not later
+    assert written.ask(end) is not written.ask(written.transfer(x, e, BELOW))
+
+
+def test_an_answer_that_nobody_uses_is_no_call():
+    written = program()
+    e = written.ask(written.start)
+    x = written.transfer(written.start, e, THERE)
+    idle = written.ask(x)
+    plan = written.table(written.transfer(x, {e: 1.0, idle: 0.0}, BELOW), "idle")
+    assert plan.model_calls == 1
+    assert plan.rows[0].states == written.transfer(written.start, e, BELOW).states
+
+
+def test_at_pure_noise_epsilon_is_the_state_itself():
+    """Upwards into α = 0: there ε = x/σ, whatever the network answers, so it is not called."""
+    flow = SCHEDULES["rectified_flow"]
+    plan = PRKSolver(flow, "heun").plan(timesteps=[0.2], stop=1)
+    assert (plan.model_calls, plan.end.alpha) == (1, 0.0)
+    x, e = np.array([[0.4, -1.0]]), np.array([[0.7, 0.1]])
+    np.testing.assert_allclose(plan.run(lambda x, t: e, x), e, rtol=1e-14)
+
+
+def test_a_moved_state_is_a_form_until_it_is_asked_at():
+    """φ(φ(x, e), e) = φ(x, e): two moves without a question between them write one row."""
+    written = program()
+    e = written.ask(written.start)
+    middle = written.transfer(written.start, e, THERE, stage=True)
+    x = written.transfer(middle, e, BELOW)
+    (row,) = written.table(x, "two moves").rows
+    p, q = transfer_weights(HERE, BELOW)
+    assert dict(row.states) == pytest.approx({0: p})
+    assert dict(row.answers) == pytest.approx({0: q})
+    assert not row.stage
+    assert written.table(middle, "one move").rows[0].stage
+
+
+def test_noises_of_two_moves_add_in_quadrature():
+    written = program()
+    e = written.ask(written.start)
+    middle = written.transfer(written.start, e, THERE, noise=0.3)
+    x = written.transfer(middle, e, BELOW, noise=0.4)
+    scale, _ = transfer_weights(THERE, BELOW)
+    assert written.table(x, "noisy").rows[0].noise == pytest.approx(math.hypot(0.3 * scale, 0.4))
+
+
+def test_two_draws_are_two_states():
+    """Forms of one content with noise are different draws, so the network is asked at each; at one of them once."""
+    written = program()
+    e = written.ask(written.start)
+    x, other = (written.transfer(written.start, e, THERE, noise=0.5) for _ in range(2))
+    assert written.ask(x) == written.ask(x)
+    assert written.ask(other) != written.ask(x)
+
+
+def test_less_epsilon_where_noise_replaces_it():
+    """DDIM's eq. (12): σ of the target is √(σ² − noise²) for ε, the level itself stays."""
+    written = program()
+    x = written.transfer(written.start, written.ask(written.start), THERE, sigma=0.5, noise=0.25)
+    (row,) = written.table(x, "eta").rows
+    p, q = transfer_weights(HERE, THERE._replace(sigma=0.5))
+    assert (row.states, row.answers, row.noise, x.level) == (((0, p),), ((0, q),), 0.25, THERE)
+
+
+def test_means_mix_answers():
+    """Of weights and answers in any space; what cancels is left out of the row."""
+    written = program()
+    e = written.ask(written.start)
+    x = written.transfer(written.start, e, THERE)
+    later = written.ask(x)
+    written.transfer(x, later, BELOW)  # states 0 and 1 have their numbers from now on
+    for space in PREDICTIONS:
+        moved = written.transfer(x, {later: 1.5, e: -0.5}, BELOW, space=space)
+        p, q = transfer_weights(THERE, BELOW, space)
+        values = {0: (0.3, -0.8), 1: (0.3 * 2, 0.4)}  # (x, ε) of each row
+        means = 0.0
+        for row, answer, weight in ((1, later, 1.5), (0, e, -0.5)):
+            state, noise = values[row]
+            a, b = PREDICTIONS[space](answer.level.alpha, answer.level.sigma)
+            x0 = (state - answer.level.sigma * noise) / answer.level.alpha
+            means += weight * (a * x0 + b * noise)
+        found = sum(w * values[i][0] for i, w in moved.states) + sum(w * values[j][1] for j, w in moved.answers)
+        assert found == pytest.approx(p * values[1][0] + q * means, rel=1e-11)
+    assert written.combine(x, 1.0, {e: (0.0, 0.0)}, BELOW).answers == ()
+
+
+def test_a_corrected_state_is_written_on_the_state_it_corrects():
+    """x_c = φ(x, mean with the new answer) = x_1 + q·(change of the mean): no older state remains."""
+    written = program()
+    e = written.ask(written.start)
+    predicted = written.transfer(written.start, e, THERE)
+    new = written.ask(predicted)
+    corrected = written.transfer(written.start, {e: 0.5, new: 0.5}, THERE)
+    rebased = written.rebase(corrected, on=predicted)
+    assert (rebased.level, rebased.noise) == (THERE, 0.0)
+    assert rebased.states == ((1, 1.0),)
+    _, q = transfer_weights(HERE, THERE)
+    assert dict(rebased.answers) == pytest.approx({0: -q / 2, 1: q / 2})
+    # The two are one value: x_0 = 0.4, ε_0 = 0.9 and ε_1 = −0.2 give x_1, and either form the same state.
+    x1 = sum(w * 0.4 for _, w in predicted.states) + sum(w * 0.9 for _, w in predicted.answers)
+    values, epsilons = {0: 0.4, 1: x1}, {0: 0.9, 1: -0.2}
+    one, other = (
+        sum(w * values[i] for i, w in form.states) + sum(w * epsilons[j] for j, w in form.answers)
+        for form in (corrected, rebased)
+    )
+    assert one == pytest.approx(other, rel=1e-13)
+
+
+def test_the_first_question_is_at_the_first_state():
+    written = program()
+    elsewhere = written.ask(Form(THERE, ((0, 1.0),), ()))
+    with pytest.raises(ValueError, match="the first answer that a method uses must be at the state that a run begins"):
+        written.transfer(written.start, elsewhere, BELOW)
+
+
+def test_a_program_without_questions_is_a_table_without_rows():
+    grid = make_grid(LINEAR, 1, spacing="leading", final="first")
+    written = Program(grid)
+    table = written.table(written.start, "nothing")
+    assert (table.rows, table.end) == ((), grid.levels[0])
+
+
+def test_from_pure_noise_a_mean_of_epsilon_is_one_of_pictures():
+    """At α = 0 the answer is x̂_0, and φ's limit averages pictures: x_s = α_s·x̂_0 + σ_s/σ_t·x_t."""
+    flow = SCHEDULES["rectified_flow"]
+    written = Program(make_grid(flow, timesteps=[1.0, 0.5], stop=0.2))
+    x = written.transfer(written.start, written.ask(written.start), flow.level(0.5))
+    assert (x.states, x.answers) == (((0, 0.5),), ((0, 0.5),))
+    assert x == written.transfer(written.start, written.ask(written.start), flow.level(0.5), space="sample")
+
+
+def test_constant_answers_make_every_plan_one_step():
+    """A mean of one constant ε is that ε: whatever the rows, they end where φ leads in one step."""
+    for solver, final in ((PLMSSolver(LINEAR), "clean"), (PLMSSolver(LINEAR, 3, "rk4", "classical"), "first")):
+        plan = solver.plan(9, final=final)
+        p, q = transfer_weights(plan.levels[0], plan.end)
+        x, e = np.array([[1.7, -0.3]]), np.array([[0.6, 0.2]])
+        np.testing.assert_allclose(plan.run(lambda x, t, e=e: e, x), p * x + q * e, rtol=1e-9)
