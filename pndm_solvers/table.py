@@ -88,7 +88,7 @@ class Table:
         For each row, the states and the answers that no later row needs.
 
     Raises ValueError for a row that refers to what does not exist yet, and an `end` that is not finite; TypeError for
-    entries that are no `Row`, and an `end` that is no `Level`.
+    an `end` that is no `Level`.
     """
 
     rows: tuple[Row, ...]
@@ -99,19 +99,13 @@ class Table:
     last_uses: tuple[tuple[frozenset[int], frozenset[int]], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rows, (list, tuple)):
-            raise TypeError(f"rows is a {type(self.rows).__name__}; it must be a list or tuple of Row")
         if not isinstance(self.end, Level):
             raise TypeError(f"end is a {type(self.end).__name__}; it must be a Level, as schedule.level(t) gives")
-        if not isinstance(self.name, str):
-            raise TypeError(f"name is {self.name!r}; it must be a text")
         end = Level(*(real(f"{name} of end", value) for name, value in self.end._asdict().items()))
         if min(end.alpha, end.sigma) < 0:
             raise ValueError(f"alpha and sigma of end must not be negative: {end}")
         integer_times, rows = boolean("integer_times", self.integer_times), tuple(self.rows)
         for k, row in enumerate(rows):
-            if not isinstance(row, Row):
-                raise TypeError(f"rows[{k}] is a {type(row).__name__}; it must be a Row")
             for name, terms in (("states", row.states), ("answers", row.answers)):
                 if terms and terms[-1][0] > k:
                     raise ValueError(f"row {k}: {name} must name rows 0 to {k}, not {terms[-1][0]}")

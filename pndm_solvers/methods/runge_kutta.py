@@ -44,9 +44,7 @@ class ButcherTableau:
     b: tuple[Fraction, ...]
 
     def __init__(self, name: str, c: Sequence, a: Sequence[Sequence], b: Sequence) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"name is {name!r}; it must be a text")
-        rows = tuple(_exact("a row of a", row) for row in _sequence("a", a))
+        rows = tuple(_exact("a row of a", row) for row in a)
         vars(self).update(name=name, c=_exact("c", c), a=rows, b=_exact("b", b))
         if not len(self.c) == len(self.a) == len(self.b) > 0:
             raise ValueError(f"tableau {name!r}: c, a and b have {len(self.c)}, {len(self.a)} and {len(self.b)} rows")
@@ -97,16 +95,10 @@ class ButcherTableau:
         return order
 
 
-def _sequence(name: str, values: Sequence) -> Sequence:
-    if not hasattr(values, "__len__") or isinstance(values, (str, bytes)) or getattr(values, "ndim", 1) == 0:
-        raise TypeError(f"{name} is {values!r}; it must be a sequence")
-    return values
-
-
 def _exact(name: str, values: Sequence[int | str | float | Fraction]) -> tuple[Fraction, ...]:
     """The fractions that are meant: 2/3 for the float that is nearest to it."""
     numbers = []
-    for value in _sequence(name, values):
+    for value in values:
         value = value.item() if isinstance(value, np.generic) else value
         try:
             if isinstance(value, bool):
