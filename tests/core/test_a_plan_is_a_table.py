@@ -47,7 +47,10 @@ def test_an_altered_plan_is_refused():
         (document | {"rows": [first | {"stage": 0}]}, "row 0: stage is 0; it must be True or False"),
         (document | {"rows": [first | {"answers": [[0.7, 1.0]]}]}, "row 0: an index in answers is 0.7"),
         # The row that is wrong is named.
-        (document | {"rows": [first, first | {"states": [[1, 1.0], [0, 1.0]]}]}, r"row 1: states must .*, not \[1, 0\]"),
+        (
+            document | {"rows": [first, first | {"states": [[1, 1.0], [0, 1.0]]}]},
+            r"row 1: states must .*, not \[1, 0\]",
+        ),
         (document | {"rows": [first, first | {"answers": [[2, 1.0]]}]}, "row 1: answers must name rows 0 to 1, not 2"),
         (document | {"rows": [first, first | {"alpha": -0.1}]}, "row 1: alpha, sigma and noise must be not negative"),
         (document | {"rows": [first, first | {"t": None}]}, "row 1: t is None; it must be a finite number"),
@@ -283,9 +286,7 @@ def test_a_plan_from_anywhere_runs():
 def test_an_object_that_is_no_state_is_not_advanced():
     plan, x = DDIMSolver(LINEAR).plan(3), np.ones((1, 1))
     message = r"state is a .*; it must be what plan.start\(x\) or plan.advance gave"
-    assert_refused(
-        (lambda state=state: plan.advance(state, x), TypeError, message) for state in (None, 5, x, CLEAN)
-    )
+    assert_refused((lambda state=state: plan.advance(state, x), TypeError, message) for state in (None, 5, x, CLEAN))
 
 
 def test_a_plan_is_immutable():

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, all_solvers, assert_refused, deterministic_solvers, named, pseudo_solvers, relative_error
+from conftest import (
+    SCHEDULES,
+    all_solvers,
+    assert_refused,
+    deterministic_solvers,
+    named,
+    pseudo_solvers,
+    relative_error,
+)
 
 from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, Prediction, initial_noise
 from pndm_solvers.analysis import random_gaussian

@@ -149,7 +149,9 @@ def test_a_registered_tableau_with_one_coefficient_changed_is_refused():
         a = tableau.a
         entries = [(c, a, tableau.b) for c in changed(tableau.c)] + [(tableau.c, a, b) for b in changed(tableau.b)]
         entries += [(tableau.c, (*a[:i], row, *a[i + 1 :]), tableau.b) for i in range(len(a)) for row in changed(a[i])]
-        assert_refused((lambda entry=entry: ButcherTableau("changed", *entry), ValueError, "^tableau") for entry in entries)
+        assert_refused(
+            (lambda entry=entry: ButcherTableau("changed", *entry), ValueError, "^tableau") for entry in entries
+        )
 
 
 # ------------------------------------------------------------------ numbers
