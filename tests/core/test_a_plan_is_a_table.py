@@ -56,7 +56,7 @@ def test_an_altered_plan_is_refused():
         (document | {"rows": [first, first | {"t": None}]}, "row 1: t is None; it must be a finite number"),
     )
     assert_refused(
-        (lambda text=json.dumps(part): Plan.from_json(text), ValueError, message) for part, message in altered
+        (lambda part=part: Plan.from_json(json.dumps(part)), ValueError, message) for part, message in altered
     )
 
 

@@ -108,7 +108,7 @@ def test_the_last_few_times_of_a_run_are_not_warned_of(no_warning):
 
 @pytest.mark.parametrize("spacing", INTEGRAL_SPACINGS)
 def test_a_grid_that_leaps_over_the_decisive_levels_is_warned_of(spacing):
-    """On a variance-exploding schedule time is σ: even steps from 80 go from 8 to 0, and noise becomes picture between."""
+    """On a variance-exploding schedule time is σ, so that even steps go from 8 to 0, where noise becomes a picture."""
     for solver in (PLMSSolver, PNDMSolver):
         exploding = solver(NoiseSchedule.ve(0.01, 80.0))
         for options in (

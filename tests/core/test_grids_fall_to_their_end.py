@@ -17,18 +17,23 @@ def times(grid):
     return [level.t for level in grid.levels]
 
 
+def reaches(spacing, schedule):
+    """Whether a spacing reaches the schedule's noisiest level. A spacing in log-SNR does not where α = 0 there."""
+    if schedule.alpha(schedule.t_max) > 0:
+        return True
+    try:
+        make_grid(schedule, 2, spacing=spacing)
+    except ValueError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_every_spacing_falls_on_every_schedule(spacing):
     for schedule in SCHEDULES.values():
         for final, end in (("clean", schedule.clean), ("first", schedule.level(schedule.t_min))):
-            for steps in (2, 3, 10, 100):
-                try:
-                    grid = make_grid(schedule, steps, spacing=spacing, final=final)
-                except ValueError as error:
-                    # Only a schedule that begins at α = 0 has levels that a spacing cannot reach.
-                    assert "log-SNR −∞" in str(error)
-                    assert schedule.alpha(schedule.t_max) == 0
-                    continue
+            for steps in (2, 3, 10, 100) if reaches(spacing, schedule) else ():
+                grid = make_grid(schedule, steps, spacing=spacing, final=final)
                 assert np.all(np.diff(times(grid)) < 0)
                 assert grid.levels[-1] == end
                 # A step that would begin at the very end of the run is left out.

@@ -1,4 +1,4 @@
-"""Each method writes the equations of its paper: reference loops, constant ε, and the moments of the stochastic ones."""
+"""Each method writes the equations of its paper: reference loops, constant ε, moments of the stochastic methods."""
 
 from itertools import pairwise
 
