@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, analysis
+from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, analysis, make_grid
 from pndm_solvers.schedule import SCHEDULES as REGISTERED_SCHEDULES
 from pndm_solvers.solvers import SOLVERS
 
@@ -44,6 +44,11 @@ def deterministic_solvers(schedule):
 def pseudo_solvers(schedule):
     """The solvers whose steps are transfers: all deterministic ones except FON."""
     return [solver for solver in deterministic_solvers(schedule) if solver.name != "FON"]
+
+
+def where_steps_begin(schedule, steps, **options):
+    """The times of a named grid. Solvers that share them need not search for the levels of that grid again."""
+    return [level.t for level in make_grid(schedule, steps, **options).levels[:-1]]
 
 
 def named(value):

@@ -295,7 +295,7 @@ def test_a_run_reads_only_its_sample_and_only_where_that_is_checked():
 @pytest.mark.parametrize("make", [PLMSSolver, DDIMSolver, PNDMSolver])
 def test_a_run_is_one_graph(make):
     """#9485: torch.compile finds no break in a whole run, also of a plan that was never run before."""
-    plan, graphs = make(LINEAR).plan(6), []
+    plan, graphs = make(LINEAR).plan(4), []
     backend = lambda graph, _: graphs.append(graph) or graph.forward  # noqa: E731
     compiled = torch.compile(lambda x: plan.run(curved_batch, x), fullgraph=True, backend=backend)
     for _ in range(2):

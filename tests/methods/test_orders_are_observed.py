@@ -25,14 +25,12 @@ def starts_well(solver):
     return solver.order <= max(2, TABLEAUX[tableau].order)
 
 
-def measured(solver, distribution=MIXTURE, order=None, **options):
-    """The observed order, over the fewest steps that show an `order` as high as the one declared."""
-    if (order or solver.convergence_order) <= 2:
-        steps = (57, 113)
-    elif isinstance(solver, FONSolver) and solver.schedule != VE:
-        steps = (160, 320)  # below, the error is as small as rounding and the table's joints make it
-    else:
-        steps = (226, 452)
+def measured(solver, distribution=MIXTURE, order=None, high=(160, 320), **options):
+    """The observed order, over the fewest steps that show an `order` as high as the one declared.
+
+    An order of 4 shows over `high` steps. With more of them FON's error is as small as rounding and the table's joints.
+    """
+    steps = {1: (57, 113), 2: (57, 113), 3: (113, 226)}.get(order or solver.convergence_order, high)
     return observed_order(solver, distribution, steps=steps, **options)
 
 
@@ -62,7 +60,7 @@ def on_its_schedule(solver):
     # For those that start worse than they go on: test_a_cheaper_starter_permits_what_is_declared.
     [solver for solver in DISTINCT if not is_exact(solver) or starts_well(solver)]
     + [PRKSolver(LINEAR, BOGACKI_SHAMPINE)]
-    + [solver for name in ("scaled_linear", "cosine", "vp", "rectified_flow") for solver in kinds(SCHEDULES[name])],
+    + [solver for name in ("cosine", "vp", "rectified_flow") for solver in kinds(SCHEDULES[name])],
     ids=on_its_schedule,
 )
 def test_the_declared_order_is_observed(solver):
@@ -89,7 +87,7 @@ def test_the_declared_order_is_observed_against_a_closed_form(solver):
     ids=on_its_schedule,
 )
 def test_the_declared_order_is_observed_on_smoothly_graded_grids(solver):
-    found = measured(solver, grid=GRIDS["graded"])
+    found = measured(solver, grid=GRIDS["graded"], high=(226, 452))
     assert found.observed == pytest.approx(found.declared, abs=0.15)
 
 
@@ -164,7 +162,7 @@ def test_a_named_grid_reaches_the_gaussian(name, first):
     exact = GAUSSIAN.flow(START, schedule.level(first), schedule.level(0))
     few = [DDIMSolver(schedule), PNDMSolver(schedule), PLMSSolver(schedule)]
     for solver in pseudo_solvers(schedule) if name == "linear" else few:
-        lengths = (50, 400 if solver.convergence_order == 1 else 200)
+        lengths = (50, 400) if solver.convergence_order == 1 else (30, 120)
         plans = (solver.plan(n, spacing="quadratic", start=first, final="first") for n in lengths)
         coarse, fine = (relative_error(plan.run(GAUSSIAN.model(schedule), START), exact) for plan in plans)
         assert fine < coarse / 3, solver.name

@@ -11,6 +11,7 @@ from conftest import (
     named,
     pseudo_solvers,
     relative_error,
+    where_steps_begin,
 )
 
 from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, Prediction, initial_noise
@@ -138,9 +139,10 @@ def test_every_schedule_ends_without_noise(name):
     point = type(GAUSSIAN)(GAUSSIAN.mean, np.zeros(3))
     prediction = "v_prediction" if schedule.alpha(schedule.t_max) < 1 else "epsilon"
     model = point.model(schedule, prediction)
+    grids = [where_steps_begin(schedule, steps) for steps in (1, 2, 7, 30)]
     for solver in all_solvers(schedule):
-        for steps in (1, 2, 7, 30):
-            plan = solver.plan(steps)
+        for times in grids:
+            plan = solver.plan(timesteps=times)
             assert plan.end.sigma == 0
             assert min(row.sigma for row in plan.rows) > 0
             x = point.mean * plan.levels[0].alpha + START * plan.levels[0].sigma
