@@ -1,13 +1,15 @@
 """What tests run over: every registered schedule and method, and problems with a known answer."""
 
 import os
+import re
+from collections.abc import Callable, Iterable
 
 # Small arrays gain nothing from more threads, and lose much on a busy machine. NumPy and torch read it when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, analysis
+from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, analysis, make_grid
 from pndm_solvers.schedule import SCHEDULES as REGISTERED_SCHEDULES
 from pndm_solvers.solvers import SOLVERS
 
@@ -24,29 +26,53 @@ BOGACKI_SHAMPINE = ButcherTableau(
 
 
 def all_solvers(schedule):
-    """Every registered method, and every option of those that have one.
+    """Every registered method, with every option of those that have one.
 
-    Of PLMS each starter with each kind of weights, at order 4: the lower orders are the same lines of code, and
-    test_order.py measures each.
+    PLMS comes with each starter and each kind of weights at order 4. The lower orders run the same lines of code,
+    and `methods/test_orders_are_observed.py` measures each of them.
     """
     registered = [make(schedule) for make in SOLVERS.values()]
     return list(dict.fromkeys(registered + deterministic_solvers(schedule)))
 
 
 def deterministic_solvers(schedule):
+    """The solvers of `all_solvers` that draw no noise."""
     solvers = [*analysis.deterministic_solvers(schedule), PRKSolver(schedule, BOGACKI_SHAMPINE)]
     return [solver for solver in solvers if not isinstance(solver, PLMSSolver) or solver.order == 4]
 
 
 def pseudo_solvers(schedule):
-    """Those whose steps are transfers: all deterministic ones but FON."""
+    """The solvers whose steps are transfers: all deterministic ones except FON."""
     return [solver for solver in deterministic_solvers(schedule) if solver.name != "FON"]
 
 
+def where_steps_begin(schedule, steps, **options):
+    """The times of a named grid. Solvers that share them need not search for the levels of that grid again."""
+    return [level.t for level in make_grid(schedule, steps, **options).levels[:-1]]
+
+
 def named(value):
-    """For pytest's ids."""
+    """A solver's name, for pytest's ids."""
     return getattr(value, "name", str(value))
 
 
 def relative_error(value, exact):
+    """The largest deviation from `exact`, divided by the largest entry of `exact`."""
     return np.abs(value - exact).max() / np.abs(exact).max()
+
+
+def assert_refused(cases: Iterable[tuple[Callable[[], object], type[Exception], str]]) -> None:
+    """Every call raises its error with a message that matches its pattern; the failure lists each call that does not.
+
+    `cases` are triples of a call without arguments, an error class and a regular expression.
+    """
+    wrong = []
+    for call, error, pattern in cases:
+        try:
+            result = call()
+        except error as raised:
+            if not re.search(pattern, str(raised)):
+                wrong.append(f"{pattern!r} is not in: {raised}")
+        else:
+            wrong.append(f"{pattern!r} was not raised, and the result is {result!r}")
+    assert not wrong, "\n".join(wrong)

@@ -1,11 +1,11 @@
-"""The identities of φ, over schedules, times, shapes and dtypes."""
+"""The identities of the transfer φ, over schedules, times, shapes and dtypes."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES
+from conftest import SCHEDULES, assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 5e-2, "bfloat16": 0.3
 
 @st.composite
 def levels(draw, count):
-    """Levels of one schedule at which α > 0; below the noisiest end, so that α_s/α_t stays under 100."""
+    """Levels of one schedule with α > 0, away from the noisiest end, so that α_s/α_t stays under 100."""
     schedule = draw(st.sampled_from(list(SCHEDULES.values())))
     fractions = draw(st.lists(st.floats(0, 0.9), min_size=count, max_size=count))
     return [schedule.level(schedule.t_min + f * (schedule.t_max - schedule.t_min)) for f in fractions]
@@ -25,6 +25,7 @@ def levels(draw, count):
 
 @st.composite
 def arrays(draw, count):
+    """Arrays of one shape, dtype and library, and the name of that dtype."""
     shape = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=4)))
     kind = draw(st.sampled_from(["float64", "float32", "float16", "torch.float64", "torch.float32", "torch.bfloat16"]))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -70,7 +71,7 @@ def test_a_transfer_keeps_the_picture_and_the_noise(inputs, at):
 
 
 @given(levels(2))
-def test_equation_9_of_the_paper(at):
+def test_the_weights_are_equation_9_of_the_paper(at):
     """x_s = √ᾱ_s/√ᾱ_t·x − (ᾱ_s − ᾱ_t)/(√ᾱ_t·(√((1 − ᾱ_s)·ᾱ_t) + √((1 − ᾱ_t)·ᾱ_s)))·ε, where α² + σ² = 1."""
     t, s = at
     if abs(t.alpha**2 + t.sigma**2 - 1) > 1e-9 or abs(s.alpha**2 + s.sigma**2 - 1) > 1e-9:
@@ -82,23 +83,25 @@ def test_equation_9_of_the_paper(at):
     assert b == pytest.approx(-(a_s - a_t) / divisor, rel=1e-6, abs=1e-9)
 
 
-def test_no_transfer_from_pure_noise():
-    schedule = SCHEDULES["zero_terminal_snr"]
-    with pytest.raises(ValueError, match="α = 0"):
-        transfer_weights(schedule.level(999), schedule.level(500))
-
-
 ONES = np.ones((2, 3))
 HERE, THERE = Level(5.0, 0.8, 0.6), Level(0.0, 1.0, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
+def test_a_transfer_may_end_at_pure_noise_but_not_begin_there():
+    noise = Level(9.0, 0.0, 1.0)
+    np.testing.assert_array_equal(transfer(ONES, ONES, THERE, noise), ONES)
+    with pytest.raises(ValueError, match="α = 0"):
+        transfer_weights(noise, HERE)
+
+
+REFUSED = {
+    "arrays": [
         ((ONES, ONES[:1], HERE, THERE), ValueError, r"^epsilon is of shape \(1, 3\) and x of \(2, 3\)"),
         ((ONES, [[1.0] * 3] * 2, HERE, THERE), TypeError, "^epsilon is"),
         ((ONES.astype(int), ONES, HERE, THERE), TypeError, "^x is of dtype int64"),
         ((ONES, torch.ones(2, 3), HERE, THERE), TypeError, "^epsilon is a Tensor and x a ndarray"),
+    ],
+    "levels": [
         ((ONES, ONES, 5.0, THERE), TypeError, "^here is a float; it must be a Level"),
         ((ONES, ONES, HERE, (0.0, 1.0, 0.0)), TypeError, "^there is a tuple; it must be a Level"),
         ((ONES, ONES, HERE._replace(alpha=math.nan), THERE), ValueError, "^here.alpha is nan"),
@@ -106,11 +109,9 @@ HERE, THERE = Level(5.0, 0.8, 0.6), Level(0.0, 1.0, 0.0)
         ((ONES, ONES, HERE._replace(sigma=-0.6), THERE), ValueError, "^here is .* must not be negative"),
         ((ONES, ONES, HERE, THERE._replace(alpha=-0.6)), ValueError, "^there is .* must not be negative"),
     ],
-)
-def test_what_cannot_be_transferred_is_named(arguments, error, message):
-    with pytest.raises(error, match=message):
-        transfer(*arguments)
+}
 
 
-def test_a_transfer_may_end_at_pure_noise():
-    np.testing.assert_array_equal(transfer(ONES, ONES, THERE, Level(9.0, 0.0, 1.0)), ONES)
+@pytest.mark.parametrize("what", REFUSED)
+def test_arrays_and_levels_that_cannot_be_transferred_are_named(what):
+    assert_refused((lambda a=arguments: transfer(*a), error, message) for arguments, error, message in REFUSED[what])
