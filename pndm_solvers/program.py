@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pndm_solvers.grid import Grid
 from pndm_solvers.prediction import PREDICTIONS
@@ -32,7 +32,7 @@ class Form:
     stage: bool = field(default=False, compare=False)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Answer:
     """What the network answers at a state: ε, or x̂_0 where α = 0."""
 
@@ -68,7 +68,10 @@ class Program:
 
     def ask(self, x: Form) -> Answer:
         """The network's answer at `x`: one model call once it is used, and none if it was asked at `x` before."""
-        return self._answers.setdefault(x, Answer(x))
+        answer = self._answers.setdefault(x, Answer(x))
+        if not x.stage:  # a stage that is also a step's end, first same as last, is a point of the solution
+            answer.at = replace(answer.at, stage=False)
+        return answer
 
     def transfer(
         self,
