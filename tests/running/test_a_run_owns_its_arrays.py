@@ -61,7 +61,7 @@ def test_live_arrays_never_exceed_max_stored_nor_fall_far_below_it():
     """The network is a single operation, and nothing looks whether numbers are finite: neither has arrays of its own."""
     start = torch.randn((2, 5), dtype=torch.float64)
     for solver in all_solvers(LINEAR):
-        for steps in (1, 2, 5, 12):
+        for steps in (1, 2, 12):
             plan = solver.plan(steps)
             with LiveArrays(start.numel()) as arrays:
                 plan.run(lambda x, t: x.sin(), start, generator=torch.Generator().manual_seed(0), check_finite=None)
