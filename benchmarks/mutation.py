@@ -30,7 +30,7 @@ import pytest  # noqa: E402 — likewise
 
 MODULES = ("transfer", "tableaux", "grid", "plan")
 TESTS = {name: [f"tests/test_{name}.py"] for name in MODULES}
-TESTS["plan"].append("tests/test_fuzz.py")
+TESTS["plan"].append("tests/running/test_any_text_as_a_plan.py")
 SECONDS = 3  # of the processor for the tests of one mutant: what takes longer without a mutant is not asked
 OURS = {"pndm_solvers", "conftest", *(Path(test).stem for tests in TESTS.values() for test in tests)}
 LIMIT = 60  # seconds after which a mutant counts as one that hangs, which a test suite notices

@@ -1,10 +1,10 @@
-"""A run keeps the library, dtype and shape of the array that it is handed, and rounds no more than that dtype makes it."""
+"""A run keeps the library, dtype and shape of its array, and rounds as little as that dtype allows."""
 
 import jax
 import numpy as np
 import pytest
 import torch
-from array_libraries import LIBRARIES, cast, numbers
+from array_libraries import LIBRARIES, numbers
 from conftest import SCHEDULES, all_solvers, named
 from runs import LINEAR, ONE_OF_EACH_KIND, START, smooth
 

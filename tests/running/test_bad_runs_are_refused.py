@@ -1,4 +1,4 @@
-"""What cannot be run is refused before the first call, a bad answer at once, and what looks like a mistake is warned of."""
+"""A bad argument is refused before the first call, and a bad answer at once. What looks like a mistake is warned of."""
 
 import warnings
 
@@ -70,7 +70,7 @@ def test_answers_of_another_array_library_are_refused():
         for other in LIBRARIES:
             if other is not library:
                 answer = other.array(START)
-                with pytest.raises(ValueError, match="the model answered a .* at t = 999"):
+                with pytest.raises(ValueError, match=r"the model answered a .* at t = 999"):
                     PLMSSolver(LINEAR).sample(lambda x, t, a=answer: a, library.array(START), 3)
 
 

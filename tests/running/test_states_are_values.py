@@ -62,7 +62,9 @@ PLANS = [
 class PushMode(RuleBasedStateMachine):
     """Every run stands, whatever happened to it and to others, where a straight run of its plan stands."""
 
-    runs = Bundle("runs")  # each a history of states, its last the current one, and the bytes that a straight run visits
+    runs = Bundle(
+        "runs"
+    )  # each a history of states, its last the current one, and the bytes that a straight run visits
 
     def __init__(self):
         super().__init__()
