@@ -28,16 +28,16 @@ sys.path.insert(0, str(ROOT))
 import hypothesis  # noqa: E402 — after the number of threads and the path are set
 import pytest  # noqa: E402 — likewise
 
-MODULES = ("transfer", "tableaux", "grid", "plan")
+# Each module that holds the mathematics, and the tests of its own.
 TESTS = {
-    "transfer": ["tests/core/test_a_transfer_keeps_picture_and_noise.py"],
-    "tableaux": [
-        "tests/methods/test_tableaux_meet_the_order_conditions.py",
-        "tests/methods/test_multistep_weights_are_integrals.py",
-    ],
+    "transfer": ["tests/core/test_a_transfer_keeps_picture_and_noise.py", "tests/core/test_programs_write_rows.py"],
+    "program": ["tests/core/test_programs_write_rows.py"],
     "grid": ["tests/core/test_grids_fall_to_their_end.py"],
-    "plan": ["tests/core/test_a_plan_is_a_table.py", "tests/test_fuzz.py"],
+    "table": ["tests/core/test_a_plan_is_a_table.py", "tests/running/test_any_text_as_a_plan.py"],
+    "methods.adams": ["tests/methods/test_multistep_weights_are_integrals.py"],
+    "methods.runge_kutta": ["tests/methods/test_tableaux_meet_the_order_conditions.py"],
 }
+MODULES = tuple(TESTS)
 SECONDS = 3  # of the processor for the tests of one mutant: what takes longer without a mutant is not asked
 OURS = {"pndm_solvers", "conftest", *(Path(test).stem for tests in TESTS.values() for test in tests)}
 LIMIT = 60  # seconds after which a mutant counts as one that hangs, which a test suite notices

@@ -6,19 +6,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import SCHEDULES, all_solvers, deterministic_solvers, named
+from runs import LINEAR, ONE_OF_EACH_KIND, smooth
 from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from pndm_solvers import DDIMSolver, DDPMSolver, ErrorEstimate, PLMSSolver, Prediction, initial_noise, slerp
+from pndm_solvers.prediction import PREDICTIONS
 
-LINEAR = SCHEDULES["linear"]
-STOCHASTIC = [DDPMSolver(LINEAR, "fixed_large"), DDIMSolver(LINEAR, eta=0.5)]
+STOCHASTIC = (DDPMSolver(LINEAR, "fixed_large"), DDIMSolver(LINEAR, eta=0.5))
 START = initial_noise((2, 3), seed=0)
-
-
-def smooth(x, t):
-    """Any smooth model, of any library."""
-    return x / (1 + x * x) + x**0 * t[:, None] / 1000
 
 
 class Network(torch.nn.Module):
@@ -35,22 +31,31 @@ class Network(torch.nn.Module):
         return self.layers(x + t[:, None] / 1000)
 
 
-@pytest.mark.parametrize("solver", list(dict.fromkeys(all_solvers(LINEAR) + STOCHASTIC)), ids=named)
-def test_gradients_of_a_sample(solver):
-    """By the x_T and by the network's own weights, against finite differences."""
-    plan = solver.plan(max_model_calls=6)
-    x = torch.from_numpy(START).requires_grad_()
-    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    run = lambda x, scale: plan.run(lambda x, t: scale * smooth(x, t), x, seed=3)  # noqa: E731
-    assert torch.autograd.gradcheck(run, (x, scale))
+def test_a_sample_is_differentiable_by_x_and_by_the_networks_weights():
+    """Each solver's derivatives are those of finite differences."""
+    for solver in (*all_solvers(LINEAR), *STOCHASTIC):
+        plan = solver.plan(max_model_calls=6)
+        x = torch.from_numpy(START).requires_grad_()
+        scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+        def run(x, scale, plan=plan):
+            return plan.run(lambda x, t: scale * smooth(x, t), x, seed=3)
+
+        assert torch.autograd.gradcheck(run, (x, scale)), solver.name
 
 
-@pytest.mark.filterwarnings("error:::test_gradients")
+def test_a_sample_is_differentiable_through_every_prediction():
+    plan, x = PLMSSolver(LINEAR).plan(4), torch.from_numpy(START).requires_grad_()
+    for prediction in (*PREDICTIONS, Prediction("epsilon", clip=50.0)):
+        assert torch.autograd.gradcheck(lambda x, p=prediction: plan.run(smooth, x, prediction=p), x)
+
+
+@pytest.mark.filterwarnings("error:::test_gradients_flow")
 @pytest.mark.parametrize("name", ["linear", "ve"])
 def test_every_transformation_goes_through_a_run(name):
-    """On a variance-exploding schedule, too, where x is looked at; of as many numbers as are worth looking at."""
+    """On a variance-exploding schedule too, where the size of a state of 32 numbers or more is looked at."""
     schedule, x = SCHEDULES[name], initial_noise((4, 16), seed=0)
-    plan = PLMSSolver(schedule).plan(6)
+    plan = PLMSSolver(schedule).plan(4)
     x = max(1.0, plan.rows[0].sigma) * x
     unseen = lambda x: plan.run(smooth, x, check_finite=None)  # noqa: E731
     expected = plan.run(smooth, x)
@@ -69,15 +74,8 @@ def test_every_transformation_goes_through_a_run(name):
     assert np.isfinite(estimate.total).all()
 
 
-@pytest.mark.parametrize("prediction", ["sample", "v_prediction", "score", "flow", Prediction("epsilon", clip=50.0)])
-def test_gradients_of_every_prediction(prediction):
-    plan = PLMSSolver(LINEAR).plan(4)
-    x = torch.from_numpy(START).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: plan.run(smooth, x, prediction=prediction), x)
-
-
-def gradients(solver, model, network, **options):
-    """Of a sample's sum of squares by x_T and each weight; and how many tensors were saved for that."""
+def gradients(solver, model, network):
+    """The derivatives of a sample's sum of squares by x_T and each weight, and the number of tensors saved for them."""
     saved = 0
 
     def pack(tensor):
@@ -87,13 +85,12 @@ def gradients(solver, model, network, **options):
 
     x = torch.from_numpy(START).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = solver.sample(model, x, max_model_calls=12, seed=3, **options).square().sum()
+        loss = solver.sample(model, x, max_model_calls=12, seed=3).square().sum()
     return torch.autograd.grad(loss, [x, *network.parameters()]), saved
 
 
-@pytest.mark.parametrize("solver", list(dict.fromkeys(deterministic_solvers(LINEAR) + STOCHASTIC)), ids=named)
-def test_activation_checkpointing(solver):
-    """Each model call recomputed in the backward pass: equal gradients to the last bit, and much less kept for them."""
+@pytest.mark.parametrize("solver", [*ONE_OF_EACH_KIND, *STOCHASTIC], ids=named)
+def test_activation_checkpointing_saves_memory_and_changes_no_bit(solver):
     network = Network()
     plain, much = gradients(solver, network, network)
     again, little = gradients(solver, lambda x, t: checkpoint(network, x, t, use_reentrant=False), network)
@@ -102,27 +99,27 @@ def test_activation_checkpointing(solver):
     assert little < much / 2
 
 
-@pytest.mark.parametrize("solver", deterministic_solvers(LINEAR), ids=named)
-def test_jax_gradients(solver):
-    """Of one compiled function, against torch's, and along one direction against a finite difference."""
-    plan = solver.plan(max_model_calls=5)
+def test_jax_differentiates_a_compiled_run():
+    """Its gradient is torch's, and along one direction that of a finite difference."""
     x = torch.from_numpy(START).requires_grad_()
-    expected = torch.autograd.grad(plan.run(smooth, x).square().sum(), x)[0].numpy()
-    with jax.enable_x64(True):
+    for solver in deterministic_solvers(LINEAR):
+        plan = solver.plan(max_model_calls=5)
+        expected = torch.autograd.grad(plan.run(smooth, x).square().sum(), x)[0].numpy()
+        with jax.enable_x64(True):
 
-        def loss(x):
-            return (plan.run(smooth, x) ** 2).sum()
+            @jax.jit
+            def loss(x, plan=plan):
+                return (plan.run(smooth, x) ** 2).sum()
 
-        start = jnp.asarray(START)
-        gradient = np.asarray(jax.jit(jax.grad(loss))(start))
-        step = 1e-6 * np.ones_like(START)
-        difference = float(loss(start + step) - loss(start - step)) / 2e-6
-    assert gradient.dtype == np.float64
-    np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
-    assert difference == pytest.approx(gradient.sum(), rel=1e-6, abs=1e-6 * np.abs(gradient).sum())
+            start, step = jnp.asarray(START), 1e-6
+            gradient = np.asarray(jax.grad(loss)(start))
+            difference = float(loss(start + step) - loss(start - step)) / (2 * step)
+        assert gradient.dtype == np.float64
+        np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+        assert difference == pytest.approx(gradient.sum(), rel=1e-6, abs=1e-6 * np.abs(gradient).sum())
 
 
-def test_gradients_of_slerp():
+def test_slerp_is_differentiable_by_both_ends_and_the_weight():
     a, b = (torch.from_numpy(initial_noise((2, 5), seed)).requires_grad_() for seed in (0, 1))
     weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(slerp, (a, b, weight))

@@ -1,0 +1,83 @@
+"""`plan_within` chooses the number of model calls that a tolerance takes, by a pilot on a few samples."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCHEDULES
+from exact_problems import PAIRS, exact
+from runs import LINEAR
+
+from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver
+from pndm_solvers.analysis import exact_problem
+
+RING = exact_problem("ring", LINEAR, 16)
+
+
+@pytest.mark.parametrize(("problem", "name"), PAIRS)
+def test_a_tolerance_is_met_within_a_factor_of_three(problem, name):
+    """It is measured on samples that the pilot has not seen."""
+    problem = exact(problem, name)
+    for tolerance in (1e-2, 1e-3):
+        plan = PLMSSolver(SCHEDULES[name]).plan_within(tolerance, problem.model, problem.x[:16])
+        error = np.median(problem.errors(plan.run(problem.model, problem.x))[16:])
+        assert tolerance / 3 < error < 3 * tolerance
+        assert "error about" in plan.name
+
+
+def test_pilots_are_not_warned_of_one_by_one():
+    """The grid of a pilot of few calls may have faults that the plan that is found has not."""
+    schedule = SCHEDULES["ve"]
+    problem = exact_problem("gaussian", schedule, 8)
+    for spacing, told in (("quadratic", False), ("trailing", True)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            plan = PLMSSolver(schedule).plan_within(0.05, problem.model, problem.x, spacing=spacing)
+        assert [warning.filename for warning in caught] == [__file__] * told, plan
+
+
+def test_sample_takes_a_tolerance_in_the_place_of_a_length():
+    solver = PLMSSolver(LINEAR)
+    plan = solver.plan_within(0.02, RING.model, RING.x[:8])
+    assert np.array_equal(solver.sample(RING.model, RING.x, tolerance=0.02), plan.run(RING.model, RING.x))
+    assert solver.sample(RING.model, RING.x, tolerance=1.0, max_model_calls=None).shape == RING.x.shape
+    with pytest.raises(ValueError, match="tolerance and max_model_calls"):
+        solver.sample(RING.model, RING.x, tolerance=0.1, max_model_calls=5)
+
+
+def test_the_shortest_plan_has_four_calls():
+    solver = DDIMSolver(LINEAR)
+    assert solver.plan_within(1e9, RING.model, RING.x).model_calls == 4
+    assert solver.plan_within(0.1, lambda x, t: np.ones_like(x), RING.x).model_calls == 4
+
+
+def test_what_is_no_tolerance_is_refused():
+    for wrong in (0, -1, float("nan"), "0.1"):
+        with pytest.raises((ValueError, TypeError), match="above 0"):
+            DDIMSolver(LINEAR).plan_within(wrong, RING.model, RING.x)
+
+
+def test_a_tolerance_that_cannot_be_met_is_refused():
+    solver = DDIMSolver(LINEAR)
+    for options, message in (
+        ({"max_model_calls": 40}, "not known to come within 1e-06"),
+        ({"max_model_calls": 7}, "at least 4 and 8"),
+        ({"spacing": lambda *_: [999, 500, 100]}, "no more than 3 model calls"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            solver.plan_within(1e-6, RING.model, RING.x[:2], **options)
+    with pytest.raises(ValueError, match="draws noise"):
+        DDPMSolver(LINEAR).plan_within(0.1, RING.model, RING.x)
+
+
+def test_a_pilot_that_shows_nothing_is_refused():
+    for model, x, message in (
+        (lambda x, t: x * np.nan, RING.x, "not finite"),
+        (RING.model, RING.x[:0], "x is empty"),
+        (RING.model, torch.empty(2, 2, device="meta"), "x, which has no numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DDIMSolver(LINEAR).plan_within(0.1, model, x)
+    with pytest.raises(TypeError, match=r"num_inference_steps, spcing is no option here.* spacing, start, stop"):
+        DDIMSolver(LINEAR).plan_within(0.1, RING.model, RING.x, num_inference_steps=5, spcing="trailing")

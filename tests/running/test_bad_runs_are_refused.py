@@ -1,0 +1,124 @@
+"""A bad argument is refused before the first call, and a bad answer at once. What looks like a mistake is warned of."""
+
+import warnings
+
+import jax
+import numpy as np
+import pytest
+import torch
+from array_libraries import LIBRARIES
+from conftest import SCHEDULES
+from runs import LINEAR, START, smooth
+
+from pndm_solvers import DDPMSolver, ErrorEstimate, PLMSSolver, Prediction, initial_noise
+
+
+def never(x, t):
+    pytest.fail("the model was called")
+
+
+def test_states_that_are_no_floating_batches_are_refused():
+    for x, error, message in (
+        (np.zeros((2, 3), np.uint8), TypeError, "uint8"),
+        (torch.zeros(2, 3, dtype=torch.int64), TypeError, "int64"),
+        ([[0.0]], TypeError, "not a list"),
+        (np.zeros(()), ValueError, "batch first"),
+    ):
+        with pytest.raises(error, match=message):
+            DDPMSolver(LINEAR).sample(never, x, 4)
+
+
+def test_options_that_mean_nothing_are_refused():
+    generators = [np.random.default_rng(i) for i in range(3)]
+    for options, error, message in (
+        ({"prediction": "noise"}, ValueError, "prediction is 'noise'"),
+        ({"prediction": None}, TypeError, "prediction is None"),
+        ({"seed": 1, "generator": generators[0]}, ValueError, "not both"),
+        ({"seed": [1, 2]}, ValueError, "2 entries for a batch of 4"),
+        ({"seed": -1}, ValueError, "at least 0"),
+        ({"seed": 1.5}, ValueError, "seed is 1.5"),
+        ({"generator": generators[:1]}, ValueError, "1 entries for a batch of 4"),
+        ({"generator": 3}, TypeError, "generator is a int"),
+        ({"generator": "abcd"}, TypeError, "generator is a str"),
+        ({"generator": [*generators, None]}, TypeError, "is a NoneType"),
+        ({"callback": ErrorEstimate}, TypeError, r"callback is the class .*, as ErrorEstimate\(\)"),
+        ({"seed": 1, "check_finite": 1}, TypeError, "check_finite is 1; it must be True, False or None"),
+    ):
+        with pytest.raises(error, match=message):
+            DDPMSolver(LINEAR).sample(never, START, 4, **options)
+    with pytest.raises(TypeError, match="is a NoneType"):
+        DDPMSolver(LINEAR).sample(never, torch.tensor(START), 4, generator=[torch.Generator()] * 3 + [None])
+    with pytest.raises(TypeError, match=r"seed is .*Array"):
+        initial_noise((2, 3), jax.random.key(0))
+
+
+def test_answers_of_another_kind_or_shape_are_refused_before_their_numbers_are_looked_at():
+    for answer, fault in (
+        (START[:1], r"shape \(1, 3\)"),
+        (np.ones((4, 3), int), "numbers of dtype int64"),
+        (np.ones((4, 3), bool), "numbers of dtype bool"),
+        (None, "a NoneType"),
+        ((START,), "a tuple"),
+    ):
+        for check_finite in (False, True):
+            with pytest.raises(ValueError, match=f"the model answered {fault} at t = 999"):
+                PLMSSolver(LINEAR).sample(lambda x, t, a=answer: a, START, 4, check_finite=check_finite)
+
+
+def test_answers_of_another_array_library_are_refused():
+    for library in LIBRARIES:
+        for other in LIBRARIES:
+            if other is not library:
+                answer = other.array(START)
+                with pytest.raises(ValueError, match=r"the model answered a .* at t = 999"):
+                    PLMSSolver(LINEAR).sample(lambda x, t, a=answer: a, library.array(START), 3)
+
+
+# ------------------------------------------------------------------ numbers that are not finite
+
+
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "v_prediction"])
+def test_an_infinity_is_seen_before_it_is_clipped(prediction):
+    plan = PLMSSolver(LINEAR).plan(4)
+
+    def overflowing(x, t):
+        return x + np.where(t[:, None] == plan.times[2], np.inf, 0)
+
+    clipped = Prediction(prediction, clip=1.0)
+    with pytest.raises(FloatingPointError, match="what the network answered at row 2"):
+        plan.run(overflowing, START, prediction=clipped, check_finite=True)
+
+
+def test_an_x_that_is_not_finite_is_refused_before_the_first_call():
+    with pytest.raises(FloatingPointError, match="x is not finite as it is handed in"):
+        PLMSSolver(LINEAR).sample(never, START * np.nan, 4)
+    assert np.isnan(PLMSSolver(LINEAR).sample(smooth, START * np.nan, 4, check_finite=None)).all()
+
+
+# ------------------------------------------------------------------ warnings
+
+
+def test_noise_that_was_not_scaled_is_warned_of_at_the_callers_line():
+    """On a variance-exploding schedule a state is as large as σ."""
+    schedule = SCHEDULES["ve"]
+    plan = PLMSSolver(schedule).plan(6)
+    noise, picture = initial_noise((4, 16), seed=0), np.full((4, 16), 0.5)
+    small = PLMSSolver(schedule).plan(6, start=20.0)
+    for start in (
+        lambda: plan.run(smooth, noise),
+        lambda: plan.start(torch.from_numpy(noise)),
+        lambda: small.start(picture),
+        lambda: PLMSSolver(schedule).sample(smooth, noise, 6),
+    ):
+        with pytest.warns(UserWarning, match=r"root mean square of .*, where its noise alone has σ = ") as told:
+            start()
+        assert [warning.filename for warning in told] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan.start(plan.rows[0].sigma * noise)
+        plan.start(0 * noise)  # the middle of all starts
+        plan.start(noise[:1, :4])  # too few numbers to tell
+        small.start(schedule.add_noise(picture, noise, 20.0))
+        plan.start(torch.from_numpy(noise).to("meta"))
+        PLMSSolver(LINEAR).plan(6).start(0.1 * noise)
+        jax.jit(lambda x: plan.run(lambda x, t: x, x))(noise)

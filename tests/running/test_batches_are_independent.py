@@ -1,0 +1,93 @@
+"""A sample does not depend on the batch that it stands in, nor a run on those that share its model calls."""
+
+import numpy as np
+import pytest
+import torch
+from array_libraries import LIBRARIES, same
+from conftest import all_solvers, named
+from runs import LINEAR, ONE_OF_EACH_KIND, START, smooth
+
+from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, advance_together, initial_noise
+
+STOCHASTIC = (DDPMSolver(LINEAR, "fixed_large"), DDIMSolver(LINEAR, eta=0.5))
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=named)
+def test_a_sample_with_its_own_seed_does_not_depend_on_its_batch(library):
+    start, seeds, order = initial_noise((16, 3), seed=0), np.arange(100, 116), np.random.default_rng(0).permutation(16)
+    parts = (slice(0, 1), slice(5, 6), slice(3, 10), slice(None, None, 3))
+    for solver in (*ONE_OF_EACH_KIND, *STOCHASTIC):
+        plan = solver.plan(8)
+        together = plan.run(smooth, library.array(start), seed=seeds)
+        for part in parts:
+            sample = plan.run(smooth, library.array(start[part]), seed=seeds[part])
+            assert same(sample, together[part, ...]), solver.name
+        moved = plan.run(smooth, library.array(start[order]), seed=seeds[order])
+        assert np.array_equal(np.asarray(moved), np.asarray(together)[order]), solver.name
+        if plan.is_stochastic:
+            assert not same(plan.run(smooth, library.array(start), seed=seeds[order]), together)
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=named)
+def test_runs_that_share_calls_end_as_each_alone(library):
+    """They are of every solver, at different rows, of different batch sizes; their calls are those of the longest."""
+    plans = [solver.plan(max_model_calls=4 + n % 7) for n, solver in enumerate(all_solvers(LINEAR))]
+    starts = [library.array(initial_noise((1 + n % 3, 3), seed=n)) for n in range(len(plans))]
+    states = [plan.start(x, seed=n) for n, (plan, x) in enumerate(zip(plans, starts, strict=True))]
+    states[0] = states[0].plan.advance(states[0], smooth(states[0].x, states[0].t))  # one is ahead
+    batches = []
+
+    def model(x, t):
+        assert x.shape[:1] == t.shape
+        batches.append(x.shape[0])
+        return smooth(x, t)
+
+    while not all(state.done for state in states):
+        before = states
+        states = advance_together(model, states)
+        assert all(new is old for new, old in zip(states, before, strict=True) if old.done)
+    assert len(batches) == max(plan.model_calls for plan in plans)
+    assert batches[0] == sum(x.shape[0] for x in starts)
+    for n, (plan, x, state) in enumerate(zip(plans, starts, states, strict=True)):
+        assert same(state.x, plan.run(smooth, x, seed=n)), plan.name
+    calls = len(batches)
+    assert advance_together(model, states) == states
+    assert len(batches) == calls  # every run is done
+
+
+def test_shared_times_are_integers_only_where_all_are():
+    whole, real = DDIMSolver(LINEAR).plan(4, spacing="trailing"), DDIMSolver(LINEAR).plan(4)
+    seen = []
+
+    def model(x, t):
+        seen.append((t.dtype, *t))
+        return smooth(x, t)
+
+    advance_together(model, [whole.start(START[:1]), whole.start(START[:1])])
+    advance_together(model, [whole.start(START[:1]), real.start(START[:1])])
+    assert seen == [(np.int64, 999, 999), (np.float64, 999.0, 999.0)]
+
+
+@pytest.mark.parametrize(
+    ("other", "options", "model", "error", "message"),
+    [
+        (START[:, :2], {}, smooth, ValueError, r"of shape \(4, 2\), and beside .* must be of shape \(4, 3\)"),
+        (START.astype(np.float32), {}, smooth, ValueError, "of dtype float32"),
+        (torch.from_numpy(START), {}, smooth, TypeError, "state 1 a Tensor"),
+        (START, {"prediction": "v_prediction"}, smooth, ValueError, "'epsilon' and for 'v_prediction'"),
+        (START, {}, lambda x, t: x[:4], ValueError, r"answered shape \(4, 3\)"),
+        (START, {}, lambda x, t: None, ValueError, "answered a NoneType"),
+    ],
+    ids=["shape", "dtype", "library", "prediction", "short answer", "no answer"],
+)
+def test_what_cannot_share_a_call_is_refused(other, options, model, error, message):
+    plan = DDIMSolver(LINEAR).plan(3)
+    with pytest.raises(error, match=message):
+        advance_together(model, [plan.start(START), plan.start(other, **options)])
+
+
+def test_what_is_no_list_of_states_cannot_share_a_call():
+    state = PLMSSolver(LINEAR).plan(3).start(START)
+    for wrong in (state, [state, START], {state}):
+        with pytest.raises(TypeError, match="it must be a list of states"):
+            advance_together(smooth, wrong)
