@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, analysis
+from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, measure
 from pndm_solvers.schedule import SCHEDULES as REGISTERED_SCHEDULES
 from pndm_solvers.solvers import SOLVERS
 
@@ -34,7 +34,7 @@ def all_solvers(schedule):
 
 
 def deterministic_solvers(schedule):
-    solvers = [*analysis.deterministic_solvers(schedule), PRKSolver(schedule, BOGACKI_SHAMPINE)]
+    solvers = [*measure.deterministic_solvers(schedule), PRKSolver(schedule, BOGACKI_SHAMPINE)]
     return [solver for solver in solvers if not isinstance(solver, PLMSSolver) or solver.order == 4]
 
 

@@ -8,8 +8,8 @@ import torch
 from conftest import SCHEDULES, named
 
 from pndm_solvers import DDIMSolver, DDPMSolver, ErrorEstimate, PLMSSolver, PNDMSolver, PRKSolver, initial_noise
-from pndm_solvers.analysis import PROBLEMS, exact_problem
 from pndm_solvers.analytic import Gaussian
+from pndm_solvers.problems import PROBLEMS, exact_problem
 
 LINEAR = SCHEDULES["linear"]
 # Every problem on one schedule, and two problems on the others. Not power-law on scaled_linear, whose lowest level

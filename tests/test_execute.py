@@ -19,8 +19,8 @@ from pndm_solvers import (
     execute,
     initial_noise,
 )
-from pndm_solvers.analysis import random_mixture
 from pndm_solvers.noise import NoiseSource
+from pndm_solvers.problems import random_mixture
 
 LINEAR = SCHEDULES["linear"]
 START = initial_noise((4, 3), seed=0)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver, State, advance_together, initial_noise, slerp
-from pndm_solvers.analysis import random_mixture
 from pndm_solvers.analytic import Gaussian
+from pndm_solvers.problems import random_mixture
 
 LINEAR = SCHEDULES["linear"]
 START = initial_noise((4, 3), seed=0)

@@ -20,10 +20,10 @@ from pndm_solvers import (
     NoiseSchedule,
     PLMSSolver,
     PNDMSolver,
-    analysis,
     initial_noise,
 )
 from pndm_solvers.adapters import diffusers as ours
+from pndm_solvers.problems import PROBLEMS, exact_problem
 from pndm_solvers.tableaux import exact_weights
 
 LINEAR = NoiseSchedule.linear()
@@ -121,7 +121,7 @@ def test_runs_that_cannot_be_told_apart():
 @multistep
 def test_started_in_the_middle(make):
     """A multistep method begun half-way: the plan of a run from there, and nearer to the exact flow than DDIM."""
-    problem = analysis.exact_problem("ring", LINEAR, starts=16)
+    problem = exact_problem("ring", LINEAR, starts=16)
     scheduler = make(set_alpha_to_one=True)
     scheduler.set_timesteps(40)
     times = scheduler.timesteps[len(scheduler.timesteps) // 2 :]
@@ -130,7 +130,7 @@ def test_started_in_the_middle(make):
         return torch.from_numpy(problem.model(x.numpy(), np.full(len(x), float(t))))
 
     here = LINEAR.level(float(times[0]))
-    distribution = analysis.PROBLEMS["ring"]()
+    distribution = PROBLEMS["ring"]()
     middle = distribution.flow(problem.x, LINEAR.level(LINEAR.t_max), here)
     result = loop(scheduler, torch.from_numpy(middle), model, times)
     by_ddim = DDIMSolver(LINEAR).plan(timesteps=np.unique(times.numpy())[::-1]).run(problem.model, middle)
@@ -415,7 +415,7 @@ def test_the_picture_on_the_way(make):
 
 def test_inversion_undo_and_jumps():
     """#241, #1213, #5703: data to noise and back, a step taken again, and a jump back with fresh noise."""
-    problem = analysis.exact_problem("gaussian", LINEAR, starts=8)
+    problem = exact_problem("gaussian", LINEAR, starts=8)
     solver = PLMSSolver(LINEAR)
     up, down = solver.plan(200, start=0, stop=999), solver.plan(200, final="first")
     assert (

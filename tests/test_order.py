@@ -7,7 +7,8 @@ import pytest
 from conftest import BOGACKI_SHAMPINE, SCHEDULES, named, pseudo_solvers, relative_error
 
 from pndm_solvers import TABLEAUX, DDIMSolver, FONSolver, PLMSSolver, PNDMSolver, PRKSolver
-from pndm_solvers.analysis import GRIDS, deterministic_solvers, observed_order, random_gaussian, random_mixture
+from pndm_solvers.measure import GRIDS, deterministic_solvers, observed_order
+from pndm_solvers.problems import random_gaussian, random_mixture
 from pndm_solvers.solvers import STARTERS
 
 LINEAR, VE = SCHEDULES["linear"], SCHEDULES["ve"]

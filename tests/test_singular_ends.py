@@ -6,7 +6,7 @@ import torch
 from conftest import SCHEDULES, all_solvers, deterministic_solvers, named, relative_error
 
 from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, initial_noise
-from pndm_solvers.analysis import random_gaussian
+from pndm_solvers.problems import random_gaussian
 
 GAUSSIAN = random_gaussian(3)
 START = initial_noise((16, 3), seed=0)

@@ -18,7 +18,7 @@ from pndm_solvers import (
     make_grid,
     transfer,
 )
-from pndm_solvers.analysis import random_gaussian
+from pndm_solvers.problems import random_gaussian
 from pndm_solvers.solvers import SOLVERS, careful_order, well_apart
 from pndm_solvers.tableaux import coordinate
 
