@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -67,11 +67,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     typer has no groups of parameters: it reads a function's signature. So the signature that it sees is rewritten.
     """
     signature = inspect.signature(command, eval_str=True)
-    groups: dict[str, type] = {
-        name: parameter.annotation
-        for name, parameter in signature.parameters.items()
-        if is_dataclass(parameter.annotation)
-    }
+    groups: dict[str, Callable[..., Any]] = {}
+    for name, parameter in signature.parameters.items():
+        if is_dataclass(parameter.annotation):
+            groups[name] = cast("Callable[..., Any]", parameter.annotation)
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
         fields = inspect.signature(groups[name], eval_str=True).parameters.values() if name in groups else [parameter]
