@@ -13,7 +13,8 @@ import platform
 
 from tqdm import tqdm
 
-from pndm_solvers.analysis import GRIDS, PROBLEMS, deterministic_solvers, observed_order
+from pndm_solvers.measure import GRIDS, deterministic_solvers, observed_order
+from pndm_solvers.problems import PROBLEMS
 from pndm_solvers.schedule import SCHEDULES
 
 SCHEDULE_NAMES = ("linear", "scaled_linear", "cosine")

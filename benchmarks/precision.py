@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, Prediction, Solver, Step, initial_noise
-from pndm_solvers.analysis import deterministic_solvers
 from pndm_solvers.analytic import GaussianMixture
+from pndm_solvers.measure import deterministic_solvers
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.solvers import SOLVERS
 

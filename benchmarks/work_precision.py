@@ -33,7 +33,7 @@ from peers import PEERS, Peer, run
 from tqdm import tqdm
 
 from pndm_solvers import PLMSSolver
-from pndm_solvers.analysis import Problem, exact_problem, network_problem
+from pndm_solvers.problems import Problem, exact_problem, network_problem
 from pndm_solvers.reference import NETWORK_NAMES
 from pndm_solvers.schedule import SCHEDULES
 

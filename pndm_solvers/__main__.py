@@ -1,10 +1,10 @@
-"""`python -m pndm_solvers` and `pndm-solvers`, also where the command line's own needs are not installed."""
+"""`python -m pndm_solvers` and `pndm-solvers`: the entry point, which works without the command line's extra too."""
 
 import sys
 
 
 def main() -> None:
-    """The command line; without its extra, one line that says how to get it."""
+    """Run the command line, or name the extra that it needs."""
     try:
         from pndm_solvers import cli
     except ModuleNotFoundError as error:

@@ -7,7 +7,7 @@ from itertools import cycle
 
 import numpy as np
 
-from pndm_solvers.analysis import Curve, ObservedOrder
+from pndm_solvers.measure import Curve, ObservedOrder
 
 try:
     from matplotlib.axes import Axes

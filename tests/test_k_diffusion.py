@@ -17,7 +17,7 @@ from diffusers import EulerDiscreteScheduler
 
 from pndm_solvers import DDIMSolver, Level, NoiseSchedule, PLMSSolver, PNDMSolver
 from pndm_solvers.adapters.k_diffusion import SAMPLERS, sample_ddim, sample_pndm
-from pndm_solvers.analysis import random_mixture
+from pndm_solvers.problems import random_mixture
 
 LINEAR = SCHEDULES["linear"]
 NOISE = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

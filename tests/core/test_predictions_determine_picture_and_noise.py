@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, classifier_free_guidance
-from pndm_solvers.analysis import random_mixture
 from pndm_solvers.prediction import PREDICTIONS
+from pndm_solvers.problems import random_mixture
 
 LINEAR = SCHEDULES["linear"]
 MIXTURE = random_mixture(3)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from conftest import SCHEDULES
 
-from pndm_solvers.analysis import random_gaussian, random_mixture
 from pndm_solvers.analytic import Distribution, Empirical, Gaussian, GaussianMixture
+from pndm_solvers.problems import random_gaussian, random_mixture
 
 LINEAR = SCHEDULES["linear"]
 DISTRIBUTIONS = {

@@ -29,7 +29,7 @@ import sys
 before = set(sys.modules)
 import numpy
 with_numpy = set(sys.modules)
-import pndm_solvers, pndm_solvers.analysis, pndm_solvers.reference
+import pndm_solvers, pndm_solvers.measure, pndm_solvers.problems, pndm_solvers.reference
 plan = pndm_solvers.PNDMSolver(pndm_solvers.NoiseSchedule.linear()).plan(5)
 plan.run(lambda x, t: x, numpy.ones((1, 2)))
 ours = {name.partition(".")[0] for name in set(sys.modules) - with_numpy}

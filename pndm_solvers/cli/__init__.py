@@ -1,0 +1,33 @@
+"""The command line: `pndm-solvers sample`, `plan`, `order` and `compare`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from pndm_solvers.cli import measure, plan, sample
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Numerical solvers for diffusion models, compiled to plans.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(sample.sample)
+app.command("plan")(plan.print_plan)
+app.command("order")(measure.print_orders)
+app.command("compare")(measure.print_comparison)
+
+
+def main() -> None:
+    """Run the command line; the library's own errors and warnings become one line without a traceback."""
+    warnings.formatwarning = lambda message, *_, **__: f"pndm-solvers: {message}\n"
+    try:
+        app()
+    except (ValueError, ImportError, OSError, FloatingPointError) as error:
+        sys.exit(f"pndm-solvers: {error}")

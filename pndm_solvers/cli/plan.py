@@ -1,0 +1,27 @@
+"""`pndm-solvers plan`: the table to which a solver compiles."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pndm_solvers.cli.options import ScheduleName, SolverOptions, grouped, read_schedule
+
+
+@grouped
+def print_plan(
+    *,
+    options: SolverOptions,
+    schedule: ScheduleName = "linear",
+    final: Annotated[
+        str, typer.Option(help="Where the plan ends: clean, or first (the lowest trained level).")
+    ] = "clean",
+    start: Annotated[float | None, typer.Option(help="Begin at this time.")] = None,
+    stop: Annotated[float | None, typer.Option(help="End at this time; above --start for an inversion.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Print the table to which a solver compiles, without running anything."""
+    solver = options.make_solver(read_schedule(schedule))
+    plan = options.make_plan(solver, final=final, start=start, stop=stop)
+    typer.echo(plan.to_json(indent=2) if as_json else str(plan))

@@ -1,0 +1,48 @@
+"""benchmarks/bad_calls.py finds no failure, and can find each kind of failure."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "bad_calls.py"
+
+
+@pytest.fixture(scope="module")
+def judge():
+    spec = importlib.util.spec_from_file_location("bad_calls", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bad_calls"] = module  # where its dataclass looks the module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_bad_call_passes_in_silence(judge):
+    """Three hundred of the 10,000 calls of the benchmark."""
+    assert judge.main(300, seed=5)["FAILED"] == 0
+
+
+def test_the_judge_condemns_each_kind_of_failure(judge, monkeypatch):
+    def verdict(function, eta, **options):
+        return judge.outcome(judge.Good("f", function, {"eta": 0.5}), {"eta": eta}, **options)
+
+    assert verdict(lambda eta: eta * 2, np.array(0.25)) == "the right answer"
+    assert verdict(lambda eta: eta * 2, "0.5", strange=True).startswith("FAILED: accepted in silence")
+    assert verdict(lambda eta: 1 / eta, 0.0).startswith("FAILED: raw")
+    assert verdict(lambda eta: float(eta), "abc").startswith("FAILED: raw")
+    assert verdict(lambda eta: eta * float("inf") * 0, 1.0).startswith("FAILED: not finite")
+    assert verdict(lambda eta: np.log(np.float64(eta)), 0.0).startswith("FAILED: no more than a warning")
+    assert verdict(lambda eta: isinstance(eta, float), np.array(0.5)).startswith("FAILED: another answer")
+    monkeypatch.setattr(judge, "SECONDS", 0.05)
+    assert verdict(lambda eta: [None for _ in iter(int, 1)], 1.0).startswith("FAILED: over")
+
+
+def test_a_message_must_name_an_argument(judge):
+    """`PLMSSolver(order=5)` names `order`; the same error is condemned where the argument has another name."""
+    wrong = {"order": 5}
+    solver = judge.good(judge.ps.PLMSSolver)
+    assert judge.outcome(solver, wrong) == "ValueError"
+    renamed = judge.Good("f", lambda eta: judge.ps.make_grid(judge.LINEAR, eta), {"eta": 10})
+    assert judge.outcome(renamed, {"eta": 2.5}).startswith("FAILED: names no argument")
