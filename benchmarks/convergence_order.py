@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pndm_solvers.measure import GRIDS, deterministic_solvers, observed_order
 from pndm_solvers.problems import PROBLEMS
-from pndm_solvers.schedule import SCHEDULES
+from pndm_solvers.schedules import SCHEDULES
 
 SCHEDULE_NAMES = ("linear", "scaled_linear", "cosine")
 DISTRIBUTIONS = {"gaussian": PROBLEMS["gaussian"](), "mixture": PROBLEMS["smooth-mixture"]()}

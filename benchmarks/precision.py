@@ -23,7 +23,7 @@ from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, Prediction, Solver, St
 from pndm_solvers.analytic import GaussianMixture
 from pndm_solvers.measure import deterministic_solvers
 from pndm_solvers.noise import NoiseSource
-from pndm_solvers.solvers import SOLVERS
+from pndm_solvers.methods import SOLVERS
 
 Float64 = NDArray[np.float64]
 RING = GaussianMixture.ring()

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from pndm_solvers import PLMSSolver
 from pndm_solvers.problems import Problem, exact_problem, network_problem
 from pndm_solvers.reference import NETWORK_NAMES
-from pndm_solvers.schedule import SCHEDULES
+from pndm_solvers.schedules import SCHEDULES
 
 EXACT = ("ring", "mixture", "digits-kernel", "power-law")
 SCHEDULE_NAMES = ("linear", "scaled_linear", "cosine")

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pndm_solvers.analytic import Distribution
-from pndm_solvers.base import Solver
+from pndm_solvers.solver import Solver
 from pndm_solvers.grid import SPACINGS, Spacing
 from pndm_solvers.problems import Problem
-from pndm_solvers.schedule import NoiseSchedule
-from pndm_solvers.solvers import SOLVERS, PLMSSolver, PNDMSolver, PRKSolver, Starter
-from pndm_solvers.tableaux import ADAMS_BASHFORTH, TABLEAUX
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.methods import SOLVERS, PLMSSolver, PNDMSolver, PRKSolver
+from pndm_solvers.methods.multistep import Starter
+from pndm_solvers.methods.runge_kutta import TABLEAUX
 
 __all__ = [
     "GRIDS",
@@ -143,7 +144,7 @@ def deterministic_solvers(schedule: NoiseSchedule) -> list[Solver]:
     solvers += [
         PLMSSolver(schedule, order, starter, weights)
         for weights in ("exact", "classical")
-        for order in ADAMS_BASHFORTH
+        for order in (1, 2, 3, 4)
         for starter in get_args(Starter)
     ]
     solvers += [PRKSolver(schedule, tableau) for tableau in TABLEAUX.values()]

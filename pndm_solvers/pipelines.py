@@ -27,10 +27,10 @@ from torch import Tensor
 
 from pndm_solvers.adapters.diffusers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
 from pndm_solvers.arguments import whole
-from pndm_solvers.execute import Model
+from pndm_solvers.plan import Model
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import ReferenceNetwork
-from pndm_solvers.schedule import NoiseSchedule
+from pndm_solvers.schedules import NoiseSchedule
 
 __all__ = ["Checkpoint", "DDIMPipeline", "DDPMPipeline", "PNDMPipeline", "load_checkpoint"]
 
@@ -375,7 +375,7 @@ class _Component(torch.nn.Module):
         if label is not None or guidance != 1:
             raise ValueError(
                 "class_labels and guidance_scale mean nothing to a callable model(x, t); bind the classes to it, and "
-                "see pndm_solvers.prediction.classifier_free_guidance"
+                "see pndm_solvers.classifier_free_guidance"
             )
         return self.network
 

@@ -67,8 +67,15 @@ class Program:
         self._draws = 0
 
     def ask(self, x: Form) -> Answer:
-        """The network's answer at `x`: one model call once it is used, and none if it was asked at `x` before."""
+        """The network's answer at `x`: one model call once it is used, and none if it was asked at `x` before.
+
+        The first question is at `start`, and always a call.
+        """
         answer = self._answers.setdefault(x, Answer(x))
+        if not self._rows:
+            if x != self.start:
+                raise ValueError("a method asks first at the state that a run begins with, program.start")
+            self._call(answer)
         if not x.stage:  # a stage that is also a step's end, first same as last, is a point of the solution
             answer.at = replace(answer.at, stage=False)
         return answer
@@ -171,8 +178,6 @@ class Program:
     def _call(self, answer: Answer) -> int:
         """The row of the model call that gives the answer."""
         if answer not in self._rows:
-            if not self._rows and answer.at != self.start:
-                raise ValueError("the first answer that a method uses must be at the state that a run begins with")
             row = self._rows[answer] = len(self._rows)
             # The state has a number from now on, by which it may be met again.
             self._answers[Form(answer.level, ((row, 1.0),), ())] = answer

@@ -9,9 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, analysis, make_grid
-from pndm_solvers.schedule import SCHEDULES as REGISTERED_SCHEDULES
-from pndm_solvers.solvers import SOLVERS
+from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, make_grid, measure
+from pndm_solvers.methods import SOLVERS
+from pndm_solvers.schedules import SCHEDULES as REGISTERED_SCHEDULES
 
 SCHEDULES = {name: make() for name, make in REGISTERED_SCHEDULES.items()}
 SCHEDULES["zero_terminal_snr"] = NoiseSchedule.linear().rescale_zero_terminal_snr()
@@ -37,7 +37,7 @@ def all_solvers(schedule):
 
 def deterministic_solvers(schedule):
     """The solvers of `all_solvers` that draw no noise."""
-    solvers = [*analysis.deterministic_solvers(schedule), PRKSolver(schedule, BOGACKI_SHAMPINE)]
+    solvers = [*measure.deterministic_solvers(schedule), PRKSolver(schedule, BOGACKI_SHAMPINE)]
     return [solver for solver in solvers if not isinstance(solver, PLMSSolver) or solver.order == 4]
 
 

@@ -176,7 +176,7 @@ def test_image_to_image(name, tenths):
     noise = torch.randn(LATENTS.shape, generator=seeded(), dtype=torch.float64)
     generator.set_state(calls.noise)
     plan = expected_plan(scheduler, solver, continuation, 20, begin)
-    start = SCHEDULE.add_noise(LATENTS, noise, asked[0])
+    start = add_noise(SCHEDULE, LATENTS, noise, asked[0])
     close(result, plan.run(guided(pipe, calls.prompts), start, generator=generator))
 
 
@@ -368,10 +368,10 @@ def test_inpainting_by_a_network_that_was_not_made_for_it(name, strength):
     asked = calls.times[:]
 
     def change(k, x):
-        behind = kept if k + 1 == len(asked) else SCHEDULE.add_noise(kept, noise, asked[k + 1])
+        behind = kept if k + 1 == len(asked) else add_noise(SCHEDULE, kept, noise, asked[k + 1])
         return (1 - paint) * behind + paint * x
 
-    start = noise if strength == 1 else SCHEDULE.add_noise(kept, noise, asked[0])
+    start = noise if strength == 1 else add_noise(SCHEDULE, kept, noise, asked[0])
     assert len(calls) == plan.model_calls
     close(result, run_with_changes(plan, guided(pipe, calls.prompts), start, change))
     torch.testing.assert_close(result[..., :4], kept[..., :4], rtol=0, atol=0)

@@ -30,14 +30,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pndm_solvers.arguments import alike, boolean, choice, real, reals, warn, whole
 from pndm_solvers.arrays import combine, is_array
-from pndm_solvers.base import Solver
+from pndm_solvers.solver import Solver
 from pndm_solvers.execute import State, check_answer, check_levels, check_state, combine_row
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.plan import Plan, Row
 from pndm_solvers.prediction import Prediction, convert
-from pndm_solvers.schedule import NoiseSchedule
-from pndm_solvers.solvers import (
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.methods import (
     DDIMSolver,
     DDPMSolver,
     PLMSSolver,

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from pndm_solvers.arguments import boolean, function
 from pndm_solvers.arrays import library
-from pndm_solvers.base import Solver
-from pndm_solvers.execute import check_state
-from pndm_solvers.schedule import NoiseSchedule
-from pndm_solvers.solvers import DDIMSolver, PLMSSolver, PNDMSolver
+from pndm_solvers.solver import Solver
+from pndm_solvers.arrays import check_state
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.methods import DDIMSolver, PLMSSolver, PNDMSolver
 
 __all__ = ["SAMPLERS", "sample_ddim", "sample_plms", "sample_plms_classical", "sample_pndm"]
 

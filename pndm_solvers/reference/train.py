@@ -23,7 +23,7 @@ from tqdm import tqdm
 from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.reference import data
 from pndm_solvers.reference.unet import UNet
-from pndm_solvers.schedule import NoiseSchedule
+from pndm_solvers.schedules import NoiseSchedule
 
 # What is written into the weights' file, and all that is needed to use it.
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -20,11 +20,11 @@ from pndm_solvers import (
     NoiseSchedule,
     PLMSSolver,
     PNDMSolver,
-    analysis,
     initial_noise,
+    problems,
 )
 from pndm_solvers.adapters import diffusers as ours
-from pndm_solvers.tableaux import exact_weights
+from pndm_solvers.methods.adams import exact_weights
 
 LINEAR = NoiseSchedule.linear()
 MULTISTEP = {
@@ -121,7 +121,7 @@ def test_runs_that_cannot_be_told_apart():
 @multistep
 def test_started_in_the_middle(make):
     """A multistep method begun half-way follows the plan of a run from there, and is nearer to the flow than DDIM."""
-    problem = analysis.exact_problem("ring", LINEAR, starts=16)
+    problem = problems.exact_problem("ring", LINEAR, starts=16)
     scheduler = make(set_alpha_to_one=True)
     scheduler.set_timesteps(40)
     times = scheduler.timesteps[len(scheduler.timesteps) // 2 :]
@@ -130,7 +130,7 @@ def test_started_in_the_middle(make):
         return torch.from_numpy(problem.model(x.numpy(), np.full(len(x), float(t))))
 
     here = LINEAR.level(float(times[0]))
-    distribution = analysis.PROBLEMS["ring"]()
+    distribution = problems.PROBLEMS["ring"]()
     middle = distribution.flow(problem.x, LINEAR.level(LINEAR.t_max), here)
     result = loop(scheduler, torch.from_numpy(middle), model, times)
     by_ddim = DDIMSolver(LINEAR).plan(timesteps=np.unique(times.numpy())[::-1]).run(problem.model, middle)
@@ -423,7 +423,7 @@ def test_the_picture_on_the_way(make):
 
 def test_inversion_undo_and_jumps():
     """#241, #1213, #5703: from data to noise and back, a step taken again, and a jump back with fresh noise."""
-    problem = analysis.exact_problem("gaussian", LINEAR, starts=8)
+    problem = problems.exact_problem("gaussian", LINEAR, starts=8)
     solver = PLMSSolver(LINEAR)
     up, down = solver.plan(200, start=0, stop=999), solver.plan(200, final="first")
     assert (

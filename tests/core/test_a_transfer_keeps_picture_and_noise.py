@@ -1,7 +1,5 @@
 """The identities of the transfer φ, over schedules, times, shapes and dtypes."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -96,7 +94,11 @@ def test_a_transfer_may_end_at_pure_noise_but_not_begin_there():
 
 REFUSED = {
     "arrays": [
-        ((ONES, ONES[:1], HERE, THERE), ValueError, r"^epsilon is of shape \(1, 3\) and x of \(2, 3\)"),
+        (
+            (ONES, ONES[:1], HERE, THERE),
+            ValueError,
+            r"^epsilon is of shape \(1, 3\); beside x it must be of shape \(2, 3\)",
+        ),
         ((ONES, [[1.0] * 3] * 2, HERE, THERE), TypeError, "^epsilon is"),
         ((ONES.astype(int), ONES, HERE, THERE), TypeError, "^x is of dtype int64"),
         ((ONES, torch.ones(2, 3), HERE, THERE), TypeError, "^epsilon is a Tensor and x a ndarray"),
@@ -104,10 +106,6 @@ REFUSED = {
     "levels": [
         ((ONES, ONES, 5.0, THERE), TypeError, "^here is a float; it must be a Level"),
         ((ONES, ONES, HERE, (0.0, 1.0, 0.0)), TypeError, "^there is a tuple; it must be a Level"),
-        ((ONES, ONES, HERE._replace(alpha=math.nan), THERE), ValueError, "^here.alpha is nan"),
-        ((ONES, ONES, HERE, THERE._replace(sigma="0")), TypeError, "^there.sigma is '0'"),
-        ((ONES, ONES, HERE._replace(sigma=-0.6), THERE), ValueError, "^here is .* must not be negative"),
-        ((ONES, ONES, HERE, THERE._replace(alpha=-0.6)), ValueError, "^there is .* must not be negative"),
     ],
 }
 

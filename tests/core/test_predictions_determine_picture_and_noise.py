@@ -8,7 +8,7 @@ from conftest import SCHEDULES, assert_refused, deterministic_solvers, named, re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, classifier_free_guidance
+from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, classifier_free_guidance, convert
 from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.problems import random_mixture
 
@@ -40,8 +40,8 @@ def test_every_prediction_gives_back_picture_and_noise(name, alpha, sigma, seed)
     x0, epsilon = np.random.default_rng(seed).standard_normal((2, 3, 4))
     a, b = PREDICTIONS[name](alpha, sigma)
     x, answer, prediction = alpha * x0 + sigma * epsilon, a * x0 + b * epsilon, Prediction(name)
-    np.testing.assert_allclose(prediction.convert("epsilon", x, answer, alpha, sigma), epsilon, atol=1e-10)
-    np.testing.assert_allclose(prediction.convert("sample", x, answer, alpha, sigma), x0, atol=1e-10)
+    np.testing.assert_allclose(convert(prediction, "epsilon", x, answer, alpha, sigma), epsilon, atol=1e-10)
+    np.testing.assert_allclose(convert(prediction, "sample", x, answer, alpha, sigma), x0, atol=1e-10)
 
 
 @pytest.mark.parametrize("solver", deterministic_solvers(LINEAR), ids=named)
@@ -82,17 +82,17 @@ def test_a_score_does_not_determine_a_clean_state():
 # ------------------------------------------------------------------ the picture kept in range
 
 
-@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy, xp.asarray], ids=["numpy", "torch", "standard"])
+@pytest.mark.parametrize("array", [np.asarray, torch.from_numpy, xp.asarray], ids=["numpy", "torch", "standard"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_the_picture_is_clipped_or_thresholded(convert, prediction):
+def test_the_picture_is_clipped_or_thresholded(array, prediction):
     x0 = np.array([[0.5, -3.0, 2.0, 0.1], [0.2, 0.4, -0.6, 0.1]])
     noise = np.random.default_rng(0).standard_normal(x0.shape)
     alpha, sigma = 0.6, 0.8
     a, b = PREDICTIONS[prediction](alpha, sigma)
-    x, answer = convert(alpha * x0 + sigma * noise), convert(a * x0 + b * noise)
+    x, answer = array(alpha * x0 + sigma * noise), array(a * x0 + b * noise)
 
     def picture(**options):
-        epsilon = Prediction(prediction, **options).convert("epsilon", x, answer, alpha, sigma)
+        epsilon = convert(Prediction(prediction, **options), "epsilon", x, answer, alpha, sigma)
         return np.asarray((x - sigma * epsilon) / alpha)
 
     np.testing.assert_allclose(picture(), x0, atol=1e-12)
@@ -122,10 +122,10 @@ def test_guidance_names_the_model_whose_answer_is_no_array():
             classifier_free_guidance(*models, 3.0)(np.zeros((2, 3)), np.zeros(2))
 
 
-@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
-def test_guidance_bears_models_that_write_into_what_they_share(convert):
+@pytest.mark.parametrize("array", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_guidance_bears_models_that_write_into_what_they_share(array):
     """Both models change x and t in place, and answer in one buffer."""
-    x, t, buffer = (convert(np.full(shape, 4.0)) for shape in ((2, 3), 2, (2, 3)))
+    x, t, buffer = (array(np.full(shape, 4.0)) for shape in ((2, 3), 2, (2, 3)))
 
     def model(factor):
         def careless(x, t):

@@ -228,9 +228,10 @@ def test_a_corrected_state_is_written_on_the_state_it_corrects():
 
 def test_the_first_question_is_at_the_first_state():
     written = program()
-    elsewhere = written.ask(Form(THERE, ((0, 1.0),), ()))
-    with pytest.raises(ValueError, match="the first answer that a method uses must be at the state that a run begins"):
-        written.transfer(written.start, elsewhere, BELOW)
+    with pytest.raises(ValueError, match="a method asks first at the state that a run begins with"):
+        written.ask(Form(THERE, ((0, 1.0),), ()))
+    table = written.table(written.transfer(written.start, written.ask(written.start), HERE), "no way to go")
+    assert [(row.states, row.answers) for row in table.rows] == [(((0, 1.0),), ())]
 
 
 def test_a_program_without_questions_is_a_table_without_rows():

@@ -8,8 +8,8 @@ from conftest import SCHEDULES
 
 from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PNDMSolver, Solver
 from pndm_solvers.measure import GRIDS, Curve, ObservedOrder, compare, deterministic_solvers, observed_order
+from pndm_solvers.methods import SOLVERS
 from pndm_solvers.problems import PROBLEMS, Problem, exact_problem, network_problem
-from pndm_solvers.solvers import SOLVERS
 
 LINEAR = SCHEDULES["linear"]
 FEW = (20, 40, 80)

@@ -7,8 +7,9 @@ import pytest
 from conftest import BOGACKI_SHAMPINE, SCHEDULES, named, pseudo_solvers, relative_error
 
 from pndm_solvers import TABLEAUX, DDIMSolver, FONSolver, PLMSSolver, PNDMSolver, PRKSolver
-from pndm_solvers.analysis import GRIDS, deterministic_solvers, observed_order, random_gaussian, random_mixture
-from pndm_solvers.solvers import STARTERS
+from pndm_solvers.measure import GRIDS, deterministic_solvers, observed_order
+from pndm_solvers.methods.multistep import STARTERS
+from pndm_solvers.problems import random_gaussian, random_mixture
 
 LINEAR, VE = SCHEDULES["linear"], SCHEDULES["ve"]
 START = np.random.default_rng(1).standard_normal((16, 4))
@@ -22,7 +23,7 @@ def is_exact(solver):
 def starts_well(solver):
     """Whether the first steps have the order of the rest, so that this order is seen at any number of steps."""
     tableau, _ = STARTERS[solver.starter]
-    return solver.order <= max(2, TABLEAUX[tableau].order)
+    return solver.order <= max(2, tableau.order)
 
 
 def measured(solver, distribution=MIXTURE, order=None, high=(160, 320), **options):
@@ -113,7 +114,7 @@ def test_a_cheaper_starter_permits_what_is_declared(solver):
     """A first step of order p permits the order p + 1. More is seen where the first step happens to err little."""
     tableau, _ = STARTERS[solver.starter]
     found = measured(solver)
-    assert found.declared == min(solver.order, TABLEAUX[tableau].order + 1)
+    assert found.declared == min(solver.order, tableau.order + 1)
     assert found.observed > found.declared - 0.15
 
 

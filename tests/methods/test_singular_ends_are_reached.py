@@ -15,8 +15,8 @@ from conftest import (
 )
 
 from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, Prediction, initial_noise
-from pndm_solvers.analysis import random_gaussian
 from pndm_solvers.prediction import PREDICTIONS
+from pndm_solvers.problems import random_gaussian
 
 GAUSSIAN = random_gaussian(3)
 START = initial_noise((16, 3), seed=0)

@@ -9,7 +9,7 @@ import pytest
 from conftest import BOGACKI_SHAMPINE, assert_refused
 
 from pndm_solvers import TABLEAUX, ButcherTableau
-from pndm_solvers.tableaux import RK4
+from pndm_solvers.methods.runge_kutta import RK4
 
 # `ButcherTableau.order` is derived from the conditions up to here.
 HIGHEST = 4
@@ -185,19 +185,10 @@ REFUSED = {
         ({"c": [0, 0], "a": [[], [0]]}, ValueError, r"\(0, 1\]"),
         ({"c": ["1/2", 1]}, ValueError, r"c must be 0 first and then in \(0, 1\], not \(1/2, 1\)$"),
     ],
-    "sequences": [
-        ({"name": 3}, TypeError, "^name is 3; it must be a text"),
-        ({"c": "01"}, TypeError, "^c is '01'; it must be a sequence"),
-        ({"c": b"01"}, TypeError, "^c is b'01'; it must be a sequence"),
-        ({"a": np.array(1.0)}, TypeError, r"^a is array\(1.\); it must be a sequence"),
-        ({"a": [[], 1]}, TypeError, "^a row of a is 1; it must be a sequence"),
-        ({"b": np.array(0.0)}, TypeError, r"^b is array\(0.\); it must be a sequence"),
-        ({"b": (w for w in "12")}, TypeError, "^b is <generator .*; it must be a sequence"),
-    ],
     "numbers": [
-        ({"c": [0, True]}, TypeError, "^c holds True; its numbers may be"),
-        ({"a": [[], [1j]]}, TypeError, "^a row of a holds 1j; its numbers may be"),
-        ({"b": [None, 1]}, TypeError, "^b holds None; its numbers may be"),
+        ({"c": [0, True]}, TypeError, "^c holds True; it may hold"),
+        ({"a": [[], [1j]]}, TypeError, "^a row of a holds 1j; it may hold"),
+        ({"b": [None, 1]}, TypeError, "^b holds None; it may hold"),
         ({"b": [1, "x"]}, ValueError, "^b holds 'x'; its numbers must be finite"),
         ({"b": [1, "1/0"]}, ValueError, "^b holds '1/0'; its numbers must be finite"),
         ({"b": [math.inf, 1]}, ValueError, "^b holds inf; its numbers must be finite"),

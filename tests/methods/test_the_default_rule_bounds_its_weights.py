@@ -5,7 +5,8 @@ import pytest
 from conftest import SCHEDULES, where_steps_begin
 
 from pndm_solvers import PLMSSolver
-from pndm_solvers.solvers import STARTERS, careful_order, well_apart
+from pndm_solvers.methods.multistep import STARTERS, well_apart
+from pndm_solvers.rule import RULE
 
 LINEAR = SCHEDULES["linear"]
 # The most that the absolute weights of a step may sum to: 8 with the rule's own starter, 100 with the others.
@@ -63,7 +64,7 @@ def above(ratio):
 )
 def test_the_order_of_a_step_follows_its_ratio_and_its_length(ratios, order):
     """Two answers above σ/α = 20, three down to 0.03, four below and wherever steps are short: docs/theory.md."""
-    assert careful_order([*ratios, 100.0, 110.0], 4) == order
+    assert RULE.order([*ratios, 100.0, 110.0], 4) == order
 
 
 def test_a_step_takes_answers_apart_where_the_last_ones_would_weigh_too_much():

@@ -4,7 +4,7 @@ from functools import cache
 
 from conftest import SCHEDULES
 
-from pndm_solvers.analysis import exact_problem
+from pndm_solvers.problems import exact_problem
 
 # Every problem on one schedule, and two problems on the others. Not power-law on scaled_linear, whose lowest level
 # lets a network see twice the deviation of 1/64 at which those data end.

@@ -10,7 +10,7 @@ from exact_problems import PAIRS, exact
 from runs import LINEAR
 
 from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver
-from pndm_solvers.analysis import exact_problem
+from pndm_solvers.problems import exact_problem
 
 RING = exact_problem("ring", LINEAR, 16)
 

@@ -10,7 +10,7 @@ from array_libraries import LIBRARIES
 from conftest import SCHEDULES
 from runs import LINEAR, START, smooth
 
-from pndm_solvers import DDPMSolver, ErrorEstimate, PLMSSolver, Prediction, initial_noise
+from pndm_solvers import DDPMSolver, ErrorEstimate, PLMSSolver, Prediction, add_noise, initial_noise
 
 
 def never(x, t):
@@ -118,7 +118,7 @@ def test_noise_that_was_not_scaled_is_warned_of_at_the_callers_line():
         plan.start(plan.rows[0].sigma * noise)
         plan.start(0 * noise)  # the middle of all starts
         plan.start(noise[:1, :4])  # too few numbers to tell
-        small.start(schedule.add_noise(picture, noise, 20.0))
+        small.start(add_noise(schedule, picture, noise, 20.0))
         plan.start(torch.from_numpy(noise).to("meta"))
         PLMSSolver(LINEAR).plan(6).start(0.1 * noise)
         jax.jit(lambda x: plan.run(lambda x, t: x, x))(noise)

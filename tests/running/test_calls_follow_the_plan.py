@@ -6,7 +6,7 @@ from conftest import all_solvers
 from runs import LINEAR, START, smooth
 
 from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver
-from pndm_solvers.analysis import random_mixture
+from pndm_solvers.problems import random_mixture
 
 
 def test_calls_and_times_are_those_of_the_plan():

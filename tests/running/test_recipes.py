@@ -10,8 +10,8 @@ from conftest import relative_error
 from runs import LINEAR
 
 from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver
-from pndm_solvers.analysis import random_mixture
 from pndm_solvers.analytic import Gaussian
+from pndm_solvers.problems import random_mixture
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
 

@@ -8,8 +8,8 @@ from exact_problems import PAIRS, exact
 from runs import LINEAR
 
 from pndm_solvers import DDIMSolver, DDPMSolver, ErrorEstimate, PLMSSolver, PNDMSolver, PRKSolver, initial_noise
-from pndm_solvers.analysis import PROBLEMS, exact_problem
 from pndm_solvers.analytic import Gaussian
+from pndm_solvers.problems import PROBLEMS, exact_problem
 
 RING = exact_problem("ring", LINEAR, 16)
 
