@@ -429,8 +429,8 @@ def good_calls() -> Iterator[Good]:
     levels = {"here": LINEAR.level(900), "there": LINEAR.level(100)}
     yield Good("transfer", ps.transfer, {"x": X, "epsilon": X, **levels})
     for name, sampler in SAMPLERS.items():
-        run = {"model": model, "x": TENSOR, "sigmas": torch.tensor([5.0, 2.0, 0.5, 0.0]), "extra_args": None}
-        yield Good(f"sample_{name}", sampler, run | {"callback": None, "disable": True})
+        run = {"model": model, "x": TENSOR, "sigmas": torch.tensor([5.0, 2.0, 0.5, 0.0])}
+        yield Good(f"sample_{name}", partial(sampler, disable=True), run)
     for name in ("PNDMScheduler", "PLMSScheduler", "DDIMScheduler", "DDPMScheduler"):
         kind = getattr(ours, name)
         parameters = inspect.signature(kind.__init__).parameters

@@ -306,12 +306,12 @@ def _network(name: str | None, folder: Path | None, device: str) -> Any:
     if name is not None:
         raise ValueError("pass --network or --model, not both")
     try:
-        from pndm_solvers.pipelines import load_checkpoint
+        from pndm_solvers.adapters.diffusers.networks import load_saved_network
     except ModuleNotFoundError as error:
         if error.name != "diffusers":
             raise
         raise ImportError("--model needs diffusers: pip install 'pndm_solvers[demo,diffusers]'") from error
-    loaded = load_checkpoint(folder, device)
+    loaded = load_saved_network(folder, device)
     if loaded.shape[0] not in (1, 3):
         raise ValueError(
             f"the network {loaded.name!r} draws images of {loaded.shape[0]} channels, and a picture has 1 or 3; "

@@ -10,6 +10,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from test_known_defects import LINEAR, PICTURE, curved, level, loop, noise
 
 from pndm_solvers.adapters import diffusers as ours
+from pndm_solvers.adapters.diffusers.config import NETWORK_OPTIONS
 
 SCHEDULERS = [ours.PNDMScheduler, ours.PLMSScheduler, ours.DDIMScheduler, ours.DDPMScheduler]
 every = pytest.mark.parametrize("kind", SCHEDULERS, ids=lambda kind: kind.__name__)
@@ -172,7 +173,7 @@ def test_what_diffusers_saved_loads_with_its_network(kind, name, tmp_path):
     theirs = theirs()
     theirs.save_pretrained(tmp_path)
     for scheduler in (kind.from_config(theirs.config), kind.from_pretrained(tmp_path), kind.from_config(str(tmp_path))):
-        for option in ours.NETWORK_OPTIONS:
+        for option in NETWORK_OPTIONS:
             if theirs.config.get(option) is not None:
                 assert scheduler.config[option] == theirs.config[option]
         torch.testing.assert_close(scheduler.alphas_cumprod, theirs.alphas_cumprod, rtol=2e-4, atol=1e-6)

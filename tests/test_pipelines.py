@@ -10,7 +10,8 @@ import torch
 
 from pndm_solvers import DDIMSolver, NoiseSchedule, PLMSSolver, PNDMSolver
 from pndm_solvers.adapters import diffusers as ours
-from pndm_solvers.pipelines import DDIMPipeline, DDPMPipeline, PNDMPipeline, load_checkpoint
+from pndm_solvers.adapters.diffusers.networks import load_saved_network
+from pndm_solvers.adapters.diffusers.pipelines import DDIMPipeline, DDPMPipeline, PNDMPipeline
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import load_network
 
@@ -204,7 +205,7 @@ def test_a_compiled_unet_is_a_unet(tmp_path):
     drawn, expected = (each(1, seeded(), **SHORT).images for each in (pipe, plain))
     np.testing.assert_allclose(drawn, expected, atol=1e-6)
     pipe.save_pretrained(tmp_path)
-    assert load_checkpoint(tmp_path).shape == (3, 8, 8)
+    assert load_saved_network(tmp_path).shape == (3, 8, 8)
 
 
 def test_half_precision():
@@ -389,7 +390,7 @@ def test_a_checkpoint_is_a_network_for_solvers(tmp_path):
     unet = tiny_unet(in_channels=1, out_channels=2, num_class_embeds=3, sample_size=(8, 4))
     scheduler = diffusers.DDPMScheduler(beta_end=0.01, prediction_type="sample", variance_type="learned_range")
     diffusers.DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / "mine")
-    network = load_checkpoint(tmp_path / "mine")
+    network = load_saved_network(tmp_path / "mine")
     assert (network.name, network.shape, network.labels) == ("mine", (1, 8, 4), ("0", "1", "2"))
     assert network.prediction == Prediction("sample", clip=1.0)
     assert network.schedule == NoiseSchedule.linear(beta_end=0.01)
@@ -413,24 +414,24 @@ def test_a_checkpoint_is_a_network_for_solvers(tmp_path):
 )
 def test_a_checkpoint_says_what_its_network_predicts(scheduler, prediction, tmp_path):
     diffusers.DDPMPipeline(UNET, scheduler).save_pretrained(tmp_path)
-    assert load_checkpoint(tmp_path).prediction == prediction
+    assert load_saved_network(tmp_path).prediction == prediction
 
 
 def test_folders_that_are_no_checkpoints(tmp_path):
     index = tmp_path / "model_index.json"
     with pytest.raises(ValueError, match=r"there is no .*model_index\.json"):
-        load_checkpoint(tmp_path)
+        load_saved_network(tmp_path)
     for text in ("[]", "{", '{"unet": []}'):
         index.write_text(text)
         with pytest.raises(ValueError, match="no index of a pipeline"):
-            load_checkpoint(tmp_path)
+            load_saved_network(tmp_path)
     parts = {"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIM"]}
     index.write_text(json.dumps(parts | {"vqvae": ["diffusers", "VQModel"]}))
     with pytest.raises(ValueError, match=r"LDMPipeline .*vqvae VQModel"):
-        load_checkpoint(tmp_path)
+        load_saved_network(tmp_path)
     index.write_text(json.dumps(parts))
     with pytest.raises(ValueError, match="no folder unet"):
-        load_checkpoint(tmp_path)
+        load_saved_network(tmp_path)
     diffusers.DDPMPipeline(tiny_unet(sample_size=None), diffusers.DDPMScheduler()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no sample_size"):
-        _ = load_checkpoint(tmp_path).shape
+        _ = load_saved_network(tmp_path).shape
