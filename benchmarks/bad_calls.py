@@ -27,7 +27,7 @@ from contextlib import chdir, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -339,6 +339,10 @@ class Good:
 SETTLED = {"progress": False, "trajectory": False, "check_finite": False, "seed": 1, "prediction": "epsilon"}
 SETTLED |= {"callback": None, "state_dtype": None}
 SETTLED |= {"generator": None, "checkpoint": None}
+# Options of schedulers that are checked when one is made.
+CHECKED_BY_SCHEDULERS = (
+    "beta_start beta_end beta_schedule prediction_type timestep_spacing multistep_order starter weights variance_type"
+).split()
 GRID = {"spacing": "trailing", "start": 900, "stop": 100, "final": "clean", "steps_offset": 0}
 
 
@@ -434,18 +438,18 @@ def good_calls() -> Iterator[Good]:
     for name in ("PNDMScheduler", "PLMSScheduler", "DDIMScheduler", "DDPMScheduler"):
         kind = getattr(ours, name)
         parameters = inspect.signature(kind.__init__).parameters
-        own = {key: p.default for key, p in parameters.items() if key not in ("self", "trained_betas")}
+        own = {key: parameters[key].default for key in CHECKED_BY_SCHEDULERS if key in parameters}
         yield Good(name, kind, own | {"num_train_timesteps": 100, "trained_betas": None})
         scheduler = kind()
-        yield Good(f"{name}.set_timesteps", times_of(scheduler), {"num_inference_steps": 5, "device": None})
+        yield Good(f"{name}.set_timesteps", times_of(scheduler), {"num_inference_steps": 5})
         yield Good(f"{name}.set_timesteps", times_of(scheduler), {"timesteps": [900, 500, 100]})
-        noised = {"original_samples": TENSOR, "noise": TENSOR, "timesteps": torch.tensor([5, 9])}
-        yield Good(f"{name}.add_noise", scheduler.add_noise, noised)
+        add_noise = partial(scheduler.add_noise, timesteps=torch.tensor([5, 9]))
+        yield Good(f"{name}.add_noise", add_noise, {"original_samples": TENSOR, "noise": TENSOR})
         started = kind()
         started.set_timesteps(5)
-        step = {"model_output": TENSOR, "timestep": started.timesteps[0], "sample": TENSOR, "return_dict": True}
+        step = {"model_output": TENSOR, "timestep": started.timesteps[0], "sample": TENSOR}
         if name == "DDIMScheduler":
-            step |= {"eta": 0.5, "use_clipped_model_output": True, "generator": torch.Generator()}
+            step |= {"eta": 0.5, "generator": torch.Generator()}
         elif name == "DDPMScheduler":
             step |= {"generator": torch.Generator()}
         yield Good(f"{name}.step", started.step, step)

@@ -6,12 +6,13 @@
 returned, not in the scheduler. So runs can interleave on one scheduler, and a run can go on from an earlier sample.
 """
 
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401 — diffusers looks for it here
+
 from pndm_solvers.adapters.diffusers.scheduler import SchedulerOutput
 from pndm_solvers.adapters.diffusers.schedulers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
 
 __all__ = ["DDIMScheduler", "DDPMScheduler", "PLMSScheduler", "PNDMScheduler", "SchedulerOutput"]
 
-# Saved pipelines name this module, as users do. diffusers takes the module of a class in a package called "diffusers"
-# for one of its own pipelines.
+# A saved pipeline names the module of its scheduler's class, and diffusers looks there for `SchedulerMixin` too.
 for _kind in (DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler):
     _kind.__module__ = __name__
