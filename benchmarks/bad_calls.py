@@ -340,9 +340,17 @@ SETTLED = {"progress": False, "trajectory": False, "check_finite": False, "seed"
 SETTLED |= {"callback": None, "state_dtype": None}
 SETTLED |= {"generator": None, "checkpoint": None}
 # Options of schedulers that are checked when one is made.
-CHECKED_BY_SCHEDULERS = (
-    "beta_start beta_end beta_schedule prediction_type timestep_spacing multistep_order starter weights variance_type"
-).split()
+CHECKED_BY_SCHEDULERS = [
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "prediction_type",
+    "timestep_spacing",
+    "multistep_order",
+    "starter",
+    "weights",
+    "variance_type",
+]
 GRID = {"spacing": "trailing", "start": 900, "stop": 100, "final": "clean", "steps_offset": 0}
 
 
