@@ -341,6 +341,9 @@ SETTLED |= {"callback": None, "state_dtype": None}
 SETTLED |= {"generator": None, "checkpoint": None}
 # Options of schedulers that are checked when one is made.
 CHECKED_BY_SCHEDULERS = [
+    *("beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing"),
+    *("multistep_order", "starter", "weights", "variance_type"),
+]
     "beta_start",
     "beta_end",
     "beta_schedule",
