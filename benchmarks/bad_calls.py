@@ -344,16 +344,6 @@ CHECKED_BY_SCHEDULERS = [
     *("beta_start", "beta_end", "beta_schedule", "prediction_type", "timestep_spacing"),
     *("multistep_order", "starter", "weights", "variance_type"),
 ]
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "prediction_type",
-    "timestep_spacing",
-    "multistep_order",
-    "starter",
-    "weights",
-    "variance_type",
-]
 GRID = {"spacing": "trailing", "start": 900, "stop": 100, "final": "clean", "steps_offset": 0}
 
 
