@@ -1,1 +1,1 @@
-"""One file for each ecosystem in which the solvers are at home; importing this package imports none of them."""
+"""One module or package for each ecosystem that can use the solvers. Importing this package imports none of them."""

@@ -1,11 +1,11 @@
-"""Samplers with k-diffusion's signature: for ComfyUI, for A1111's web UI, and for loops in their style.
+"""Samplers with k-diffusion's signature, for ComfyUI, for A1111's web UI, and for loops in their style.
 
-There a `model(x, sigma)` answers the denoised picture D at x = x_0 + σ·ε, and a sampler solves dx/dσ = (x − D)/σ:
-Karras et al. (2022), eq. (1) and (3) with σ(t) = t. That is the library's variance-exploding schedule, whose
-time is σ. Flow models fit as they are: in ComfyUI theirs answer D at x = (1 − σ)·x_0 + σ·ε, where (x − D)/σ is
-ε − x_0, which is dx/dσ again. So a sampler is the same method there, of the same order.
+In k-diffusion a `model(x, sigma)` answers the denoised picture D at x = x_0 + σ·ε, and a sampler solves
+dx/dσ = (x − D)/σ: Karras et al. (2022), eq. (1) and (3) with σ(t) = t. This is the library's variance-exploding
+schedule, whose time is σ. Flow models work too: in ComfyUI they answer D at x = (1 − σ)·x_0 + σ·ε, where (x − D)/σ is
+ε − x_0, again dx/dσ. So each sampler is the same method on flow models, with the same order.
 
-How to put them into the tables of ComfyUI and A1111: docs/k-diffusion.md.
+docs/k-diffusion.md shows how to register the samplers in ComfyUI and A1111.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from tqdm.auto import tqdm
 
-from pndm_solvers.arguments import boolean, function
+from pndm_solvers.arguments import function
 from pndm_solvers.arrays import library
 from pndm_solvers.solver import Solver
 from pndm_solvers.arrays import check_state
@@ -27,7 +27,7 @@ from pndm_solvers.methods import DDIMSolver, PLMSSolver, PNDMSolver
 
 __all__ = ["SAMPLERS", "sample_ddim", "sample_plms", "sample_plms_classical", "sample_pndm"]
 
-# A sampler is told the sigmas of a run, never which ones the network was trained for.
+# A sampler receives the sigmas of a run, never the range that the network was trained for.
 EVERY_SIGMA = NoiseSchedule.ve(sys.float_info.min, 1e100)
 
 ARGUMENTS = """
@@ -38,33 +38,34 @@ ARGUMENTS = """
     ----------
     model:
         `model(x, sigma, **extra_args)`, with x `(B, …)` and sigma `(B,)` in the dtype and on the device of the
-        argument `x`; it answers the denoised picture, of x's shape.
+        argument `x`. It answers the denoised picture, of x's shape.
     x:
         `(B, …)`, floating: the state at `sigmas[0]`. The result has its shape, dtype and device. No gradients are kept.
     sigmas:
         1-D: noise levels that fall, mostly to 0, or rise from above 0, from a picture to its noise. Equal neighbours
-        count as one. Read from their device once, before the first call. Where no step is left, `x` comes back.
+        count as one. They are read from their device once, before the first call. Without a step, `x` is returned.
     extra_args:
-        Handed to each call of the model.
+        Keyword arguments for each call of the model.
     callback:
-        Called once a step, after its first model call, with a dict: "i", the step's place in `sigmas`; "x", the
-        state there; "sigma" and "sigma_hat", both `sigmas[i]`; and "denoised", what the model answered.
+        Called once a step, after the step's first model call, with a dict: "i", the index in `sigmas`; "x", the state
+        there; "sigma" and "sigma_hat", both `sigmas[i]`; and "denoised", the model's answer.
     disable:
-        Of the progress bar, as in tqdm: None shows it on a terminal alone.
+        As in tqdm: True hides the progress bar, None shows it on a terminal only.
 
     Raises
     ------
     TypeError:
-        For an `x` that is no floating tensor, `sigmas` that are no tensor of numbers, and what cannot be called.
+        For an `x` that is no floating tensor, `sigmas` that are no tensor of real numbers, and a model that cannot be
+        called.
     ValueError:
-        For sigmas of another shape or order, or an answer of another shape.
+        For sigmas of another shape or order, and for an answer of another shape.
     FloatingPointError:
         For a sample that is not finite.
     """
 
 
 class Sampler(Protocol):
-    """What every function of `SAMPLERS` is called with."""
+    """The signature of every function in `SAMPLERS`."""
 
     def __call__(
         self,
@@ -78,14 +79,9 @@ class Sampler(Protocol):
 
 
 def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
-    # Functions, with a name and a signature of their own: the programs that take them look at both.
+    # A function with its own name and signature: programs read both.
     @torch.no_grad()
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
-        if callback is not None:
-            function("callback", callback, "callback(dict)")
-        boolean("disable", disable, or_none=True)
-        if not isinstance(extra_args, Mapping | None) or not all(isinstance(key, str) for key in extra_args or ()):
-            raise TypeError(f"extra_args is a {type(extra_args).__name__}; it must be a dict with text keys, or None")
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"x is a {type(x).__name__}; it must be a floating torch.Tensor, (B, …)")
         check_state(x)
@@ -98,7 +94,7 @@ def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
         state, steps, within_step = plan.start(x, prediction="sample"), iter(numbers), False
         with tqdm(total=len(numbers), disable=disable) as bar:
             for row in plan.rows:
-                # In x's dtype, since a model may scale x by it on the way to weights of that dtype.
+                # In x's dtype, since a model may scale x by sigma before layers of that dtype.
                 denoised = model(state.x, state.t.to(x.dtype), **(extra_args or {}))
                 if not within_step:
                     i = next(steps)
@@ -109,8 +105,8 @@ def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
                 bar.update(not within_step)
         if not library(state.x).is_finite(state.x):
             raise FloatingPointError(
-                "the sample is not finite; mostly it is the model that overflows, in half precision say, or an x or "
-                "sigmas beyond what x's dtype holds"
+                "the sample is not finite; most often the model overflows, in half precision for example, or x or "
+                "sigmas exceed the range of x's dtype"
             )
         return state.x
 
@@ -133,7 +129,7 @@ def _checked(sigmas: torch.Tensor) -> list[float]:
     if min(steps, default=0) < 0 < max(steps, default=0):
         raise ValueError(f"sigmas must fall all the way or rise all the way, not {levels}; sample each part on its own")
     if steps and levels[0] == 0 < levels[-1]:
-        raise ValueError("sigmas rise from 0, where no model can be asked; begin them above it, at 0.0001 say")
+        raise ValueError("sigmas rise from 0, where no model can be called; begin above it, for example at 0.0001")
     return levels
 
 
@@ -158,7 +154,7 @@ sample_ddim = _sampler(
     "DDIM with η = 0, which k-diffusion calls Euler: N model calls for N steps. See `DDIMSolver`.",
 )
 
-# By the name that a table of samplers knows them by.
+# By the name in a program's table of samplers.
 SAMPLERS: dict[str, Sampler] = {
     "plms": sample_plms,
     "plms_classical": sample_plms_classical,

@@ -1,13 +1,14 @@
 """What diffusers' own scheduler tests check, in our words, on their classes and on ours.
 
-docs/diffusers-suite.md tells which check of theirs stands where. One that passes on both is an oracle. Those that
-pin a defect stand last: there theirs must fail what the mathematics asks for, and ours must not.
+docs/diffusers-suite.md lists each of their checks with the test here. A check that passes on both is an oracle. Checks
+that pin a defect come last: theirs must fail what is mathematically right, and ours must not.
 """
 
 import inspect
 import json
 import logging
 import warnings
+from itertools import product
 
 import diffusers
 import numpy as np
@@ -17,7 +18,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from pndm_solvers.adapters import diffusers as adapter
 
-# Of diffusers' other schedulers, to which and from which configs are passed.
+# From diffusers' other schedulers, whose configs are converted.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 COUNT = 4 * 3 * 8 * 8
@@ -57,7 +58,7 @@ def model(x, t):
 
 
 def unruly(x, t):
-    """An ε that asks for pictures far outside ±1, for what is done to those."""
+    """An ε with pictures far outside ±1, so that clipping has an effect."""
     return model(x, t) / 2
 
 
@@ -82,7 +83,7 @@ def made(kind, steps=10, **config):
 
 
 def with_exact_table(scheduler):
-    """Theirs holds its table in float32, which is off by 6e-4 of β_0; ours reads this attribute nowhere."""
+    """Theirs has a table in float32, which is off by 6e-4 of β_0. Ours never reads this attribute."""
     scheduler.alphas_cumprod = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     return scheduler
 
@@ -104,14 +105,12 @@ PINNED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "config", "steps", "total"),
-    [(kind, *rest) for name, *rest in PINNED for kind in both(name)],
-    ids=label,
-)
-def test_run_ends_at_their_sum(kind, config, steps, total):
-    scheduler = kind(**config) if steps is None else made(kind, steps, **config)
-    assert abs(run(scheduler).abs().sum() - total) < 1e-2
+@over("PNDM", "DDIM", "DDPM")
+def test_run_ends_at_their_sum(kind):
+    for name, config, steps, total in PINNED:
+        if kind.__name__ == f"{name}Scheduler":
+            scheduler = kind(**config) if steps is None else made(kind, steps, **config)
+            assert abs(run(scheduler).abs().sum() - total) < 1e-2
 
 
 @over("DDIM")
@@ -148,21 +147,20 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "config"),
-    [(kind, config) for kind in both(*NAMES) for config in OPTIONS if config.keys() <= options(kind)],
-    ids=label,
-)
+@over(*NAMES)
 @pytest.mark.filterwarnings("ignore:this plan begins at")  # a table of five levels has no pure noise
-def test_option_has_an_effect_that_survives_saving(kind, config, tmp_path):
-    scheduler = made(kind, **config)
-    scheduler.save_config(tmp_path)
-    loaded = kind.from_pretrained(tmp_path)
-    loaded.set_timesteps(scheduler.num_inference_steps)
-    result = run(scheduler, answer=unruly)
-    assert torch.isfinite(result).all()
-    assert torch.equal(result, run(loaded, answer=unruly))
-    assert not torch.equal(result, run(made(kind), answer=unruly))
+def test_option_has_an_effect_that_survives_saving(kind, tmp_path):
+    plain = run(made(kind), answer=unruly)
+    for config in OPTIONS:
+        if config.keys() <= options(kind):
+            scheduler = made(kind, **config)
+            scheduler.save_config(tmp_path)
+            loaded = kind.from_pretrained(tmp_path)
+            loaded.set_timesteps(scheduler.num_inference_steps)
+            result = run(scheduler, answer=unruly)
+            assert torch.isfinite(result).all(), config
+            assert torch.equal(result, run(loaded, answer=unruly)), config
+            assert not torch.equal(result, plain), config
 
 
 @over("DDIM", "DDPM")
@@ -175,19 +173,20 @@ def test_thresholding_at_one_is_clipping(kind):
     assert not torch.equal(free, clipped)
 
 
-@pytest.mark.parametrize("steps", [10, 27, 50, 100, 500])
 @over(*NAMES)
-def test_any_number_of_steps(kind, steps, tmp_path):
-    scheduler = made(kind, steps, **({"set_alpha_to_one": True} if kind.__name__ == "PNDMScheduler" else {}))
-    scheduler.save_config(tmp_path)
-    loaded = kind.from_pretrained(tmp_path)
-    loaded.set_timesteps(steps)
-    result = run(scheduler)
-    assert len(scheduler.timesteps) == steps + 9 * (kind.__name__ == "PNDMScheduler")
-    assert 0 <= scheduler.timesteps.min() <= scheduler.timesteps.max() < len(scheduler)
-    assert torch.isfinite(result).all()
-    # As numbers as well as one-element tensors out of `timesteps`.
-    assert torch.equal(result, run(loaded, times=loaded.timesteps.tolist()))
+def test_any_number_of_steps(kind, tmp_path):
+    f_pndm = kind.__name__ == "PNDMScheduler"
+    for steps in (10, 27, 50, 100, 500):
+        scheduler = made(kind, steps, **({"set_alpha_to_one": True} if f_pndm else {}))
+        scheduler.save_config(tmp_path)
+        loaded = kind.from_pretrained(tmp_path)
+        loaded.set_timesteps(steps)
+        result = run(scheduler)
+        assert len(scheduler.timesteps) == steps + 9 * f_pndm
+        assert 0 <= scheduler.timesteps.min() <= scheduler.timesteps.max() < len(scheduler)
+        assert torch.isfinite(result).all()
+        # As numbers as well as one-element tensors out of `timesteps`.
+        assert torch.equal(result, run(loaded, times=loaded.timesteps.tolist()))
 
 
 @over("PNDM")
@@ -203,45 +202,45 @@ def test_times_with_an_offset(kind):
 
 # ------------------------------------------------------------------ noise
 
-# (t, where the step ends, N, the variance of DDIM's noise at η = 1)
+# (t, N, the variance of DDIM's noise at η = 1)
 DDIM_VARIANCES = [(0, 50, 0.0), (420, 50, 0.14771), (980, 50, 0.32460), (487, 1000, 0.00979), (999, 1000, 0.02)]
 
 
-@pytest.mark.parametrize(("t", "steps", "variance"), DDIM_VARIANCES)
 @over("DDIM")
-def test_noise_of_ddim(kind, t, steps, variance):
+def test_noise_of_ddim(kind):
     zeros = torch.zeros_like(RISING)
-    step = made(kind, steps).step(zeros, t, zeros, eta=1.0, variance_noise=torch.ones_like(zeros))
-    torch.testing.assert_close(step.prev_sample**2, zeros + variance, rtol=0, atol=1e-5)
+    for t, steps, variance in DDIM_VARIANCES:
+        step = made(kind, steps).step(zeros, t, zeros, eta=1.0, variance_noise=torch.ones_like(zeros))
+        torch.testing.assert_close(step.prev_sample**2, zeros + variance, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("t", "variance"), [(0, 0.0), (487, 0.00979), (999, 0.02)])
 @over("DDPM")
-def test_noise_of_ddpm(kind, t, variance):
+def test_noise_of_ddpm(kind):
     zeros = torch.zeros_like(RISING)
     z = torch.randn(zeros.shape, generator=torch.Generator().manual_seed(0))
     scheduler = kind()
-    step = scheduler.step(zeros, t, zeros, **with_generator(scheduler))
-    torch.testing.assert_close(step.prev_sample, variance**0.5 * z, rtol=0, atol=1e-4)
+    for t, variance in ((0, 0.0), (487, 0.00979), (999, 0.02)):
+        step = scheduler.step(zeros, t, zeros, **with_generator(scheduler))
+        torch.testing.assert_close(step.prev_sample, variance**0.5 * z, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @over("DDIM")
-def test_eta_says_whether_there_is_noise(kind, eta, tmp_path):
+def test_noise_is_drawn_if_eta_is_above_zero(kind, tmp_path):
     scheduler = made(kind)
     scheduler.save_config(tmp_path)
     loaded = kind.from_pretrained(tmp_path)
     loaded.set_timesteps(10)
-    result = run(scheduler, eta=eta)
-    assert torch.equal(result, run(loaded, eta=eta))
-    assert torch.equal(result, run(scheduler, eta=eta, seed=1)) == (eta == 0)
+    for eta in (0.0, 0.5, 1.0):
+        result = run(scheduler, eta=eta)
+        assert torch.equal(result, run(loaded, eta=eta))
+        assert torch.equal(result, run(scheduler, eta=eta, seed=1)) == (eta == 0)
 
 
 # ------------------------------------------------------------------ one step
 
 
 @over(*NAMES)
-def test_tuple_and_output_say_the_same(kind):
+def test_tuple_and_output_are_equal(kind):
     scheduler, again = made(kind, 50), made(kind, 50)
     keys = None
     for t in scheduler.timesteps[:2]:
@@ -258,7 +257,7 @@ def test_tuple_and_output_say_the_same(kind):
 @over("PNDM", "PLMS", "DDIM")
 def test_step_without_times_is_refused(kind):
     scheduler = kind()
-    with pytest.raises(ValueError, match="set_timesteps"):  # theirs says so in one of PNDM's two inner steps alone
+    with pytest.raises(ValueError, match="set_timesteps"):  # theirs refuses it in one of PNDM's two inner steps only
         getattr(scheduler, "step_plms", scheduler.step)(RISING, 1, RISING)
 
 
@@ -283,7 +282,7 @@ OWN = [100, 87, 50, 1, 0]
 
 @pytest.mark.parametrize("kind", [theirs("DDPM"), *map(ours, ("PLMS", "DDIM", "DDPM"))], ids=label)
 def test_own_times_lead_from_each_to_the_next(kind):
-    """Where ε = 0 a step takes x to α_s/α_t·x, and adds noise at most: so two samples tell where it ends."""
+    """Where ε = 0 a step takes x to α_s/α_t·x, plus noise. So the difference of two samples shows where it ends."""
     scheduler = with_exact_table(kind(**({} if kind is ours("PLMS") else {"clip_sample": False})))
     scheduler.set_timesteps(timesteps=OWN)
     assert scheduler.timesteps.tolist() == OWN
@@ -296,14 +295,11 @@ def test_own_times_lead_from_each_to_the_next(kind):
 
 
 @pytest.mark.parametrize("kind", [theirs("DDPM"), *map(ours, NAMES)], ids=label)
-@pytest.mark.parametrize(
-    "wrong",
-    [{"timesteps": [100, 87, 50, 51, 0]}, {"timesteps": OWN, "num_inference_steps": 5}, {"timesteps": [1000]}],
-    ids=["rising", "both", "beyond"],
-)
-def test_wrong_times_are_refused(kind, wrong):
-    with pytest.raises(ValueError, match=r"timesteps|time 1000"):
-        kind().set_timesteps(**wrong)
+def test_wrong_times_are_refused(kind):
+    rising, beyond = {"timesteps": [100, 87, 50, 51, 0]}, {"timesteps": [1000]}
+    for wrong in (rising, beyond, {"timesteps": OWN, "num_inference_steps": 5}):
+        with pytest.raises(ValueError, match=r"timesteps|time 1000"):
+            kind().set_timesteps(**wrong)
 
 
 # ------------------------------------------------------------------ configuration
@@ -320,10 +316,9 @@ def test_saved_and_loaded_config_is_the_same(kind, tmp_path):
 @over(*NAMES)
 def test_config_of_every_compatible_class_and_back(kind):
     scheduler = kind()
-    compatible = [
-        other for other in scheduler.compatibles if issubclass(other, SchedulerMixin)
-    ]  # others lack a package
-    assert len(compatible) > 10
+    # The others lack a package.
+    compatible = [other for other in scheduler.compatibles if issubclass(other, SchedulerMixin)]
+    assert compatible
     for other in compatible:
         back = kind.from_config(other.from_config(scheduler.config).config).config
         assert {key: back[key] for key in scheduler.config} == dict(scheduler.config)
@@ -346,7 +341,7 @@ def test_defaults_are_each_class_s_own_and_choices_stick(kind):
 
 @pytest.fixture
 def config_log(caplog):
-    """What diffusers says about configurations; its loggers do not pass on to pytest's."""
+    """diffusers' log about configurations; its loggers do not propagate to pytest's."""
     logger = diffusers.utils.logging.get_logger("diffusers.configuration_utils")
     level = logger.level
     logger.addHandler(caplog.handler)
@@ -367,7 +362,7 @@ def test_unexpected_and_missing_options_are_named(kind, tmp_path, config_log):
     config = json.loads(path.read_text())
     del config["beta_end"]
     path.write_text(json.dumps(config | {"unexpected": True}))
-    with warnings.catch_warnings(record=True):  # ours says it in a warning as well
+    with warnings.catch_warnings(record=True):  # ours warns as well
         loaded = kind.from_config(kind.load_config(tmp_path))
     assert type(loaded) is kind
     assert loaded.config.beta_end == 0.02
@@ -390,7 +385,7 @@ def test_trained_betas_survive_saving(kind, tmp_path):
 
 
 @over(*NAMES)
-def test_attributes_and_options_are_told_apart(kind, recwarn):
+def test_attributes_and_options_differ(kind, recwarn):
     scheduler = kind()
     scheduler.mine = 5
     scheduler.register_to_config(option=6)
@@ -405,7 +400,7 @@ def test_attributes_and_options_are_told_apart(kind, recwarn):
 
 # ------------------------------------------------------------------ checks that pin a defect, and what is right instead
 #
-# Where theirs is among the classes, it must be wrong: once it no longer is, the check moves up, to those on both.
+# Where theirs is among the classes, it must be wrong. Once it is right, the check moves up, to the checks on both.
 
 
 def is_ours(kind):
@@ -417,10 +412,10 @@ def silent(x, t):
 
 
 @over("PNDM")
-def test_velocity_is_made_an_epsilon_before_it_is_mixed(kind):
-    """They pin 67.3986, where each mean of v's is converted as if it were of one level; ε's alone may be averaged.
+def test_velocity_is_converted_before_it_is_averaged(kind):
+    """They pin 67.3986, where a mean of v's of several levels is converted as if of one; only ε may be averaged.
 
-    What is right is their own run on ε, with the network's v converted at each call.
+    Right is their own run on ε, with the network's v converted at each call.
     """
     reference = made(theirs("PNDM"))
 
@@ -436,7 +431,7 @@ def test_velocity_is_made_an_epsilon_before_it_is_mixed(kind):
 
 @over("PNDM")
 def test_two_runs_on_one_scheduler(kind):
-    """They set `ets`, the history that their object holds, by hand; it holds one, so two runs spoil each other."""
+    """They set `ets`, the history in their object, by hand. There is one, so two runs spoil each other."""
     shared = made(kind)
     pair = [RISING, FALLING]
     for t in shared.timesteps:
@@ -448,9 +443,9 @@ def test_two_runs_on_one_scheduler(kind):
 @pytest.mark.parametrize("skip_prk_steps", [False, True])
 @over("PNDM")
 def test_multistep_without_a_past(kind, skip_prk_steps):
-    """They want it refused, and do so in `step_plms` alone: `step`, begun half-way, takes the wrong formulas.
+    """They refuse it in `step_plms` only: `step`, begun half-way, uses the wrong formulas.
 
-    A constant ε is solved exactly by every method from any start, φ being exact for it.
+    φ is exact for a constant ε, so every method is exact from any start.
     """
     scheduler = made(kind, 20, skip_prk_steps=skip_prk_steps)
     times = scheduler.timesteps[len(scheduler.timesteps) // 2 :]
@@ -459,16 +454,15 @@ def test_multistep_without_a_past(kind, skip_prk_steps):
     assert torch.allclose(result, right, atol=1e-4) == is_ours(kind)
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("steps", [7, 10])
 @over("PNDM", "DDIM")
-def test_each_step_begins_where_the_last_ended(kind, steps, spacing):
-    """Their step goes to t − T//N, on whatever grid; where ε = 0, steps that join take x to α_end/α_first·x."""
-    joined = is_ours(kind) or spacing == "leading" or (spacing == "trailing" and 1000 % steps == 0)
+def test_each_step_begins_where_the_last_ended(kind):
+    """Their step goes to t − T//N on any grid. Where ε = 0, steps that join take x to α_end/α_first·x."""
     config = {"clip_sample": False} if kind.__name__ == "DDIMScheduler" else {}
-    scheduler = with_exact_table(made(kind, steps, timestep_spacing=spacing, set_alpha_to_one=True, **config))
-    right = RISING / scheduler.alphas_cumprod[scheduler.timesteps[0]].float() ** 0.5
-    assert torch.allclose(run(scheduler, answer=silent), right, rtol=1e-5) == joined
+    for steps, spacing in product((7, 10), ("leading", "trailing", "linspace")):
+        joined = is_ours(kind) or spacing == "leading" or (spacing == "trailing" and 1000 % steps == 0)
+        scheduler = with_exact_table(made(kind, steps, timestep_spacing=spacing, set_alpha_to_one=True, **config))
+        right = RISING / scheduler.alphas_cumprod[scheduler.timesteps[0]].float() ** 0.5
+        assert torch.allclose(run(scheduler, answer=silent), right, rtol=1e-5) == joined
 
 
 ELSEWHERE = [
@@ -479,12 +473,12 @@ ELSEWHERE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "config", "steps", "t"), ELSEWHERE)
-def test_time_that_the_run_does_not_visit(name, config, steps, t):
+def test_time_that_the_run_does_not_visit():
     """They step from there to t − T//N, which the run does not visit either."""
-    scheduler = made(ours(name), steps, **config)
-    with pytest.raises(ValueError, match=f"timestep is {t}, which is none of this run's: "):
-        scheduler.step(0.1 * RISING, t, RISING)
+    for name, config, steps, t in ELSEWHERE:
+        scheduler = made(ours(name), steps, **config)
+        with pytest.raises(ValueError, match=f"timestep is {t}, which is none of this run's: "):
+            scheduler.step(0.1 * RISING, t, RISING)
 
 
 def test_their_step_from_elsewhere_leads_elsewhere():
@@ -498,7 +492,7 @@ def test_their_step_from_elsewhere_leads_elsewhere():
 
 @over("DDIM", "DDPM")
 def test_betas_beyond_one(kind):
-    """They let β rise to 2, and look at t = 0 alone: ᾱ changes its sign there, and a run ends in NaN."""
+    """They let β rise to 2, and check t = 0 only: ᾱ changes its sign, and a run ends in NaN."""
     config = {"beta_start": 0.1, "beta_end": 2.0}
     if is_ours(kind):
         with pytest.raises(ValueError, match="betas must lie in"):
@@ -509,7 +503,7 @@ def test_betas_beyond_one(kind):
 
 @over("DDIM", "DDPM")
 def test_thresholding_below_one(kind):
-    """At 0.5 theirs divides by it pictures that nothing was clipped of: a grey of 0.25 becomes 0.5."""
+    """At 0.5 theirs divides pictures by it that were not clipped: a grey of 0.25 becomes 0.5."""
     config = {"thresholding": True, "sample_max_value": 0.5, "prediction_type": "sample"}
     if is_ours(kind):
         with pytest.raises(ValueError, match=r"is 0\.5; it must be at least"):
@@ -531,7 +525,7 @@ def test_variance_type_that_does_not_exist(kind):
 
 @over("DDPM")
 def test_zero_terminal_snr(kind):
-    """At α = 0 ε does not tell the picture: theirs divides by 0 at the first step; they look at the last alone."""
+    """At α = 0 ε does not determine the picture: theirs divides by 0 at the first step; they check the last only."""
     scheduler = kind(rescale_betas_zero_snr=True)
     if is_ours(kind):
         with pytest.raises(ValueError, match="t = 999: prediction is 'epsilon', which does not determine 'sample'"):
@@ -543,9 +537,9 @@ def test_zero_terminal_snr(kind):
 
 @over("DDPM")
 def test_table_in_float32(kind):
-    """They pin 387.9466 for the last two steps: β_0 = 1 − ᾱ_0 out of a float32 ᾱ_0 has three digits.
+    """They pin 387.9466 for the last two steps: from ᾱ_0 in float32, β_0 = 1 − ᾱ_0 has three digits.
 
-    With its table in float64, theirs ends where ours does.
+    With a table in float64, theirs ends where ours does.
     """
     scheduler = kind()
     times = scheduler.timesteps[998:]

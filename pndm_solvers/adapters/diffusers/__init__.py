@@ -1,0 +1,18 @@
+"""Schedulers for diffusers' pipelines. Each is a solver behind diffusers' interface.
+
+    pipe.scheduler = PLMSScheduler.from_config(pipe.scheduler.config)
+
+`set_timesteps` compiles a plan, and `step` runs one row of it. The history of a run is kept with the sample that `step`
+returned, not in the scheduler. So runs can interleave on one scheduler, and a run can go on from an earlier sample.
+"""
+
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401 — diffusers looks for it here
+
+from pndm_solvers.adapters.diffusers.scheduler import SchedulerOutput
+from pndm_solvers.adapters.diffusers.schedulers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
+
+__all__ = ["DDIMScheduler", "DDPMScheduler", "PLMSScheduler", "PNDMScheduler", "SchedulerOutput"]
+
+# A saved pipeline names the module of its scheduler's class, and diffusers looks there for `SchedulerMixin` too.
+for _kind in (DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler):
+    _kind.__module__ = __name__

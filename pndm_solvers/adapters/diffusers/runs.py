@@ -1,0 +1,194 @@
+"""Runs that share a scheduler: each is found by the sample that its last step returned.
+
+diffusers hands a scheduler one step at a time and never names the run. So the scheduler keeps, for each sample that it
+returned, the position of that sample's run. Both dictionaries are weak: a run is forgotten with its sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pndm_solvers.arguments import real
+from pndm_solvers.base import Solver
+from pndm_solvers.plan import Plan, Row
+
+__all__ = ["Position", "Runs", "Timetable", "abridged", "with_last_look"]
+
+
+@dataclass
+class Timetable:
+    """What one `set_timesteps` laid down, and the progress of the runs on it."""
+
+    solver: Solver
+    # For runs that begin further down: one call for each time that is left.
+    continuation: Solver
+    plan: Plan
+    end: dict[str, Any]
+    begin_index: int | None = None
+    # The newest run that has not ended: it owns a sample that was changed between two steps.
+    newest: Position | None = None
+    unfinished: set[object] = field(default_factory=set)
+    begun: set[int] = field(default_factory=set)  # where runs began
+    _plans: dict[tuple[int, Solver], tuple[Plan, list[int | None]]] = field(default_factory=dict)
+
+    @cached_property
+    def memoryless(self) -> bool:
+        """Whether each row needs no more than its own sample and answer."""
+        return all({i for i, _ in row.states + row.answers} <= {k} for k, row in enumerate(self.plan.rows))
+
+    def entries(self, t: float) -> list[int]:
+        """The model calls at the time `t`, which may have been rounded to float32."""
+        return [i for i, time in enumerate(self.plan.times) if t in (time, float(np.float32(time)))]
+
+    def copied(self) -> Timetable:
+        """For a copy of the scheduler: its runs go on independently."""
+        table = replace(self, unfinished=set(self.unfinished), begun=set(self.begun), _plans={**self._plans})
+        table.newest = self.newest and replace(self.newest, table=table)
+        return table
+
+    def plan_from(self, begin: int, solver: Solver) -> tuple[Plan, list[int | None]]:
+        """The solver's plan for the times from `begin` on, and the row of the plan for each of these times.
+
+        Where `begin` lies within Runge–Kutta steps, times come twice. The first answer is then not used (None).
+        """
+        if begin == 0 and solver == self.solver:
+            return self.plan, list(range(self.plan.model_calls))
+        if (begin, solver) not in self._plans:
+            times = self.plan.times[begin:]
+            # Integers stay integers, so that no row lies between two trained times.
+            distinct = np.array(list(dict.fromkeys(times)), np.int64 if self.plan.integer_times else np.float64)
+            rows = [None if t == after else distinct.tolist().index(t) for t, after in zip_longest(times, times[1:])]
+            plan = solver.plan(timesteps=distinct, **self.end)
+            self._plans[begin, solver] = with_last_look(plan, len(distinct)), rows
+        return self._plans[begin, solver]
+
+
+@dataclass(frozen=True)
+class Position:
+    """A run between two steps."""
+
+    table: Timetable
+    solver: Solver
+    begin: int  # the index in the table's times at which the run began
+    entry: int  # the index of the next time
+    # What later rows need, without the newest sample, which the caller holds.
+    states: Mapping[int, Any] = field(default_factory=dict)
+    answers: Mapping[int, Any] = field(default_factory=dict)
+    run: object = field(default_factory=object)  # the run's identity
+
+
+class Runs:
+    """The runs on one scheduler.
+
+    Attributes
+    ----------
+    table:
+        What the last `set_timesteps` laid down, or None.
+    """
+
+    def __init__(self) -> None:
+        self.table: Timetable | None = None
+        self._tables: Any = WeakTensorKeyDictionary()  # by the times that were handed out
+        self._positions: Any = WeakTensorKeyDictionary()  # by the sample that was handed out
+
+    @property
+    def current(self) -> Timetable:
+        """The last table. Raises ValueError where there is none."""
+        if self.table is None:
+            raise ValueError("there are no times yet; call set_timesteps first")
+        return self.table
+
+    def lay_down(self, times: Tensor, table: Timetable) -> None:
+        """Registers the `times` that are handed out, and makes `table` the current one."""
+        self._tables[times] = table
+        self.table = table
+
+    def position(self, timestep: Any, sample: Tensor, solver: Solver | None) -> Position:
+        """Where the run of this sample stands, or a new run. ValueError for a time at which no run can step now."""
+        known = self._positions.get(sample)
+        table, entries = self._called_at(timestep, known)
+        if not entries:
+            raise ValueError(
+                f"timestep is {float(timestep):.7g}, which is none of this run's: {abridged(table.plan.times)}"
+            )
+        if table.memoryless:
+            return Position(table, solver or table.solver, 0, entries[0])
+        at = known if known is not None and known.table is table else table.newest
+        if at is not None and at.entry in entries:
+            if at is not known and len(table.unfinished) > 1:
+                raise ValueError(
+                    f"{len(table.unfinished)} runs on this scheduler have not ended, and step did not return this "
+                    f"sample for t = {table.plan.times[at.entry]:g}, so its run cannot be identified; call "
+                    f"set_timesteps before each run, pass step the sample that it returned, or give each run a copy "
+                    f"of the scheduler"
+                )
+            return at
+        # The first run may begin anywhere; later ones at the top, where an earlier one began, or at begin_index.
+        beginnings = {0, table.begin_index, *table.begun} & set(entries) if table.begun else set(entries)
+        if not beginnings:
+            expected = "" if at is None else f", but the run's next is {table.plan.times[at.entry]:.7g}"
+            raise ValueError(
+                f"timestep is {float(timestep):.7g}{expected}; a new run begins at {table.plan.times[0]:g}, where an "
+                f"earlier run began, or at set_begin_index; after set_timesteps the first run may begin anywhere"
+            )
+        begin = table.begin_index if table.begin_index in beginnings else min(beginnings)
+        assert begin is not None  # None is no entry
+        table.begun.add(begin)
+        return Position(table, table.continuation if begin else table.solver, begin, begin)
+
+    def _called_at(self, timestep: Any, known: Position | None) -> tuple[Timetable, list[int]]:
+        """The table that `timestep` belongs to, and the entries of that table at this time."""
+        if isinstance(timestep, Tensor):
+            if timestep.numel() != 1 and any(timestep.stride()):  # an expanded time has strides of 0
+                raise ValueError(f"timestep has {timestep.numel()} entries; pass the one time of the whole batch")
+            # A time out of `timesteps` is found by its place in memory. So no value is read from an accelerator, a
+            # time that comes twice has one entry, and a run goes on after its scheduler has been given other times:
+            # its own live as long as a view of them.
+            place = timestep.untyped_storage().data_ptr()
+            for times in [reference() for reference in self._tables.keyrefs()]:  # a copy: other threads may add to it
+                if times is None or times.untyped_storage().data_ptr() != place or times.device != timestep.device:
+                    continue
+                return self._tables[times], [int(timestep.storage_offset())]
+            timestep = timestep.flatten()[0]
+        t = real("timestep", timestep, "the next of the scheduler's timesteps")
+        if known is not None and known.entry in known.table.entries(t):
+            return known.table, [known.entry]
+        return self.current, self.current.entries(t)
+
+    def remember(self, sample: Tensor, at: Position) -> None:
+        """Keeps the position `at` for the `sample` that a step returns."""
+        table = at.table
+        if table.memoryless:
+            return
+        if at.entry < len(table.plan.times):
+            table.newest = self._positions[sample] = at
+            table.unfinished.add(at.run)
+        else:
+            table.unfinished.discard(at.run)
+            if table.newest is not None and table.newest.run is at.run:
+                table.newest = None
+
+
+def with_last_look(plan: Plan, steps: int) -> Plan:
+    """A plan of `steps` calls: where the last is missing, a step of length 0 at the end's own level.
+
+    diffusers makes that step, and clips the picture there.
+    """
+    if plan.model_calls == steps - 1 and plan.end.sigma > 0:
+        last = Row(*plan.end, states=((plan.model_calls, 1.0),), answers=())
+        integer_times = plan.integer_times and float(plan.end.t).is_integer()
+        plan = replace(plan, rows=(*plan.rows, last), integer_times=integer_times)
+    return plan
+
+
+def abridged(times: Sequence[float]) -> str:
+    """The times in a few words, for a message."""
+    return ", ".join(f"{t:g}" for t in times) if len(times) < 9 else f"{times[0]:g}, {times[1]:g}, … {times[-1]:g}"

@@ -1,0 +1,295 @@
+"""The schedulers: PNDM, PLMS, DDIM and DDPM with diffusers' interface."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from pndm_solvers.adapters.diffusers.config import BetaSchedule, PredictionType
+from pndm_solvers.adapters.diffusers.runs import Position
+from pndm_solvers.adapters.diffusers.scheduler import Generators, GivenNoise, PlanScheduler, SchedulerOutput
+from pndm_solvers.arguments import choice
+from pndm_solvers.base import Solver
+from pndm_solvers.grid import DEFAULT_SPACING
+from pndm_solvers.noise import NoiseSource
+from pndm_solvers.solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver, Starter, forward_deviation
+
+__all__ = ["DDIMScheduler", "DDPMScheduler", "PLMSScheduler", "PNDMScheduler"]
+
+VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
+
+# Each class lists all its options, since `register_to_config`, `from_config`, type checkers and help() read them from
+# the signature of `__init__`. A decorator that adds the common ones needs their types and their defaults in two more
+# lists, which together are as long, and gives up the order of diffusers' positional arguments.
+
+
+class PNDMScheduler(PlanScheduler):
+    """PNDM in the place of diffusers' `PNDMScheduler`: F-PNDM, or with `skip_prk_steps` latent diffusion's PLMS.
+
+    It has the options and defaults of that class, and the options that it lacks: clipping, thresholding, sample
+    prediction, zero terminal SNR, any spacing of `pndm_solvers.SPACINGS`, Karras' and exponential sigmas.
+
+    F-PNDM takes N + 9 model calls for N steps, PLMS N + 1. `timesteps` holds the times of the Runge–Kutta or Heun
+    stages too. A run that begins further down has one call for each time that is left: it starts with orders 1, 2, 3.
+    Reference: Liu et al. (2022), eq. (9), (12) and (13); `pndm_solvers.PNDMSolver`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        skip_prk_steps: bool = False,
+        set_alpha_to_one: bool = False,
+        prediction_type: PredictionType = "epsilon",
+        timestep_spacing: str = "leading",
+        steps_offset: int = 0,
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        rescale_betas_zero_snr: bool = False,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+    ) -> None:
+        self._prepare()
+
+    def _solver(self) -> Solver:
+        if self.config.skip_prk_steps:
+            return PLMSSolver(self.schedule, starter="heun", weights="classical")
+        return PNDMSolver(self.schedule)
+
+    def _continuation(self) -> Solver:
+        return PLMSSolver(self.schedule, weights="classical")
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """The next sample, from the network's answer at `sample` `(B, …)` and `timestep`, the next of `timesteps`.
+
+        Raises ValueError for another time than the run's next, naming it, and for an answer of another shape.
+        """
+        return self._step(model_output, timestep, sample, return_dict)
+
+    # diffusers' names for the two parts of a run. `step` finds by itself in which part it is.
+    step_prk = step_plms = step
+
+    @property
+    def prk_timesteps(self) -> Tensor:
+        """The part of `timesteps` for the Runge–Kutta steps: empty with `skip_prk_steps`."""
+        return self.timesteps[: 0 if self.config.skip_prk_steps else 12]
+
+    @property
+    def plms_timesteps(self) -> Tensor:
+        """The part of `timesteps` for the multistep method."""
+        return self.timesteps[len(self.prk_timesteps) :]
+
+
+class PLMSScheduler(PlanScheduler):
+    """The library's default method in diffusers' pipelines: exact linear multistep, N model calls for N steps.
+
+    `multistep_order`, `starter` and `weights` are the options of `pndm_solvers.PLMSSolver`; the others are as in
+    `PNDMScheduler`. The default spacing, "balanced", has times between the integers, which networks with a sinusoidal
+    embedding of time take. A config that names a spacing keeps it, unless `timestep_spacing="balanced"` is passed with
+    the config.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        multistep_order: int = 4,
+        starter: Starter = "ramp",
+        weights: Literal["exact", "classical"] = "exact",
+        set_alpha_to_one: bool = True,
+        prediction_type: PredictionType = "epsilon",
+        timestep_spacing: str = DEFAULT_SPACING,
+        steps_offset: int = 0,
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        rescale_betas_zero_snr: bool = False,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+    ) -> None:
+        self._prepare()
+
+    def _solver(self) -> Solver:
+        config = self.config
+        return PLMSSolver(self.schedule, config.multistep_order, config.starter, config.weights)
+
+    def _continuation(self) -> Solver:
+        return PLMSSolver(self.schedule, self.config.multistep_order, "ramp", self.config.weights)
+
+    step = PNDMScheduler.step
+
+
+class DDIMScheduler(PlanScheduler):
+    """DDIM in the place of diffusers' `DDIMScheduler`, with its options and defaults.
+
+    A step needs no more than its own sample, so steps can be taken at any of `timesteps`, in any order.
+    Reference: Song, Meng and Ermon (2021), eq. (12) and (16); `pndm_solvers.DDIMSolver`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        clip_sample: bool = True,
+        set_alpha_to_one: bool = True,
+        steps_offset: int = 0,
+        prediction_type: PredictionType = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        clip_sample_range: float = 1.0,
+        sample_max_value: float = 1.0,
+        timestep_spacing: str = "leading",
+        rescale_betas_zero_snr: bool = False,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+    ) -> None:
+        self._prepare()
+
+    def _solver(self, eta: float = 0.0) -> Solver:
+        return DDIMSolver(self.schedule, eta)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        eta: float = 0.0,
+        use_clipped_model_output: bool = False,
+        generator: Generators = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """The next sample.
+
+        Parameters
+        ----------
+        model_output, sample, timestep:
+            The network's answer at `sample`, both `(B, …)`, and at `timestep`, any of `timesteps`.
+        eta:
+            How much of ε is replaced by fresh noise, 0 to 1.
+        use_clipped_model_output:
+            Where the picture is clipped, derive ε anew from it, as all solvers of this library do. Without it, as in
+            diffusers, the network's own ε is combined with the clipped picture.
+        generator, variance_noise:
+            What the noise is drawn from, one generator or one for each sample; or the noise itself, `(B, …)`.
+        return_dict:
+            Whether to return a `SchedulerOutput`, or its two entries.
+
+        Raises
+        ------
+        ValueError:
+            For a time that is none of `timesteps`, an answer of another shape, an eta outside [0, 1].
+        """
+        if variance_noise is not None and generator is not None:
+            raise ValueError("pass generator or variance_noise, not both")
+        noise = NoiseSource(generator=generator) if variance_noise is None else GivenNoise(values=variance_noise)
+        return self._step(
+            model_output, timestep, sample, return_dict, noise, self._solver(eta), not use_clipped_model_output
+        )
+
+
+class DDPMScheduler(PlanScheduler):
+    """Ancestral sampling in the place of diffusers' `DDPMScheduler`, with its options and defaults.
+
+    A step needs no more than its own sample, so steps can be taken at any of `timesteps`, in any order. Without
+    `set_timesteps` the times are all that the network was trained for. The last step, to the picture, adds no noise.
+    The `_log` variances are the same numbers; "learned" and "learned_range" take them from the second half of the
+    network's channels. Reference: Ho, Jain and Abbeel (2020), eq. (6) and (7); Nichol and Dhariwal (2021), eq. (15);
+    `pndm_solvers.DDPMSolver`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        variance_type: VarianceType = "fixed_small",
+        clip_sample: bool = True,
+        prediction_type: PredictionType = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        clip_sample_range: float = 1.0,
+        sample_max_value: float = 1.0,
+        timestep_spacing: str = "leading",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        set_alpha_to_one: bool = True,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+    ) -> None:
+        choice("variance_type", variance_type, get_args(VarianceType))
+        self._prepare()
+
+    def _solver(self) -> Solver:
+        return DDPMSolver(self.schedule, "fixed_large" if "large" in self.config.variance_type else "fixed_small")
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """The next sample, from the network's answer at `sample` `(B, C, …)` and `timestep`, one of `timesteps`.
+
+        With a learned variance the answer is `(B, 2C, …)`. `generator` is what the noise is drawn from, one or
+        one for each sample.
+
+        Raises ValueError for a time that is none of `timesteps`, and for an answer of another shape.
+        """
+        if self._runs.table is None:
+            self.set_timesteps(timesteps=self.timesteps)
+        return self._step(model_output, timestep, sample, return_dict, NoiseSource(generator=generator))
+
+    def previous_timestep(self, timestep: Any) -> Tensor:
+        """Where the step from `timestep`, one of `timesteps`, ends: the next of them, or −1 after the last."""
+        following = torch.cat([self.timesteps, self.timesteps.new_tensor([-1])])
+        return following[1:][self.timesteps == timestep][0]
+
+    def _noise(self, at: Position, model_output: Tensor, sample: Tensor, noise: NoiseSource) -> NoiseSource:
+        """With a learned variance, noise of the network's own deviation: Nichol and Dhariwal (2021), eq. (15)."""
+        plan, variance = at.table.plan, self.config.variance_type
+        here, there, own = plan.levels[at.entry], plan.levels[at.entry + 1], plan.rows[at.entry].noise
+        if not variance.startswith("learned"):
+            return noise
+        answered = model_output[:, sample.shape[1] :]
+        if answered.shape != sample.shape:
+            raise ValueError(
+                f"variance_type is {variance!r}, for which the network answers twice the channels of its sample, "
+                f"(B, {2 * sample.shape[1]}, …), not {tuple(model_output.shape)}; with another network choose "
+                f"'fixed_small' or 'fixed_large'"
+            )
+        if not own:
+            return noise
+        if variance == "learned":
+            deviation = answered.sqrt() / own  # in units of the row's own
+        else:  # between β̃, the row's own, and β of the step, in logarithms
+            deviation = (forward_deviation(here, there) / own) ** ((answered + 1) / 2)
+        noise.check(sample)
+        return GivenNoise(values=deviation * noise.draw(at.entry, sample))

@@ -1,0 +1,76 @@
+"""Configs go from diffusers' schedulers to ours and back, with the network that they describe."""
+
+import pickle
+
+import diffusers
+import pytest
+import torch
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+from loops import SCHEDULERS, noise, ready
+
+from pndm_solvers.adapters import diffusers as ours
+from pndm_solvers.adapters.diffusers.config import NETWORK_OPTIONS
+
+# The first has no betas. The second needs one package more, and has options that others have too.
+NOT_HERE = ("EDMEulerScheduler", "DPMSolverSDEScheduler")
+every = pytest.mark.parametrize("kind", SCHEDULERS.values(), ids=SCHEDULERS)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # theirs, of NumPy
+@pytest.mark.parametrize("name", [kind.name for kind in KarrasDiffusionSchedulers if kind.name not in NOT_HERE])
+def test_a_config_of_diffusers_loads_with_its_network(name, tmp_path):
+    """From memory and from the file alike. Betas, prediction and length stay, even where they are a class's default."""
+    theirs = getattr(diffusers, name)()
+    theirs.save_pretrained(tmp_path)
+    for kind in SCHEDULERS.values():
+        for scheduler in (
+            kind.from_config(theirs.config),
+            kind.from_pretrained(tmp_path),
+            kind.from_config(str(tmp_path)),
+        ):
+            for option in NETWORK_OPTIONS:
+                if theirs.config.get(option) is not None:
+                    assert scheduler.config[option] == theirs.config[option]
+            torch.testing.assert_close(scheduler.alphas_cumprod, theirs.alphas_cumprod, rtol=2e-4, atol=1e-6)
+
+
+@every
+def test_networks_on_other_levels_are_refused(kind):
+    for name in ("CogVideoXDDIMScheduler", "IPNDMScheduler"):
+        with pytest.raises(ValueError, match=r"snr_shift_scale=3\.0|names no betas"):
+            kind.from_config(getattr(diffusers, name)().config)
+    with pytest.raises(ValueError, match="pass one of them"):
+        kind(use_karras_sigmas=True, use_exponential_sigmas=True)
+    with pytest.raises(ValueError, match="timestep_spacing is 'cubic'"):
+        kind(timestep_spacing="cubic")
+    with pytest.raises(TypeError, match="has no option beta_strat; it has num_train_timesteps, beta_start"):
+        kind.from_config(diffusers.DDIMScheduler().config, beta_strat=0.1)
+
+
+@every
+def test_defaults_of_ours_are_passed_on_without_a_warning(kind, tmp_path, recwarn):
+    for other in SCHEDULERS.values():
+        other().save_pretrained(tmp_path)
+        kind.from_pretrained(tmp_path)
+    assert not [str(warning.message) for warning in recwarn]
+
+
+def test_a_pipeline_rewrites_the_configuration():
+    """diffusers' pipelines do so. Clipping that is switched off afterwards is off."""
+    scheduler = ready(ours.DDIMScheduler)
+    scheduler.register_to_config(clip_sample=False)
+    x = 9 * noise()
+    assert scheduler.step(noise(), 900, x).pred_original_sample.abs().max() > 1
+
+
+@every
+def test_a_scheduler_can_be_pickled(kind):
+    """Its class has the name under which users import it, and its times are known to the copy."""
+    assert kind.__module__ == "pndm_solvers.adapters.diffusers"
+    scheduler = ready(kind)
+    copied = pickle.loads(pickle.dumps(scheduler))
+    assert copied.config == scheduler.config
+    t, x = copied.timesteps[0], noise()
+    random = ({"generator": torch.Generator().manual_seed(0)} for _ in range(2) if kind is ours.DDPMScheduler)
+    first, second = (each.step(x, t, x, **next(random, {})).prev_sample for each in (scheduler, copied))
+    assert torch.equal(first, second)

@@ -1,0 +1,85 @@
+"""The times of our schedulers: σ/α of the user's own, and what is no time."""
+
+import pytest
+import torch
+from loops import LINEAR, SCHEDULERS, noise, ready
+
+from pndm_solvers.adapters import diffusers as ours
+
+every = pytest.mark.parametrize("kind", SCHEDULERS.values(), ids=SCHEDULERS)
+
+
+@every
+def test_sigmas_are_exact_and_within_the_trained_range(kind):
+    scheduler = kind(set_alpha_to_one=True)
+    times = [900, 500, 100]
+    scheduler.set_timesteps(sigmas=[*(LINEAR.level(t).ratio for t in times), 0])
+    rows = scheduler.plan.rows
+    points = [row.t for k, row in enumerate(rows) if k == 0 or not rows[k - 1].stage]
+    assert points[:3] == pytest.approx(times, abs=1e-9)
+    for wrong in ([500.0, 1.0, 0.0], [100.0, 1.0, 1e-4], [1.0], [1.0, float("nan")], [1.0, 3.0]):
+        with pytest.raises(ValueError, match="sigmas must be two or more falling"):
+            scheduler.set_timesteps(sigmas=wrong)
+
+
+def test_levels_belong_to_floating_pictures_and_one_time_each():
+    for kind in SCHEDULERS.values():
+        scheduler = kind()
+        for make in (scheduler.add_noise, scheduler.get_velocity):
+            with pytest.raises(TypeError, match="convert it to a floating one"):
+                make(torch.full((1, 2), 100), torch.ones(1, 2), torch.tensor([500]))
+            with pytest.raises(ValueError, match="timesteps are 2 for a batch of 3"):
+                make(torch.ones(3, 2), torch.ones(3, 2), torch.tensor([500, 10]))
+            with pytest.raises(ValueError, match=r"noise and \w+ lie on meta and cpu; move one"):
+                make(torch.ones(3, 2), torch.ones(3, 2, device="meta"), torch.tensor([5]))
+
+
+def test_one_time_for_the_batch():
+    scheduler = ready(ours.DDIMScheduler)
+    t, x = scheduler.timesteps[2], noise()
+    expected = scheduler.step(x, t, x).prev_sample
+    assert torch.equal(scheduler.step(x, t.expand(2), x).prev_sample, expected)
+    for times in (scheduler.timesteps[2:4], torch.tensor([700, 600])):
+        with pytest.raises(ValueError, match="the one time of the whole batch"):
+            scheduler.step(x, times, x)
+    with pytest.raises(TypeError, match="timestep is None"):
+        scheduler.step(x, None, x)
+
+
+def test_a_batch_keeps_its_size():
+    scheduler = ready(timestep_spacing="leading")
+    x = scheduler.step(noise(), 900, noise()).prev_sample
+    with pytest.raises(ValueError, match="keep to one batch"):
+        scheduler.step(x[:1], 800, x[:1])
+
+
+def test_a_negative_offset_leads_to_a_time_that_does_not_exist():
+    with pytest.raises(ValueError, match="steps_offset is -1"):
+        ready(ours.DDIMScheduler, 50, steps_offset=-1)
+
+
+def test_noise_of_the_callers_own_is_of_the_samples_shape():
+    scheduler, x = ready(ours.DDIMScheduler), noise()
+    with pytest.raises(ValueError, match="variance_noise is of shape"):
+        scheduler.step(x, 900, x, eta=1.0, variance_noise=x[:1])
+    with pytest.raises(ValueError, match="generator or variance_noise, not both"):
+        scheduler.step(x, 900, x, variance_noise=x, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("variance", ["learned", "learned_range"])
+def test_a_learned_variance_is_half_of_the_channels(variance):
+    scheduler, x = ready(ours.DDPMScheduler, variance_type=variance), noise()
+    with pytest.raises(ValueError, match=r"twice the channels of its sample, \(B, 6, …\), not \(2, 3, 4, 4\)"):
+        scheduler.step(x, 900, x)
+
+
+def test_the_previous_timestep_is_where_a_step_ends():
+    scheduler = ready(ours.DDPMScheduler)
+    assert [int(scheduler.previous_timestep(t)) for t in scheduler.timesteps] == [*range(800, -1, -100), -1]
+
+
+def test_the_times_of_f_pndm_are_those_of_its_two_methods():
+    for skip, runge_kutta in ((False, 12), (True, 0)):
+        scheduler = ready(ours.PNDMScheduler, skip_prk_steps=skip)
+        assert len(scheduler.prk_timesteps) == runge_kutta
+        assert torch.equal(torch.cat([scheduler.prk_timesteps, scheduler.plms_timesteps]), scheduler.timesteps)
