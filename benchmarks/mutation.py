@@ -35,7 +35,7 @@ TESTS = {
         "tests/methods/test_tableaux_meet_the_order_conditions.py",
         "tests/methods/test_multistep_weights_are_integrals.py",
     ],
-    "grid": ["tests/core/test_grids_fall_to_their_end.py"],
+    "grid": ["tests/core/test_grids_fall_to_their_end.py", "tests/core/test_budgets_and_lengths_are_kept.py"],
     "plan": ["tests/core/test_a_plan_is_a_table.py", "tests/test_fuzz.py"],
 }
 SECONDS = 3  # of the processor for the tests of one mutant: what takes longer without a mutant is not asked

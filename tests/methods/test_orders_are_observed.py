@@ -124,7 +124,7 @@ def test_a_cheaper_starter_permits_what_is_declared(solver):
 
 @pytest.mark.parametrize("tableau", [*TABLEAUX.values(), BOGACKI_SHAMPINE], ids=named)
 def test_a_tableau_has_its_full_order_where_time_is_the_noise(tableau):
-    found = observed_order(PRKSolver(VE, tableau), MIXTURE, steps=(57, 113)).observed
+    found = observed_order(PRKSolver(VE, tableau), MIXTURE, steps=(28, 56)).observed
     assert found > tableau.order - 0.15
     # Orders above 4 are not derived.
     assert found < tableau.order + 0.15 or tableau.order == 4
