@@ -32,7 +32,7 @@ import pytest  # noqa: E402 — likewise
 TESTS = {
     "transfer": ["tests/core/test_a_transfer_keeps_picture_and_noise.py", "tests/core/test_programs_write_rows.py"],
     "program": ["tests/core/test_programs_write_rows.py"],
-    "grid": ["tests/core/test_grids_fall_to_their_end.py"],
+    "grid": ["tests/core/test_grids_fall_to_their_end.py", "tests/core/test_budgets_and_lengths_are_kept.py"],
     "table": ["tests/core/test_a_plan_is_a_table.py", "tests/running/test_any_text_as_a_plan.py"],
     "methods.adams": ["tests/methods/test_multistep_weights_are_integrals.py"],
     "methods.runge_kutta": ["tests/methods/test_tableaux_meet_the_order_conditions.py"],

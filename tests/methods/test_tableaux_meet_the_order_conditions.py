@@ -130,6 +130,11 @@ def test_a_registered_tableau_has_the_order_of_its_trees(name):
         assert candidate.order == min(order_by_trees(candidate), HIGHEST) >= 1, candidate
 
 
+def test_tableaux_are_registered_by_their_names():
+    assert all(tableau.name == name for name, tableau in TABLEAUX.items())
+    assert {name: TABLEAUX[name].order for name in ("euler", "heun", "rk4")} == {"euler": 1, "heun": 2, "rk4": 4}
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_an_order_condition_that_fails_is_seen(name):
     tableau, order = KNOWN[name]
