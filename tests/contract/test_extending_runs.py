@@ -26,7 +26,7 @@ REGISTRIES = {
 SHIPPED = {name: dict(registry) for name, registry in REGISTRIES.items()}
 
 VP = NoiseSchedule.vp()
-START = np.random.default_rng(0).standard_normal((16, 2))
+START = np.random.default_rng(0).standard_normal((8, 2))
 GAUSSIAN = Gaussian([0.3, -0.5], [[0.1, 0.05], [0.05, 0.25]])
 MIXTURE = GaussianMixture([0.3, 0.7], [[0.5, -0.5], [-0.2, 0.6]], [[0.09, 0.16], [0.0625, 0.1225]])
 POINT = Gaussian([0.5, -0.3], [0.0, 0.0])
