@@ -259,6 +259,21 @@ def test_a_registered_prediction_gives_the_same_sample(schedules):
             np.testing.assert_allclose(sample, expected, rtol=1e-9, atol=1e-10)
 
 
+def test_edms_raw_network_is_a_prediction(page):
+    """F of D = c_skip·x + c_out·F, on the schedule where the time is σ: Karras et al. (2022), table 1."""
+    schedule, deviation = NoiseSchedule.ve(), 0.5
+
+    def raw_network(x, t):
+        sigma = t[0]
+        denoised, _ = MIXTURE.posterior(x, 1.0, sigma)
+        total = sigma**2 + deviation**2
+        return (denoised - deviation**2 / total * x) / (sigma * deviation / np.sqrt(total))
+
+    plan = PLMSSolver(schedule).plan(15)
+    sample = plan.run(raw_network, 80 * START, prediction="edm")
+    np.testing.assert_allclose(sample, plan.run(MIXTURE.model(schedule), 80 * START), rtol=1e-9)
+
+
 def test_a_faster_sum_gives_the_same_bits(page):
     plan, model = DDPMSolver(VP).plan(20), MIXTURE.model(VP)
     in_place = plan.start(START, seed=1)
