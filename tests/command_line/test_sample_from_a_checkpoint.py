@@ -20,7 +20,7 @@ def run(capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Makes a folder of a diffusers pipeline, by the options of its network and its scheduler."""
+    """A function that saves a diffusers pipeline, and returns its folder and its network."""
     import diffusers
     import torch
 
@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory):
 @pytest.mark.parametrize("classes", [None, 3])
 @pytest.mark.parametrize("clip", [True, False])
 def test_a_checkpoint_of_diffusers(run, tmp_path, monkeypatch, checkpoint, classes, clip):
-    """The picture is that of the solver, run by hand on the network as the checkpoint's scheduler describes it."""
+    """The picture equals a run of the solver by hand, with the schedule and prediction of the checkpoint's scheduler."""
     import diffusers
     import torch
 

@@ -38,7 +38,7 @@ print(sorted(ours - set(sys.stdlib_module_names) - {"pndm_solvers", "numpy"}))
 
 
 def public_members():
-    """(where it is found, object, its classes) of every public class and function, and of every public member."""
+    """(dotted name, object, what it overrides) of every public class and function, and of every public member."""
     for module in MODULES:
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)

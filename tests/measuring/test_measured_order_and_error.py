@@ -16,7 +16,7 @@ FEW = (20, 40, 80)
 
 
 class HalfAStepLate(Solver):
-    """On the raw ODE, along the mean of the last two answers: of first order."""
+    """A first-order method: Euler steps of the raw ODE along the mean of the last two answers."""
 
     name, convergence_order = "hand-made", 1
 
