@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory):
 @pytest.mark.parametrize("classes", [None, 3])
 @pytest.mark.parametrize("clip", [True, False])
 def test_a_checkpoint_of_diffusers(run, tmp_path, monkeypatch, checkpoint, classes, clip):
-    """The picture equals a run of the solver by hand, with the schedule and prediction of the checkpoint's scheduler."""
+    """The picture equals a run of the solver by hand, with the schedule and prediction of the scheduler."""
     import diffusers
     import torch
 
