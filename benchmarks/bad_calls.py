@@ -218,8 +218,8 @@ def good_calls() -> Iterator[Good]:
             yield good(solver.sample, seed=1, **length)
         if solver.convergence_order:
             yield good(solver.plan_within, model=lambda x, t: x, max_model_calls=64, **cut)
-        yield good(plan.run, seed=1)
-        yield good(plan.run, x=TENSOR, generator=torch.Generator(), checkpoint="run")
+        yield good(plan.run, seed=1, checkpoint="run")
+        yield good(plan.run, x=TENSOR, generator=torch.Generator())
         yield good(plan.start, seed=1)
         yield good(plan.advance, state=plan.start(X, seed=1))
     for function in (

@@ -1,7 +1,8 @@
 """With which order does each solver converge to an exact flow, on even, graded and rough grids?
 
-The slope of the error in the number of steps (113 to 452), between 0.9 and 0.2 of the schedule's length. Prints
-one Markdown table a grid; a figure more than 0.15 from the order that the solver declares is marked with *.
+The order is the slope of the error against the number of steps (113 to 452), between 0.9 and 0.2 of the schedule's
+length. The script prints one Markdown table per grid. An asterisk marks a figure that differs by more than 0.15 from
+the declared order.
 
     python benchmarks/convergence_order.py
 """

@@ -12,18 +12,18 @@ import torch
 
 from pndm_solvers import NoiseSchedule
 
-# Their state is x/α, at the noise level σ/α.
+# Schedulers whose state is x/α, at the noise level σ/α.
 EXPLODING = (diffusers.EulerDiscreteScheduler, diffusers.HeunDiscreteScheduler, diffusers.LMSDiscreteScheduler)
 
 
 class IPNDM:
     """diffusers' IPNDM on a schedule.
 
-    It knows no schedule: its `trained_betas` are the σ of one run's steps, its times are angles, and it wants v.
+    It has no schedule: its `trained_betas` are the σ of the steps of one run, its times are angles, and it predicts v.
     """
 
     grids: Mapping[str, Callable[[NoiseSchedule, int], Any]] = {
-        # Its own grid, but never outside the trained levels.
+        # Its own grid, clipped to the trained levels.
         "sine": lambda schedule, steps: np.clip(
             np.sin(np.linspace(1, 0, steps + 1)[:-1] * math.pi / 2) ** 2, *schedule.sigma([0, schedule.t_max])
         ),
@@ -50,14 +50,14 @@ class IPNDM:
 
 @dataclass(frozen=True)
 class Peer:
-    """One scheduler with its options; what it is called says both."""
+    """A scheduler with its options; the name contains both."""
 
     name: str
     scheduler: Callable[..., Any]
     options: Mapping[str, Any]
 
     def start(self, schedule: NoiseSchedule, prediction: str, calls: int) -> Any:
-        """The scheduler with the most steps whose model calls, one for each of its times, are within budget."""
+        """The scheduler with the most steps within the budget; it makes one model call for each of its times."""
         alphas_cumprod = schedule.alpha(np.arange(schedule.num_train_timesteps)) ** 2
         betas = (1 - alphas_cumprod / np.append(1, alphas_cumprod[:-1])).tolist()
         for steps in range(calls, 0, -1):
@@ -65,7 +65,7 @@ class Peer:
             scheduler.set_timesteps(steps)
             if len(scheduler.timesteps) <= calls:
                 return scheduler
-        raise ValueError(f"no number of steps makes at most {calls} model calls")
+        raise ValueError(f"no number of steps makes at most {calls} model calls; raise the budget")
 
 
 def _peers() -> Iterator[Peer]:
@@ -74,7 +74,7 @@ def _peers() -> Iterator[Peer]:
     with_lu = grids | {"lu": {"use_lu_lambdas": True}}
     dpm, unipc = diffusers.DPMSolverMultistepScheduler, diffusers.UniPCMultistepScheduler
     orders, ends, lowest = [2, 3], ["zero", "sigma_min"], ["sigma_min"]
-    # Grids of sigmas end at sigma_min by themselves; the last step is then without length, and order 3 divides by it.
+    # Grids of sigmas end at sigma_min already. The last step then has no length, and order 3 divides by it.
     safe = {"solver_order": orders, "final_sigmas_type": lowest, "euler_at_final": [True]}
     families = (
         (diffusers.DDIMScheduler, spacings, {"clip_sample": [False], "set_alpha_to_one": [True, False]}),
@@ -103,13 +103,13 @@ PEERS = {peer.name: peer for peer in _peers()}
 def run(
     peer: Peer, schedule: NoiseSchedule, model: Callable, x: torch.Tensor, calls: int, prediction: str = "epsilon"
 ) -> torch.Tensor:
-    """Where a peer carries `x` `(B, …)`, which stands at the schedule's highest time, in at most `calls` model calls.
+    """The end of a peer's run from `x` `(B, …)` at the schedule's highest time, in at most `calls` model calls.
 
-    Raises ValueError where no number of steps fits the budget.
+    Raises ValueError if no number of steps fits the budget.
     """
     scheduler = peer.start(schedule, prediction, calls)
     if hasattr(scheduler, "set_begin_index"):
-        # Without it a time that their rounding repeats is taken for its second place, and a step is lost.
+        # Otherwise a time that rounding repeats is found at its second place, and a step is lost.
         scheduler.set_begin_index(0)
     exploding = isinstance(scheduler, EXPLODING)
     if exploding:

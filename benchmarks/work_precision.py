@@ -1,14 +1,14 @@
-"""How near to the right end do ours and diffusers' samplers come at a budget of model calls?
+"""How near to the right end do our samplers and those of diffusers come at a budget of model calls?
 
-Ours is the default, `PLMSSolver(schedule)` without options. The peers are every scheduler of diffusers for the
-probability-flow ODE with every grid of times that it offers (`peers.py`). All run in one process, from the same
-starts, on the same models: exact problems in float64, and the bundled networks. A sample's error is its
-root-mean-square distance to where the flow leads; a network's flow is F-PNDM with 1,000 calls.
+Our sampler is the default, `PLMSSolver(schedule)` without options. The peers are all schedulers of diffusers for the
+probability-flow ODE, with every grid of times that they offer (`peers.py`). All run in one process, from the same
+starts, on the same models: exact problems in float64, and the bundled networks. The error of a sample is its
+root-mean-square distance to the end of the flow. The flow of a network is F-PNDM with 1,000 calls.
 
-A peer ends at the noise-free level or at the lowest trained one; it is measured at the end that it is nearer to,
-and ours, sent to that same end, is what it is compared with. The best peer of a cell is the one with the lowest
-error or, with --strict, the one with the highest ratio (ours / peer's). Writes JSON after each cell and budget, and
-peers that stand there are not run again; ours always are. Prints Markdown.
+A peer ends at the noise-free level or at the lowest trained level. It is measured at the nearer of these ends, and
+compared with our sampler at the same end. The best peer of a cell has the lowest error or, with --strict, the highest
+ratio (ours / peer's). The script writes JSON after each cell and budget. A peer whose result is in the file is not run
+again; our sampler always is. The script prints Markdown.
 
     python benchmarks/work_precision.py work_precision.json
 """
@@ -42,7 +42,7 @@ SCHEDULE_NAMES = ("linear", "scaled_linear", "cosine")
 CALLS = (5, 8, 10, 15, 20, 50, 100)
 STARTS = {"digits": 64, "fashion": 24}  # of exact problems 64
 FINALS = ("clean", "first")
-# PNDM as diffusers' constructor has it, and as Stable Diffusion's configuration does.
+# PNDM with the defaults of diffusers' constructor, and with the configuration of Stable Diffusion.
 PNDM_DEFAULTS = {
     "constructor's": "PNDM skip_prk_steps=False set_alpha_to_one=False leading",
     "Stable Diffusion's": "PNDM skip_prk_steps=True set_alpha_to_one=False leading",
@@ -69,7 +69,7 @@ def ours(problem: Problem, calls: int) -> dict[str, list[float]]:
 
 
 def theirs(problem: Problem, peer: Peer, calls: int) -> dict[str, list[float]] | str:
-    """Their figures at both ends, or why there are none: whatever a peer raises is a finding."""
+    """Their figures at both ends, or the error: whatever a peer raises is a result."""
     x = torch.as_tensor(problem.x)
 
     def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ def theirs(problem: Problem, peer: Peer, calls: int) -> dict[str, list[float]] |
 def measure(
     problem: Problem, title: str, calls: Iterable[int], stored: dict[str, Any], fresh: bool
 ) -> Iterator[dict[str, Any]]:
-    """Adds ours and what is missing of the peers to `stored`, and yields it after each budget."""
+    """Add our figures and those of the missing peers to `stored`, and yield it after each budget."""
     for budget in calls:
         cell = stored.setdefault(str(budget), {})
         cell["ours"] = ours(problem, budget)
@@ -108,9 +108,9 @@ Cells = dict[str, dict[str, Any]]  # title -> budget -> {"ours": â€¦, "peers": â
 
 
 def rival(cell: dict[str, Any], name: str, own: dict[str, Any] | None = None, kind: int = 0) -> tuple[float, float]:
-    """A peer's error at the end that it is nearer to, and ours there over it; infinite and 0 where it has none.
+    """A peer's error at its nearer end, and the ratio of our error to it; infinite and 0 for a peer that failed.
 
-    `own` is ours at another budget; `kind` is 0 for medians, 1 for means.
+    `own` is our result at another budget; `kind` is 0 for medians, 1 for means.
     """
     found = cell["peers"][name]
     if isinstance(found, str):
@@ -120,7 +120,7 @@ def rival(cell: dict[str, Any], name: str, own: dict[str, Any] | None = None, ki
 
 
 def best(cells: list[dict[str, Any]], names: Iterable[str], strict: bool, own: Any = None, kind: int = 0) -> str:
-    """The peer with the lowest error, or against which our ratio is highest; of several cells, the geometric mean."""
+    """The peer with the lowest error or the highest ratio, by the geometric mean over the cells."""
 
     def merit(name: str) -> float:
         errors, ratios = zip(*(rival(cell, name, own, kind) for cell in cells), strict=True)
@@ -146,13 +146,13 @@ def pair(error: float, ratio: float, calls: int) -> str:
 
 
 def shown(name: str) -> str:
-    """A peer's name for people: the values of its options, of switches those that are on."""
+    """A peer's name for people: the values of its options, and the switches that are on."""
     words = (word for word in name.split() if not word.endswith("=False"))
     return " ".join(word.removesuffix("=True").split("=")[-1] for word in words)
 
 
 def cell_tables(cells: Cells, calls: list[int], strict: bool) -> str:
-    """Ours / the best peer's (their ratio) of medians and of means, and who is the best by the median."""
+    """Tables of ours / the best peer's (ratio), for medians and means, and of the best peers by the median."""
     parts = []
     for kind, word in enumerate(("median", "mean")):
         rows, who = [], []
@@ -222,9 +222,9 @@ def main() -> None:
     parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), default=SCHEDULE_NAMES)
     parser.add_argument("--calls", nargs="+", type=int, default=CALLS)
     parser.add_argument(
-        "--fresh", action="store_true", help="run peers anew that the file has, as after a change of a problem"
+        "--fresh", action="store_true", help="run again the peers that are in the file, as after a change of a problem"
     )
-    parser.add_argument("--strict", action="store_true", help="as best peer take the one with the highest ratio")
+    parser.add_argument("--strict", action="store_true", help="take the peer with the highest ratio as the best")
     arguments = parser.parse_args()
     calls = sorted(arguments.calls)
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}

@@ -1,4 +1,4 @@
-"""A UNet2DModel of diffusers: how near to its right pictures do a few model calls come?"""
+"""A UNet2DModel of diffusers: the error of its pictures at few model calls."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from diffusers import UNet2DModel
 from pndm_solvers import DDIMSolver, NoiseSchedule, PLMSSolver
 
 torch.manual_seed(0)
-# With a checkpoint on disk: UNet2DModel.from_pretrained(folder), NoiseSchedule.from_config(folder of the scheduler),
-# and prediction= as that says. This network, of random weights, draws nothing; but what it would draw is well defined.
+# For a checkpoint on disk: UNet2DModel.from_pretrained(folder), NoiseSchedule.from_config(folder of the scheduler), and
+# the `prediction=` of that scheduler. The random network here draws no picture, but its exact answer is well defined.
 unet = UNet2DModel(
     sample_size=16,
     block_out_channels=(8, 16),

@@ -1,4 +1,4 @@
-"""A StableDiffusionImg2ImgPipeline with our PLMS: the strength is the part of the steps that run, each of one call."""
+"""A StableDiffusionImg2ImgPipeline with our PLMS: the strength is the fraction of the steps that run, one call each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pndm_solvers.adapters.diffusers import PLMSScheduler
 
 pipe = StableDiffusionImg2ImgPipeline(**parts())  # or StableDiffusionImg2ImgPipeline.from_pretrained(folder)
 
-# The one line. Of evenly spaced times the last half begins at half the noise, so that strengths mean what they did.
+# The one line. With evenly spaced times a strength means the same as before: 0.5 begins at half of the schedule.
 pipe.scheduler = PLMSScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
 
 pipe.set_progress_bar_config(disable=True)
@@ -24,4 +24,4 @@ for strength in (0.2, 0.5, 1.0):
     generator = torch.Generator().manual_seed(0)
     result = pipe("a lighthouse", picture, strength, num_inference_steps=20, generator=generator)
     print(f"strength {strength}: {len(calls)} calls, from t = {pipe.scheduler.timesteps[-len(calls)]}")
-    result.images[0].save(f"lighthouse-{strength}.png")  # of random weights: nothing to recognise
+    result.images[0].save(f"lighthouse-{strength}.png")  # random weights: nothing to recognise

@@ -1,4 +1,4 @@
-"""A JAX function as the model: the whole run, all its model calls, is one compiled and differentiable function."""
+"""A JAX function as the model: the whole run, with all its model calls, is one compiled, differentiable function."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ plan = PLMSSolver(schedule).plan(num_inference_steps=10)
 
 
 def model(x, t, mean):
-    """The exact noise in x `(B, 2)` at the times t `(B, 1)`, where the data are N(mean, 0.5²)."""
-    log_alpha = -4.975 * t**2 - 0.05 * t  # as in this schedule
+    """The exact noise in x `(B, 2)` at the times t `(B, 1)`, for data N(mean, 0.5²)."""
+    log_alpha = -4.975 * t**2 - 0.05 * t  # the formula of this schedule
     alpha, variance = jnp.exp(log_alpha), -jnp.expm1(2 * log_alpha)
     return jnp.sqrt(variance) * (x - alpha * mean) / (0.25 * alpha**2 + variance)
 
@@ -28,6 +28,6 @@ mean = jnp.array([2.0, -1.0])
 samples = generate(noise, mean)
 print(f"{plan.model_calls} model calls: samples of mean {samples.mean(axis=0)} and deviation {samples.std(axis=0)}")
 
-# Gradients go through the run: move the mean of the data, and the mean of the samples moves with it.
+# Gradients flow through the run: the mean of the samples moves with the mean of the data.
 slope = jax.jacobian(lambda mean: generate(noise, mean).mean(axis=0))(mean)
 print(f"d(mean of the samples) / d(mean of the data):\n{slope}")

@@ -1,4 +1,4 @@
-"""A plain NumPy function as the model, in float64: neither torch nor a network."""
+"""A plain NumPy function as the model, in float64, without torch or a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ data = rng.standard_normal((6, 3))  # a "data set" of six points
 
 
 def model(x, t):
-    """The exact noise in x `(B, 3)` at the times t `(B,)`, where the data are these points, each blurred by 0.1."""
+    """The exact noise in x `(B, 3)` at the times t `(B,)`, for data at these points, each blurred by 0.1."""
     alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
     variance = (0.1 * alpha) ** 2 + sigma**2
     away = x[:, None] - alpha[..., None] * data  # (B, 6, 3)
@@ -21,9 +21,9 @@ def model(x, t):
     return sigma / variance * (weights[..., None] * away).sum(axis=1)
 
 
-noise = rng.standard_normal((1000, 3))
+noise = rng.standard_normal((300, 3))
 exact = PLMSSolver(schedule).sample(model, noise, 1000)
-print("calls     DDIM     PLMS   median distance from where 1000 calls lead")
+print("calls     DDIM     PLMS   median distance to the result of 1000 calls")
 for calls in (5, 10, 20, 50):
     ends = [solver(schedule).sample(model, noise, calls) for solver in (DDIMSolver, PLMSSolver)]
     errors = [np.median(np.linalg.norm(end - exact, axis=1)) for end in ends]

@@ -1,4 +1,4 @@
-"""Your own nn.Module: learn a ring of points in a few seconds, then draw new ones with 10 model calls each."""
+"""Your own nn.Module: it learns a ring of points in a few seconds, then draws new points with 10 model calls each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ schedule = NoiseSchedule.linear()
 
 
 def at(function, t: Tensor) -> Tensor:
-    """A schedule's function at the times t `(B,)`, as a column."""
+    """A function of the schedule at the times t `(B,)`, as a column `(B, 1)`."""
     return torch.from_numpy(function(t).astype("float32"))[:, None]
 
 
@@ -32,7 +32,7 @@ class Network(nn.Module):
 
 
 def ring(n: int) -> Tensor:
-    """Points at the radius 1, give or take 0.05."""
+    """Points `(n, 2)` at radius 1, with a standard deviation of 0.05."""
     turn, radius = 2 * math.pi * torch.rand(n, 1), 1 + 0.05 * torch.randn(n, 1)
     return radius * torch.cat([turn.cos(), turn.sin()], dim=1)
 

@@ -16,4 +16,4 @@ calls = []
 pipe.unet.register_forward_hook(lambda *_: calls.append(1))
 image = pipe("a lighthouse", num_inference_steps=20, generator=torch.Generator().manual_seed(0)).images[0]
 print(f"{len(calls)} calls of the UNet, a picture of {image.size[0]}×{image.size[1]}")
-image.save("lighthouse.png")  # of random weights: nothing to recognise
+image.save("lighthouse.png")  # random weights: nothing to recognise

@@ -1,6 +1,6 @@
-"""The parts of a Stable Diffusion pipeline, tiny and of random weights: no download, a few seconds.
+"""The parts of a Stable Diffusion pipeline, tiny and with random weights: no download, a few seconds.
 
-With a checkpoint on disk, `StableDiffusionPipeline.from_pretrained(folder)` stands in the place of all this.
+For a checkpoint on disk, `StableDiffusionPipeline.from_pretrained(folder)` replaces this file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ WIDTH, TOKENS = 16, 16
 
 
 def parts(seed: int = 0, channels: int = 4) -> dict[str, Any]:
-    """What StableDiffusionPipeline and its kin are made of: pictures of 16×16, latents of 8×8.
+    """The parts of StableDiffusionPipeline and related pipelines, for pictures of 16×16 and latents of 8×8.
 
-    `channels` is how many the UNet reads: 4, or 9 for a network made for inpainting.
+    `channels` is the number of input channels of the UNet: 4, or 9 for inpainting.
     """
     words = ["<|startoftext|>", "<|endoftext|>", *string.ascii_lowercase, *(c + "</w>" for c in string.ascii_lowercase)]
     tokenizer = CLIPTokenizer({word: i for i, word in enumerate(words)}, model_max_length=TOKENS)
@@ -59,7 +59,7 @@ def parts(seed: int = 0, channels: int = 4) -> dict[str, Any]:
         "text_encoder": encoder.eval(),
         "vae": vae.eval(),
         "unet": unet.eval(),
-        # The scheduler with which checkpoints of Stable Diffusion 1 come.
+        # The scheduler of the checkpoints of Stable Diffusion 1.
         "scheduler": PNDMScheduler(
             beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, skip_prk_steps=True, steps_offset=1
         ),

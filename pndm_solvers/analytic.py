@@ -1,4 +1,4 @@
-"""Data distributions whose exact ε and exact flow are known: what solvers are measured on."""
+"""Data distributions with a known exact ε and a known exact flow, to measure solvers on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Distribution(ABC):
     def posterior(self, x: Float64, alpha: float, sigma: float) -> tuple[Float64, Float64]:
         """The means of x_0 and of ε given `x = α·x_0 + σ·ε`, for `x` `(B, d)`.
 
-        The second is what a perfect network answers. Each is computed on its own, so that neither
+        The mean of ε is the answer of a perfect network. Both means have a formula of their own, so that neither
         loses digits at either end of the schedule.
         """
 
@@ -38,7 +38,7 @@ class Distribution(ABC):
     def model(self, schedule: NoiseSchedule, prediction: str = "epsilon") -> Model:
         """The perfect network `model(x, t)` of a schedule, for any kind of prediction, on NumPy arrays.
 
-        One batch may stand at several times.
+        `x` is `(B, …)` and `t` is `(B,)`; the times of a batch may differ. Raises ValueError for an unknown prediction.
         """
         mix = PREDICTIONS[choice("prediction", prediction, PREDICTIONS)]
 
@@ -46,7 +46,7 @@ class Distribution(ABC):
             x = np.asarray(x)
             result = np.empty(x.shape, np.result_type(x, np.float32))
             for time in np.unique(t):
-                # A float32 time may lie past the end by its own rounding.
+                # Rounding can move a float32 time past the end of the schedule.
                 inside = np.clip(time, schedule.t_min, schedule.t_max)
                 _, alpha, sigma = schedule.level(inside if np.isclose(time, inside, rtol=1e-6) else time)
                 at = t == time
@@ -58,10 +58,11 @@ class Distribution(ABC):
         return answer
 
     def flow(self, x: ArrayLike, here: Level, there: Level) -> Float64:
-        """Where the probability-flow ODE carries `x` `(B, d)` from the level `here` to `there`.
+        """The point `(B, d)` to which the probability-flow ODE carries `x` `(B, d)` from the level `here` to `there`.
 
-        By SciPy's DOP853 at 1e-10. On the circle α = cos θ, σ = sin θ the flow is dz/dθ = v (Salimans
-        and Ho 2022, appendix D), which is finite at both ends; other schedules are scaled onto it.
+        SciPy's DOP853 integrates it with a tolerance of 1e-10. On the circle α = cos θ, σ = sin θ the flow is
+        dz/dθ = v (Salimans and Ho 2022, appendix D), which is finite at both ends. Other schedules are scaled onto the
+        circle. Raises RuntimeError if the integration fails.
         """
         from scipy.integrate import solve_ivp
 
@@ -87,8 +88,9 @@ class Distribution(ABC):
 class Gaussian(Distribution):
     """N(mean, covariance): `mean` `(d,)`, `covariance` `(d, d)`, or `(d,)` variances along the axes.
 
-    ε is linear in x, and the exact flow is a closed form: along each eigenvector of the covariance,
-    with eigenvalue λ, the distance from the mean scales as √(α²·λ + σ²).
+    ε is linear in x, and the exact flow is a closed form: along an eigenvector of the covariance with eigenvalue λ,
+    the distance from the mean scales as √(α²·λ + σ²). Raises ValueError for a mean that is not finite, and for a
+    covariance that is not symmetric and positive semi-definite.
     """
 
     def __init__(self, mean: ArrayLike, covariance: ArrayLike) -> None:
@@ -117,7 +119,10 @@ class Gaussian(Distribution):
 
 
 class GaussianMixture(Distribution):
-    """Σ weights_k·N(means_k, covariances_k): `(K,)`, `(K, d)`, and `(K, d, d)` or `(K, d)` variances."""
+    """Σ weights_k·N(means_k, covariances_k): `(K,)`, `(K, d)`, and `(K, d, d)` or `(K, d)` variances.
+
+    Raises ValueError for weights that are not positive or do not sum to 1, and for shapes that do not match.
+    """
 
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> None:
         self.weights, means, covariances = (
@@ -142,7 +147,7 @@ class GaussianMixture(Distribution):
 
     @staticmethod
     def ring(modes: int = 8, radius: float = 0.8, width: float = 0.1) -> GaussianMixture:
-        """Equal round modes of deviation `width`, even on a circle in the plane."""
+        """Round modes of equal weight and standard deviation `width`, at equal distances on a circle in the plane."""
         modes = whole("modes", modes)
         angles = 2 * math.pi * np.arange(modes) / modes
         means = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -167,9 +172,10 @@ class GaussianMixture(Distribution):
 
 
 class Empirical(Distribution):
-    """A data set as a kernel mixture: N(x, width²·I) around each of its rows, `data` `(K, …)`.
+    """A data set `(K, …)` as a mixture of kernels: N(y, width²·I) around each row y, with `width` > 0.
 
-    The network that has learnt the data by heart, blurred by `width` > 0.
+    Its ε is that of a network that has memorised the data. Raises ValueError for data that are empty or not finite, and
+    for a width that is not above 0.
     """
 
     def __init__(self, data: ArrayLike, width: float) -> None:
@@ -178,12 +184,12 @@ class Empirical(Distribution):
             raise ValueError(f"data must be a finite (K, …), not of shape {data.shape}")
         self.data, self.width = data.reshape(len(data), -1), real("width", width)
         if not self.width > 0:
-            raise ValueError(f"width must be above 0, not {width:g}: without it the flow has no end")
+            raise ValueError(f"width must be above 0, not {width:g}; points without width have no flow to σ = 0")
         self._squares = (self.data**2).sum(1)
 
     def posterior(self, x: Float64, alpha: float, sigma: float) -> tuple[Float64, Float64]:
         total = (alpha * self.width) ** 2 + sigma**2
-        # −|x − α·y|²/2 for every pair, less what is common to a row of x.
+        # −|x − α·y|²/2 for every pair, without the term that is common to a row of x.
         logs = (alpha * x @ self.data.T - alpha**2 * self._squares / 2) / total
         nearest = _softmax(logs.T).T @ self.data
         away = x - alpha * nearest
@@ -196,12 +202,13 @@ class Empirical(Distribution):
 
 
 def _softmax(logs: Float64) -> Float64:
-    """Over the first axis."""
+    """Softmax over the first axis."""
     shares = np.exp(logs - logs.max(0))
     return shares / shares.sum(0)
 
 
 def _eigen(covariance: ArrayLike, dimension: int) -> tuple[Float64, Float64]:
+    """The variances `(d,)` and the axes `(d, d)`, in columns."""
     covariance = reals("covariance", covariance).astype(np.float64)
     if not np.isfinite(covariance).all():
         raise ValueError("covariance must be finite")

@@ -29,17 +29,21 @@ def grid_image(images: NDArray[np.floating], side: int = 720) -> Image.Image:
 
 
 def check_writable(path: Path, animated: bool = False) -> None:
-    """ValueError unless a picture can be written to `path`: an existing folder, an extension that fits."""
+    """Raise ValueError unless a picture can be written to `path`: the folder exists and the extension fits."""
     if not path.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} to")
+        raise ValueError(
+            f"there is no folder {path.absolute().parent} to write {path.name} to; create it or pass another path"
+        )
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; a picture is a file in it")
+        raise ValueError(f"{path} is a folder; pass the path of a file, such as {path / 'samples.png'}")
     if animated and path.suffix.lower() != ".gif":
-        raise ValueError(f"{path.name} is to be an animation; its extension must be .gif")
+        raise ValueError(f"{path.name} is the path of an animation; its extension must be .gif")
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"{path.name} has no extension of a picture that can be written, such as .png")
+        raise ValueError(
+            f"{path.name} has no extension of a picture that Pillow can write; pass a name such as {path.stem}.png"
+        )
 
 
 def frames(batches: Iterable[NDArray[np.floating]]) -> Iterator[Image.Image]:
-    """One grid a batch, in the palette mode that a GIF wants."""
+    """One image grid per batch, in the palette mode of a GIF."""
     return (grid_image(batch, side=480).convert("P") for batch in batches)

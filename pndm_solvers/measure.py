@@ -38,18 +38,18 @@ Float64 = NDArray[np.float64]
 
 
 def uniform(first: float, last: float, steps: int) -> Float64:
-    """Even steps in t."""
+    """Equal steps in t."""
     return np.linspace(first, last, steps + 1)
 
 
 def graded(first: float, last: float, steps: int) -> Float64:
-    """Steps whose size changes smoothly, from 1.3 to 0.7 of their mean."""
+    """Steps whose size falls smoothly from 1.3 to 0.7 of their mean."""
     s = np.linspace(0, 1, steps + 1)
     return np.linspace(first, last, steps + 1) + 0.3 * (last - first) * s * (1 - s)
 
 
 def perturbed(first: float, last: float, steps: int, seed: int = 0) -> Float64:
-    """Even steps whose inner times are each moved by up to 0.35 of a step, at random: from 0.3 to 1.7 of their mean."""
+    """Steps from 0.3 to 1.7 of their mean: each inner time moves at random by up to 0.35 of a step."""
     times = np.linspace(first, last, steps + 1)
     times[1:-1] += (last - first) / steps * np.random.default_rng([seed, steps]).uniform(-0.35, 0.35, steps - 1)
     return times
@@ -67,16 +67,16 @@ ORDER_STEPS = (113, 160, 226, 320, 452)
 
 @dataclass(frozen=True)
 class ObservedOrder:
-    """What `observed_order` found.
+    """The result of `observed_order`.
 
     Attributes
     ----------
     name:
-        The solver's.
+        The solver's name.
     declared, observed:
-        Its `convergence_order`, and the slope p of log(error) = −p·log(steps) + c by least squares.
+        The solver's `convergence_order`, and p of the least-squares fit log(error) = −p·log(steps) + c.
     steps, errors:
-        The measured points: root-mean-square distances to the exact flow.
+        The numbers of steps, and the root-mean-square distance to the exact flow for each.
     """
 
     name: str
@@ -97,29 +97,31 @@ def observed_order(
     starts: int = 16,
     seed: int = 1,
 ) -> ObservedOrder:
-    """How fast a solver's error falls with the number of steps, between two times where ε is smooth.
+    """Measure how fast a solver's error falls with the number of steps, between two times where ε is smooth.
 
     Parameters
     ----------
     solver, distribution:
-        What is measured, and on which exact ε.
+        The solver, and the distribution whose exact ε it integrates.
     grid:
-        One of `GRIDS`' functions, or one like them: (first, last, steps) to `steps` + 1 times.
+        A function of `GRIDS` or of your own: (first, last, steps) to `steps` + 1 times.
     steps:
         Two or more numbers of steps.
     first, last:
-        Between which times; 0.9·t_max and 0.2·t_max unless said, away from both ends of the schedule.
+        The first and the last time. By default 0.9·t_max and 0.2·t_max, away from both ends of the schedule.
     starts, seed:
-        How many points of N(0, (α² + σ²)·I) are carried along, and which.
+        The number of starting points of N(0, (α² + σ²)·I), and the seed that draws them.
 
     Raises
     ------
     ValueError:
-        For a stochastic solver, which has no such order.
+        For a stochastic solver, which has no order, and for fewer than two numbers of steps.
     """
     _check_deterministic(solver)
     if len(set(steps)) < 2:
-        raise ValueError(f"steps are {list(steps)}; a slope takes two different numbers of steps")
+        raise ValueError(
+            f"steps is {list(steps)}; pass two different numbers of steps or more, since an order is a slope"
+        )
     schedule = solver.schedule
     first = 0.9 * schedule.t_max if first is None else first
     last = 0.2 * schedule.t_max if last is None else last
@@ -139,7 +141,7 @@ def observed_order(
 
 
 def deterministic_solvers(schedule: NoiseSchedule) -> list[Solver]:
-    """Every registered method with an order, and every option of those that have one, none twice."""
+    """Every registered method with an order, in each of its options, without duplicates."""
     solvers = [make(schedule) for make in SOLVERS.values()]
     solvers += [
         PLMSSolver(schedule, order, starter, weights)
@@ -154,7 +156,9 @@ def deterministic_solvers(schedule: NoiseSchedule) -> list[Solver]:
 
 def _check_deterministic(solver: Solver) -> None:
     if solver.convergence_order is None:
-        raise ValueError(f"{solver.name} is stochastic: it has neither an order nor one right end to be compared with")
+        raise ValueError(
+            f"{solver.name} is stochastic, so it has no order and no single right end; pass a solver without noise"
+        )
 
 
 # ------------------------------------------------------------------ error against model calls
@@ -162,16 +166,16 @@ def _check_deterministic(solver: Solver) -> None:
 
 @dataclass(frozen=True)
 class Curve:
-    """The error of one solver on one time grid against its budget of model calls.
+    """The error of one solver on one time grid, for each budget of model calls.
 
     Attributes
     ----------
     solver, spacing:
-        The solver's name and the grid's.
+        The names of the solver and of the grid.
     calls:
         The budgets.
     median, mean:
-        Over the starts, for each budget; infinite where nothing fits the budget, or the run left the finite numbers.
+        The error over the starts, for each budget; infinite if no plan fits the budget or the run overflows.
     """
 
     solver: str
@@ -182,7 +186,7 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """Both, as in "DDIM, trailing"."""
+        """The solver and the grid, such as "DDIM, trailing"."""
         return f"{self.solver}, {self.spacing}"
 
 
@@ -195,16 +199,19 @@ def compare(
     final: str = "clean",
     progress: bool = False,
 ) -> list[Curve]:
-    """The error of each solver on each spacing, at each budget of model calls, to one of the problem's ends.
+    """Measure each solver on each spacing, at each budget of model calls, against one of the problem's ends.
 
-    A solver with a budget is `solver.plan(max_model_calls=…)`. ValueError for a stochastic solver, for one of
-    another schedule than the problem's, and for an unknown spacing.
+    Each run is `solver.plan(max_model_calls=budget, spacing=spacing, final=final)`. Raises ValueError for a stochastic
+    solver, for a solver whose schedule is not the problem's, and for an unknown spacing.
     """
     pairs = list(product(solvers, spacings))
     for solver, spacing in pairs:
         _check_deterministic(solver)
         if solver.schedule != problem.schedule:
-            raise ValueError(f"{solver.name} is on {solver.schedule!r}, the problem on {problem.schedule!r}")
+            raise ValueError(
+                f"{solver.name} has the schedule {solver.schedule!r}, but the problem has {problem.schedule!r}; "
+                f"make the solver on problem.schedule"
+            )
         if isinstance(spacing, str) and spacing not in SPACINGS:
             raise ValueError(f"spacing is {spacing!r}; known are {', '.join(SPACINGS)}")
     from tqdm.auto import tqdm
@@ -224,7 +231,7 @@ def compare(
 
 def _errors(problem: Problem, solver: Solver, spacing: str | Spacing, budget: int, final: str) -> Float64:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # that a grid begins too low is what the table is to show
+        warnings.simplefilter("ignore")  # a grid that begins too low is a result here, not a mistake
         try:
             plan = solver.plan(max_model_calls=budget, spacing=spacing, final=final)
         except ValueError:

@@ -18,20 +18,20 @@ except ImportError as error:
 
 __all__ = ["plot_curves", "plot_orders"]
 
-# Okabe and Ito's colours, which also the colour-blind tell apart; their yellow is too light for a line.
+# The colours of Okabe and Ito, which colour-blind readers can tell apart, without their yellow, which is too light.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444", "#8C564B")
 STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = "osD^vP"
 
 
 def plot_orders(found: Sequence[ObservedOrder], title: str) -> Figure:
-    """Error against steps, one line a solver, over thin guides with the slope of each declared order.
+    """Plot error against steps: one line per solver, and a thin guide with the slope of each declared order.
 
-    `savefig(path, dpi=…)` of the result writes it; no state of pyplot is touched.
+    Write the figure with `savefig(path, dpi=…)`. The state of pyplot does not change.
     """
     figure, axes = _axes(len(found), title, "steps", "root-mean-square distance to the exact flow")
     for order in sorted({result.declared for result in found}):
-        # Each guide passes above the highest of the lines that it is for.
+        # Each guide passes above the highest line of its order.
         highest = max((result for result in found if result.declared == order), key=lambda result: result.errors[0])
         steps = np.array([highest.steps[0], highest.steps[-1]], float)
         guide = 1.6 * highest.errors[0] * (steps / steps[0]) ** -order
@@ -41,7 +41,7 @@ def plot_orders(found: Sequence[ObservedOrder], title: str) -> Figure:
             fontsize=8, color="#777777", annotation_clip=False,
         )  # fmt: skip
     for number, result in enumerate(sorted(found, key=lambda result: -result.errors[-1])):
-        kind = number % 3  # dotted over dashed over solid: three lines on one another all show
+        kind = number % 3  # dotted over dashed over solid, so that three coinciding lines are all visible
         axes.plot(
             result.steps, result.errors, color=COLOURS[number % len(COLOURS)], ls=STYLES[kind], zorder=2 + kind,
             marker=MARKERS[number % len(MARKERS)], ms=7 - 1.5 * kind, lw=1.8,
@@ -53,9 +53,9 @@ def plot_orders(found: Sequence[ObservedOrder], title: str) -> Figure:
 
 
 def plot_curves(curves: Sequence[Curve], title: str, ylabel: str) -> Figure:
-    """Median error against model calls, a colour for each solver and a line style for each spacing.
+    """Plot median error against model calls: one colour per solver, one line style per spacing.
 
-    Points that are not finite are left out. `savefig(path, dpi=…)` of the result writes it.
+    Points that are not finite are left out. Write the figure with `savefig(path, dpi=…)`.
     """
     figure, axes = _axes(len(curves), title, "model calls", ylabel)
     colours = dict(zip(dict.fromkeys(curve.solver for curve in curves), cycle(COLOURS), strict=False))
@@ -84,7 +84,7 @@ def _axes(lines: int, title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axe
 
 
 def _ticks(axes: Axes, values: Sequence[float]) -> None:
-    """Just the measured numbers, in plain digits."""
+    """Ticks at the measured numbers only, in plain digits."""
     axes.xaxis.set_major_locator(FixedLocator(list(values)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())

@@ -32,7 +32,7 @@ def random_gaussian(dimension: int = 4, seed: int = 0) -> Gaussian:
 
 
 def random_mixture(dimension: int = 4, seed: int = 0) -> GaussianMixture:
-    """Four wide, overlapping parts: ε turns slowly, so that some hundred steps show a method's order."""
+    """Four wide, overlapping parts: ε changes slowly, so that a hundred steps show a method's order."""
     generator = np.random.default_rng(seed)
     roots = generator.standard_normal((4, dimension, dimension)) / 2
     return GaussianMixture([0.1, 0.2, 0.3, 0.4], generator.standard_normal((4, dimension)), roots @ roots.mT)
@@ -55,21 +55,21 @@ def digits_kernel(width: float = 0.15) -> Empirical:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            "the digits of digits-kernel come with scikit-learn: pip install 'pndm_solvers[analysis]'"
+            "the problem digits-kernel needs scikit-learn: pip install 'pndm_solvers[analysis]'"
         ) from error
     pixels, _ = load_digits(return_X_y=True)
     return Empirical(pixels / 8 - 1, width)
 
 
 def power_law(dimension: int = 64, exponent: float = 2.0, seed: int = 0) -> Gaussian:
-    """A correlated Gaussian, the variances along its axes falling as 1/k^exponent from 1, as images' spectra do."""
+    """A correlated Gaussian whose variances fall as 1/k^exponent, k = 1 … dimension, as in the spectra of images."""
     generator = np.random.default_rng(seed)
     axes = np.linalg.qr(generator.standard_normal((dimension, dimension)))[0]
     variances = np.arange(1, dimension + 1) ** -exponent
     return Gaussian(0.3 * axes[:, 0], (axes * variances) @ axes.T)
 
 
-# Distributions whose ε is exact, by the name that the command line and the benchmarks use.
+# Distributions whose ε is exact, by name.
 PROBLEMS: dict[str, Callable[[], Distribution]] = {
     "gaussian": random_gaussian,
     "smooth-mixture": random_mixture,
@@ -82,18 +82,18 @@ PROBLEMS: dict[str, Callable[[], Distribution]] = {
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Starts, a model, and where the probability-flow ODE leads them.
+    """Starts, a model, and the points to which the probability-flow ODE carries the starts.
 
     Attributes
     ----------
     name, schedule:
-        What it is called, and the schedule that its times belong to.
+        The problem's name, and the schedule of its times.
     model, prediction:
-        A function of (x, t), and what it predicts.
+        A function of (x, t), and the kind of its prediction.
     x:
         The starts `(B, …)` at the schedule's highest level, a NumPy array or a torch tensor.
     ends:
-        Where they lead, by what `Solver.plan` calls its `final`: "clean" or "first".
+        The end points `(B, …)`, by the `final` of `Solver.plan`: "clean" or "first".
     """
 
     name: str
@@ -104,7 +104,7 @@ class Problem:
     ends: Mapping[str, Any] = field(repr=False)
 
     def errors(self, result: Any, final: str = "clean") -> Float64:
-        """The root-mean-square distance of each sample of `result` `(B, …)` to an end, `(B,)` float64."""
+        """The root-mean-square distance of each sample of `result` `(B, …)` to its end, `(B,)` float64."""
         difference = np.asarray(result, np.float64) - np.asarray(self.ends[final], np.float64)
         return np.sqrt((difference.reshape(len(difference), -1) ** 2).mean(1))
 
@@ -112,8 +112,8 @@ class Problem:
 def exact_problem(name: str, schedule: NoiseSchedule, starts: int = 64, seed: int = 1) -> Problem:
     """One of `PROBLEMS` on a schedule, in float64 on NumPy arrays, with the ends of the exact flow.
 
-    The starts are pure noise of the schedule's highest level: N(0, α² + σ²), and not dependent on `starts`.
-    Raises ValueError for another name.
+    The starts are N(0, α² + σ²) at the schedule's highest level. The first starts are the same for any number of them.
+    Raises ValueError for a name that is not in `PROBLEMS`.
     """
     if name not in PROBLEMS:
         raise ValueError(f"problem is {name!r}; known are {', '.join(PROBLEMS)}")
@@ -122,17 +122,22 @@ def exact_problem(name: str, schedule: NoiseSchedule, starts: int = 64, seed: in
     x = math.hypot(top.alpha, top.sigma) * initial_noise((starts, distribution.sample(1).shape[1]), seed)
     at_first = distribution.flow(x, top, first)
     ends = {"clean": distribution.flow(at_first, first, schedule.clean), "first": at_first}
-    prediction = "epsilon" if top.alpha else "v_prediction"  # in pure noise ε tells nothing
+    prediction = "epsilon" if top.alpha else "v_prediction"  # in pure noise ε carries no information
     return Problem(name, schedule, distribution.model(schedule, prediction), prediction, x, ends)
 
 
 def network_problem(
-    name: str, starts: int = 32, seed: int = 1, finals: Iterable[str] = ("clean", "first"), progress: bool = False
+    name: str,
+    starts: int = 32,
+    seed: int = 1,
+    finals: Iterable[str] = ("clean", "first"),
+    calls: int = 1000,
+    progress: bool = False,
 ) -> Problem:
-    """A bundled network, its classes in turn, in torch float32.
+    """A bundled network as a problem, with its classes in turn, in torch float32.
 
-    An end is where F-PNDM leads in 1,000 model calls on the quadratic grid; `finals` says which are computed.
-    Raises ValueError for a name that is none of `NETWORK_NAMES`, ImportError where torch is not installed.
+    The ends are those of F-PNDM with `calls` model calls on the quadratic grid, for each of `finals`.
+    Raises ValueError for a name that is not in `NETWORK_NAMES`, and ImportError if torch is not installed.
     """
     from pndm_solvers.reference import load_network
 
@@ -149,7 +154,7 @@ def network_problem(
     x = torch.from_numpy(initial_noise((starts, *network.shape), seed)).float()
     solver = PNDMSolver(network.schedule)
     ends = {
-        final: solver.plan(max_model_calls=1000, spacing="quadratic", final=final).run(
+        final: solver.plan(max_model_calls=calls, spacing="quadratic", final=final).run(
             model, x, prediction=network.prediction, progress=progress
         )
         for final in finals

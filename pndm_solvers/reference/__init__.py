@@ -1,7 +1,7 @@
 """The bundled reference networks: *digits* (8×8) and *fashion* (28×28, with classes).
 
-Small enough for tests and a demonstration on a CPU. They need torch and safetensors; importing
-this package does not. How each was made stands in the model card beside its weights.
+They are small enough for tests and a demonstration on a CPU. Loading them needs torch and safetensors; importing this
+package does not. The model card beside the weights describes the data and the training of each.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ NETWORK_NAMES = ("digits", "fashion")
 
 @dataclass(frozen=True)
 class ReferenceNetwork:
-    """A bundled network and what one must know to sample from it.
+    """A bundled network, with all that sampling needs.
 
     Attributes
     ----------
     unet:
         The torch module, in evaluation mode, float32.
     schedule, prediction:
-        What it was trained with. Both networks know real times between the integers.
+        The schedule and the kind of prediction that it was trained with. Times may be real numbers.
     labels:
-        The names of its classes; empty for a network without.
+        The names of its classes; empty for a network without classes.
     """
 
     name: str
@@ -47,22 +47,22 @@ class ReferenceNetwork:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """One image: (channels, height, width)."""
+        """The shape of one image: (channels, height, width)."""
         return self.unet.channels, self.unet.size, self.unet.size
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The network without a class, as a model."""
+        """The unconditional answer, of x's shape, for `x` `(B, C, H, W)` at times `t` `(B,)`."""
         return self.unet(x, t)
 
     def model(self, label: torch.Tensor | None = None, guidance: float = 1.0) -> Model:
-        """The network for the classes `label` `(B,)`, by classifier-free guidance of scale `guidance`.
+        """A model for the classes `label` `(B,)`, by classifier-free guidance of scale `guidance`; 1 is no guidance.
 
-        Raises ValueError for labels that the network lacks.
+        Raises ValueError for a label that is not a class of the network.
         """
         if label is None:
             return self
         if not self.labels:
-            raise ValueError(f"the network {self.name!r} has no classes")
+            raise ValueError(f"the network {self.name!r} has no classes; leave label out")
         if label.min() < 0 or label.max() >= len(self.labels):
             raise ValueError(f"labels must lie in 0 to {len(self.labels) - 1}, not {label.tolist()}")
 
@@ -73,9 +73,9 @@ class ReferenceNetwork:
 
 
 def load_network(name: str, device: Any = "cpu") -> ReferenceNetwork:
-    """The network "digits" or "fashion", on a torch device.
+    """Load the network "digits" or "fashion" to a torch device.
 
-    Raises ValueError for another name, and ImportError with the remedy where torch is not installed.
+    Raises ValueError for another name, and ImportError if torch or safetensors is not installed.
     """
     if name not in NETWORK_NAMES:
         raise ValueError(f"network is {name!r}; bundled are {', '.join(map(repr, NETWORK_NAMES))}")

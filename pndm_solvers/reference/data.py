@@ -1,4 +1,4 @@
-"""The data that shaped the bundled networks, as package registries carry it."""
+"""The training data of the bundled networks, from package registries."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 def fashion(folder: Path = FASHION_FOLDER, split: str = "train") -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Fashion-MNIST: images `(60000, 1, 28, 28)` in [-1, 1] and labels `(60000,)`; split "t10k" has 10,000.
 
-    Xiao, Rasul and Vollgraf (2017), © Zalando SE, MIT licence. Raises FileNotFoundError with the
-    remedy where the data set is not installed.
+    Xiao, Rasul and Vollgraf (2017), © Zalando SE, MIT licence. Raises FileNotFoundError if the data set is not
+    installed.
     """
     images, labels = (folder / f"{split}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1"))
     if not images.exists():

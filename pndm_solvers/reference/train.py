@@ -1,6 +1,6 @@
 """Training of the bundled networks: `python -m pndm_solvers.reference.train fashion`.
 
-Resumes from its own checkpoint, so that it can be interrupted at any moment.
+The training resumes from its own checkpoint, so it can be interrupted at any moment.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pndm_solvers.reference import data
 from pndm_solvers.reference.unet import UNet
 from pndm_solvers.schedules import NoiseSchedule
 
-# What is written into the weights' file, and all that is needed to use it.
+# Written into the file of the weights: all that loading and sampling need.
 NETWORKS: dict[str, dict[str, Any]] = {
     "digits": {
         "architecture": {"size": 8, "width": 24},
@@ -33,8 +33,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "prediction": "epsilon",
         "labels": [],
     },
-    # v, not ε: near pure noise an error in ε is an error 1/α times as large in the picture, and a
-    # small network spends its training on it. v asks for the picture there and for ε near the data.
+    # v, not ε: near pure noise an error in ε becomes an error 1/α times as large in the picture, and a small network
+    # spends its training on that. v is the picture there, and ε near the data.
     "fashion": {
         "architecture": {"size": 28, "width": 48, "patch": 2, "classes": 10},
         "schedule": {"beta_schedule": "linear"},
@@ -44,7 +44,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         ],
     },
 }  # fmt: skip
-NULL_PROBABILITY = 0.1  # how often a label is hidden, so that the null class is learnt (Ho and Salimans, 2022)
+NULL_PROBABILITY = 0.1  # of hiding a label, which trains the null class (Ho and Salimans, 2022)
 
 
 def main() -> None:
@@ -57,13 +57,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", type=Path, default=data.FASHION_FOLDER, help="the folder of Fashion-MNIST")
-    parser.add_argument("--checkpoint", type=Path, help="default: NETWORK.ckpt here; resumed from where it exists")
+    parser.add_argument("--checkpoint", type=Path, help="default: NETWORK.ckpt; training resumes from an existing file")
     parser.add_argument("--out", type=Path, help="the weights' file (default: beside this script)")
     train(parser.parse_args())
 
 
 def train(options: argparse.Namespace) -> None:
-    """Trains one network to the end and writes its weights; Ctrl-C ends it after a step and keeps a checkpoint."""
+    """Train one network to the end and write its weights. Ctrl-C stops after a step and keeps a checkpoint."""
     facts = NETWORKS[options.network]
     checkpoint = options.checkpoint or Path(f"{options.network}.ckpt")
     out = options.out or Path(__file__).parent / f"{options.network}.safetensors"
@@ -96,13 +96,13 @@ def train(options: argparse.Namespace) -> None:
         torch.save(state, checkpoint.with_suffix(".part"))
         os.replace(checkpoint.with_suffix(".part"), checkpoint)
 
-    interrupts: list[int] = []  # noted, and heeded between two steps, so that the checkpoint is of whole ones
+    interrupts: list[int] = []  # checked between two steps, so that a checkpoint holds whole steps
     before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     started = time.monotonic()
     progress = tqdm(total=options.steps, initial=done, unit="step", desc=options.network, mininterval=1)
     try:
         while done < options.steps and not interrupts:
-            # Each step has its own generator, so that a resumed run sees what an unbroken one would.
+            # Each step has its own generator, so that a resumed run draws the same numbers as an unbroken one.
             generator = torch.Generator().manual_seed(options.seed * 1_000_003 + done)
             chosen = torch.randint(len(images), (options.batch,), generator=generator)
             t = torch.rand(options.batch, generator=generator, dtype=torch.float64) * schedule.t_max

@@ -1,9 +1,8 @@
 """The architecture of the bundled networks: one small UNet, readable in one sitting.
 
-It follows Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B: residual blocks
-with group normalisation, conditioned on a sinusoidal embedding of the time, and self-attention at
-the lowest resolution. Images are folded to `patch × patch` blocks of channels first, which on a
-CPU buys most of the width for the price of a quarter of the pixels.
+It follows Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B: residual blocks with group
+normalisation, conditioned on a sinusoidal embedding of the time, and self-attention at the lowest resolution. Blocks of
+`patch × patch` pixels are folded into channels first: fewer pixels leave time for a wider network on a CPU.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ GROUPS = 8
 
 
 def _zeroed(convolution: nn.Conv2d) -> nn.Conv2d:
-    """Its weights set to 0, so that a block starts as the identity and depth does not slow the first steps."""
+    """Set the weights to 0: a block starts as the identity, so depth does not slow the first steps of training."""
     for parameter in convolution.parameters():
         nn.init.zeros_(parameter)
     return convolution
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, convolution, twice; the condition scales and shifts between the two."""
+    """Norm, SiLU and convolution, twice. The condition scales and shifts the second norm."""
 
     def __init__(self, channels_in: int, channels_out: int, condition: int) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of every pixel to every other."""
+    """Multi-head attention between all pixels."""
 
     def __init__(self, channels: int, heads: int = 4) -> None:
         super().__init__()
@@ -67,16 +66,16 @@ class UNet(nn.Module):
     Parameters
     ----------
     size, channels:
-        The images are `(B, channels, size, size)`, values about [-1, 1].
+        The images are `(B, channels, size, size)`, with values about [-1, 1].
     width, multipliers:
-        Channels of each resolution: `width · m` for each m; the resolution halves between them.
+        Channels of each resolution: `width · m` for each m in `multipliers`. Each resolution is half of the one before.
     blocks:
-        Residual blocks a resolution, on the way down; as many on the way up.
+        Residual blocks of each resolution on the way down, and as many on the way up.
     patch:
-        `patch × patch` pixels are folded into channels before the first convolution.
+        Blocks of `patch × patch` pixels are folded into channels before the first convolution.
     classes:
         0 for an unconditional network. Otherwise labels run from 0 to `classes - 1`, and the
-        label `classes` is the null class, the unconditional answer that guidance needs.
+        label `classes` is the null class: the unconditional answer that guidance needs.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The network's answer, of x's shape, for states `x` `(B, C, H, W)` at times `t` `(B,)`.
 
-        `label` is `(B,)` integers; None asks for the null class.
+        `label` is `(B,)` integers; None stands for the null class.
         """
         # Sinusoids from a period of 2π steps up to one of 2π · 10,000 (Vaswani et al., 2017).
         decay = torch.arange(self.frequencies, device=x.device, dtype=torch.float32) / self.frequencies

@@ -19,6 +19,13 @@ def judge():
     return module
 
 
+def test_every_good_call_gives_the_right_answer(judge):
+    """Otherwise a bad call made of it would fail for another reason than its wrong argument."""
+    calls = list(judge.good_calls())
+    assert calls
+    assert [call.name for call in calls if judge.outcome(call, {}) != "the right answer"] == []
+
+
 def test_no_bad_call_passes_in_silence(judge):
     """Three hundred of the 10,000 calls of the benchmark."""
     assert judge.main(300, seed=5)["FAILED"] == 0
@@ -40,9 +47,8 @@ def test_the_judge_condemns_each_kind_of_failure(judge, monkeypatch):
 
 
 def test_a_message_must_name_an_argument(judge):
-    """`PLMSSolver(order=5)` names `order`; the same error is condemned where the argument has another name."""
-    wrong = {"order": 5}
-    solver = judge.good(judge.ps.PLMSSolver)
-    assert judge.outcome(solver, wrong) == "ValueError"
+    """An error of the library is right where the argument has the name in the message, and condemned elsewhere."""
+    grid = judge.good(judge.ps.make_grid, num_inference_steps=10)
+    assert judge.outcome(grid, {"num_inference_steps": 2.5}) == "ValueError"
     renamed = judge.Good("f", lambda eta: judge.ps.make_grid(judge.LINEAR, eta), {"eta": 10})
     assert judge.outcome(renamed, {"eta": 2.5}).startswith("FAILED: names no argument")

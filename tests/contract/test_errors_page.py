@@ -233,8 +233,8 @@ the argument, the value met, what is allowed, and the remedy.
 Errors that a model or a callback raises reach the caller unchanged. `run` and `sample` refuse to return NaN; a single
 step of arithmetic (`advance`, `add_noise`, `transfer`) passes on a NaN of its input.
 
-A call that is only likely to be wrong gives a warning: a plan that begins near the data or skips the levels that decide,
-times that look like fractions of 1 for a table of levels, and a state far smaller than its noise on a
+A call that is only likely to be wrong gives a warning: a plan that begins near the data or skips the levels that
+decide, times that look like fractions of 1 for a table of levels, and a state far smaller than its noise on a
 variance-exploding schedule.
 
 The tables show one row for each kind of mistake. In them `schedule` is `NoiseSchedule.linear()`, `flow` is

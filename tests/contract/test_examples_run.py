@@ -1,4 +1,4 @@
-"""Every script of `examples/` runs, and what it prints and draws is so."""
+"""Every script of `examples/` runs, and its output is true."""
 
 import re
 import runpy
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-SHARED = {"tiny_stable_diffusion"}  # what the scripts import
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHARED = {"tiny_stable_diffusion"}  # imported by the scripts
 
 
 def own_network(printed):
@@ -19,7 +19,7 @@ def own_network(printed):
 
 
 def errors_by_calls(printed):
-    """Of DDIM and PLMS: PLMS is nearer at each number of calls, and both come nearer with more."""
+    """PLMS is nearer than DDIM at each number of calls, and both come nearer with more calls."""
     calls, ddim, plms = zip(*(map(float, line.split()) for line in printed.splitlines()[1:]), strict=True)
     assert len(calls) >= 3
     assert list(calls) == sorted(calls)
@@ -60,9 +60,9 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in EXAMPLES.glob("*.py")} - SHARED))
-def test_an_example(name, tmp_path, monkeypatch, capsys):
+def test_an_example_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(EXAMPLES)  # as `python examples/….py` has it
+    monkeypatch.syspath_prepend(EXAMPLES)  # Python adds the folder of a script too
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     CHECKS[name](capsys.readouterr().out)
 

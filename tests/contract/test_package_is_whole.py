@@ -1,4 +1,4 @@
-"""What holds of the package as a whole: its imports, its docstrings, its README."""
+"""The package as a whole: its imports, its docstrings and its README."""
 
 import importlib
 import inspect
@@ -10,11 +10,9 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import pytest
-
 import pndm_solvers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODULES = [
     importlib.import_module(module.name)
     for module in pkgutil.walk_packages(pndm_solvers.__path__, "pndm_solvers.")
@@ -23,7 +21,7 @@ MODULES = [
 
 
 def test_the_core_imports_numpy_and_nothing_else():
-    """Every module of the core, analytic distributions included; a plan is made and run."""
+    """The core includes the measurements. A plan is made and run, so that late imports count too."""
     code = """
 import sys
 before = set(sys.modules)
@@ -39,33 +37,32 @@ print(sorted(ours - set(sys.stdlib_module_names) - {"pndm_solvers", "numpy"}))
     assert done.stdout.strip() == "[]"
 
 
-def public_names():
+def public_members():
+    """(dotted name, object, what it overrides) of every public class and function, and of every public member."""
     for module in MODULES:
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)
             if inspect.isclass(value) or inspect.isfunction(value):
-                yield pytest.param(value, id=f"{module.__name__}.{name}")
+                yield f"{module.__name__}.{name}", value, ()
+            if inspect.isclass(value):
+                for key, member in vars(value).items():
+                    if not key.startswith("_") and (inspect.isroutine(member) or isinstance(member, property)):
+                        function = member.fget if isinstance(member, property) else member
+                        bases = [base for base in value.__mro__[1:] if base.__module__.startswith("pndm_solvers")]
+                        yield f"{module.__name__}.{name}.{key}", function, [getattr(base, key, None) for base in bases]
 
 
-@pytest.mark.parametrize("value", list(public_names()))
-def test_public_names_are_documented(value):
-    members = [value]
-    if inspect.isclass(value):
-        members += [
-            member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-            for name, member in vars(value).items()
-            if not name.startswith("_") and (inspect.isroutine(member) or isinstance(member, property | staticmethod))
-        ]
-        bases = [base for base in value.__mro__[1:] if base.__module__.startswith("pndm_solvers")]
-    for member in members:
-        inherited = member is not value and any(
-            getattr(getattr(base, getattr(member, "__name__", ""), None), "__doc__", None) for base in bases
-        )
-        assert inspect.getdoc(member) or inherited, member
+def test_every_public_name_is_documented():
+    """By a docstring of its own, or by that of the method that it overrides."""
+    members = list(public_members())
+    assert len(members) > 100  # the walk finds the package
+    assert [
+        where for where, value, bases in members if not any(getattr(one, "__doc__", None) for one in (value, *bases))
+    ] == []
 
 
-def test_every_module_says_what_it_is():
-    assert all(module.__doc__ for module in MODULES)
+def test_every_module_has_a_docstring():
+    assert [module.__name__ for module in MODULES if not module.__doc__] == []
 
 
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The bundled networks: what they are, and that their samples are of the data."""
+"""The bundled networks: their files and cards, and samples with the statistics of the data."""
 
 from importlib.resources import files
 
@@ -17,7 +17,7 @@ def network(request):
     return load_network(request.param)
 
 
-def test_what_the_file_says_is_what_the_script_trains(network):
+def test_the_file_describes_the_network_that_the_script_trains(network):
     facts = NETWORKS[network.name]
     assert network.prediction == facts["prediction"]
     assert list(network.labels) == facts["labels"]
@@ -44,8 +44,8 @@ def test_a_network_is_a_model(network):
     torch.testing.assert_close(whole[1:2], alone, rtol=1e-3, atol=1e-4)
 
 
-def test_digits_network_has_learnt_its_data():
-    """Its loss on the data, below what an untrained network (1) or the best linear one has."""
+def test_the_digits_network_has_learnt_its_data():
+    """Its loss on the data is far below the loss of an untrained network, which is 1."""
     network = load_network("digits")
     images = torch.from_numpy(data.digits()[0][:512])
     generator = torch.Generator().manual_seed(0)
@@ -61,7 +61,7 @@ def test_digits_network_has_learnt_its_data():
     assert ((answer - (a * images + b * noise)) ** 2).mean() < 0.08
 
 
-def test_samples_of_digits_are_as_the_data():
+def test_samples_of_digits_have_the_statistics_of_the_data():
     network, images = load_network("digits"), data.digits()[0]
     x = torch.from_numpy(initial_noise((64, *network.shape), seed=0)).float()
     with torch.inference_mode():
@@ -71,13 +71,13 @@ def test_samples_of_digits_are_as_the_data():
     assert np.abs(samples.std(0) - images.std(0)).mean() < 0.1
 
 
-# The mean pixel of each class of Fashion-MNIST's training images, and the deviation of all pixels.
+# The mean pixel of each class of the training images of Fashion-MNIST, and the standard deviation of all pixels.
 FASHION_MEANS = [-0.35, -0.55, -0.25, -0.48, -0.23, -0.73, -0.34, -0.66, -0.29, -0.40]
 FASHION_DEVIATION = 0.706
 
 
-def test_samples_of_fashion_are_as_the_data():
-    """Each class is as bright as its garments are, and all together as varied."""
+def test_samples_of_fashion_have_the_statistics_of_the_data():
+    """Each class has the brightness of its garments, and all classes together have the spread of the data."""
     network = load_network("fashion")
     x = torch.from_numpy(initial_noise((80, *network.shape), seed=0)).float()
     label = torch.arange(80) % 10
@@ -90,7 +90,7 @@ def test_samples_of_fashion_are_as_the_data():
 
 
 def test_fewer_calls_at_the_same_error(network):
-    """What the family is for: PNDM's error against the network's own limit is far below DDIM's."""
+    """The purpose of the family: at 20 calls PLMS is far nearer to the network's limit than DDIM."""
     x = torch.from_numpy(initial_noise((4, *network.shape), seed=1)).float()
     schedule = network.schedule
 
@@ -98,7 +98,7 @@ def test_fewer_calls_at_the_same_error(network):
         with torch.inference_mode():
             return solver.sample(network, x, max_model_calls=calls, spacing="quadratic", prediction=network.prediction)
 
-    limit = sample(PNDMSolver(schedule), 200)
+    limit = sample(PNDMSolver(schedule), 100)
     ddim, plms = (sample(solver, 20) for solver in (DDIMSolver(schedule), PLMSSolver(schedule)))
     assert (plms - limit).pow(2).mean() < 0.5 * (ddim - limit).pow(2).mean()
 

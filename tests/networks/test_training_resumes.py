@@ -1,4 +1,4 @@
-"""The training script, for a few steps: interrupted and resumed it ends where an unbroken run ends."""
+"""A training run that is interrupted and resumed ends with the weights of an unbroken run."""
 
 import argparse
 import os

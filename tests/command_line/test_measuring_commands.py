@@ -1,0 +1,100 @@
+"""`pndm-solvers plan`, `order` and `compare` print, plot and export what the library computes."""
+
+import json
+
+import pytest
+from PIL import Image
+from run_command import runner
+
+from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PNDMSolver, cli
+from pndm_solvers.measure import Curve, compare, observed_order
+from pndm_solvers.problems import exact_problem
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    return runner(capsys, monkeypatch)
+
+
+def test_plan_prints_and_exports(run):
+    status, out, _ = run("plan", "--solver", "pndm", "--steps", 6)
+    assert status == 0
+    assert out.startswith("F-PNDM: 15 model calls")
+    status, out, _ = run("plan", "--solver", "pndm", "--steps", 6, "--json")
+    assert Plan.from_json(out) == PNDMSolver(NoiseSchedule.linear()).plan(6)
+    assert run("plan", "--calls", 7, "--schedule", "rectified_flow", "--final", "first")[0] == 0
+    assert run("plan", "--solver", "ddim", "--steps", 4, "--start", 0, "--stop", 999)[0] == 0
+
+
+def test_plan_reads_a_config(run, tmp_path):
+    path = tmp_path / "scheduler_config.json"
+    path.write_text(json.dumps({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}))
+    assert run("plan", "--schedule", path)[1] == run("plan", "--schedule", "scaled_linear")[1]
+
+
+def test_order_prints_plots_and_exports(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("order", "--steps", "10,20", "--steps", 40, "--solver", "ddim,pndm", "--grid", "graded")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[1].split() == ["solver", "declared", "observed", "10", "20", "40"]
+    assert [line.split()[:2] for line in lines[2:4]] == [["DDIM", "1"], ["F-PNDM", "2"]]
+    assert "gaussian" in err
+    with Image.open(tmp_path / "order.png") as picture:
+        assert min(picture.size) > 400
+
+
+def test_compare_prints_plots_and_exports(run, tmp_path):
+    path = tmp_path / "a.png"
+    command = ("compare", "--calls", "2,6", "--calls", 12, "--solver", "ddim", "--solver", "plms", "--starts", 3)
+    command += ("--spacing", "trailing,karras", "--problem", "power-law", "--schedule", "cosine")
+    status, out, _ = run(*command, "--out", path)
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[1].split() == ["solver,", "spacing", "2", "6", "12"]
+    assert len({len(line.rstrip("* ")) // 4 for line in lines[2:6]}) == 1
+    assert "\n".join(lines[2:6]).count("*") == 3
+    assert path.exists()
+    path.unlink()
+
+    status, out, _ = run(*command, "--json")
+    document = json.loads(out)
+    assert not path.exists()
+    assert (document["problem"], document["schedule"], document["starts"]) == ("power-law", "cosine", 3)
+    problem = exact_problem("power-law", NoiseSchedule.cosine(), starts=3)
+    (curve,) = compare(problem, [DDIMSolver(problem.schedule)], ["karras"], [2, 6, 12])
+    assert Curve(**{k: tuple(v) if isinstance(v, list) else v for k, v in document["curves"][1].items()}) == curve
+
+
+def test_json_has_no_infinity(run):
+    status, out, _ = run(
+        "compare", "--schedule", "rectified_flow", "--calls", 3, "--starts", 2, "--spacing", "log_snr", "--json"
+    )
+    assert status == 0
+    assert [curve["median"] for curve in json.loads(out)["curves"]] == [[None]] * 4
+
+
+def test_order_as_json(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    document = json.loads(run("order", "--steps", "10,20", "--solver", "plms", "--json")[1])
+    (found,) = document["solvers"]
+    assert (document["grid"], found["name"], found["steps"]) == ("uniform", "PLMS 4 (exact, ramp)", [10, 20])
+    assert not list(tmp_path.iterdir())
+    assert run("order", "--steps", "10,20", "--solver", "ddim", "--json", "--out", "b.png")[0] == 0
+    assert (tmp_path / "b.png").exists()
+
+
+def test_an_interrupted_measurement_gives_what_is_finished(run, tmp_path, monkeypatch):
+    seen = []
+
+    def once(*arguments, **options):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(1)
+        return observed_order(*arguments, **options)
+
+    monkeypatch.setattr(cli.measure, "observed_order", once)
+    status, out, err = run("order", "--steps", "10,20", "--out", tmp_path / "a.png")
+    assert status == 0
+    assert "DDIM" in out
+    assert "interrupted: 1 of" in err
