@@ -99,7 +99,7 @@ def _check_pictures(out: Path, gif: Path | None) -> None:
 
 
 def _load(name: str | None, folder: Path | None, device: str) -> Any:
-    """The network to draw from, a `ReferenceNetwork` or a checkpoint with the same attributes, on the device."""
+    """The network to draw from, a `ReferenceNetwork` or a saved one with the same attributes, on the device."""
     import torch
 
     if name is not None and folder is not None:
@@ -111,12 +111,12 @@ def _load(name: str | None, folder: Path | None, device: str) -> Any:
     if folder is None:
         return load_network("fashion" if name is None else name, device)
     try:
-        from pndm_solvers.pipelines import load_checkpoint
+        from pndm_solvers.adapters.diffusers.networks import load_saved_network
     except ModuleNotFoundError as error:
         if error.name != "diffusers":
             raise
         raise ImportError("--model needs diffusers: pip install 'pndm_solvers[demo,diffusers]'") from error
-    loaded = load_checkpoint(folder, device)
+    loaded = load_saved_network(folder, device)
     if loaded.shape[0] not in (1, 3):
         raise ValueError(
             f"the network {loaded.name!r} draws images of {loaded.shape[0]} channels, and a picture has 1 or 3; "

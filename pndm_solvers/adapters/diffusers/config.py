@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pndm_solvers.arguments import choice, warn
+from pndm_solvers.advice import warn
+from pndm_solvers.arguments import choice
 from pndm_solvers.grid import SPACINGS
 from pndm_solvers.prediction import Prediction
 

@@ -15,10 +15,10 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
 
 from pndm_solvers.adapters.diffusers.schedulers import PLMSScheduler
-from pndm_solvers.execute import Model
+from pndm_solvers.plan import Model
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import ReferenceNetwork
-from pndm_solvers.schedule import NoiseSchedule
+from pndm_solvers.schedules import NoiseSchedule
 
 __all__ = ["Component", "SavedNetwork", "image_shape", "is_unet", "load_saved_network", "unet_model"]
 
@@ -128,7 +128,7 @@ class Component(torch.nn.Module):
         if label is not None or guidance != 1:
             raise ValueError(
                 "class_labels and guidance_scale mean nothing to a callable model(x, t); bind the classes to it, and "
-                "see pndm_solvers.prediction.classifier_free_guidance"
+                "see pndm_solvers.classifier_free_guidance"
             )
         return self.network
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pndm_solvers.arguments import real
-from pndm_solvers.base import Solver
-from pndm_solvers.plan import Plan, Row
+from pndm_solvers.plan import Plan
+from pndm_solvers.solver import Solver
+from pndm_solvers.table import Row
 
 __all__ = ["Position", "Runs", "Timetable", "abridged", "with_last_look"]
 

@@ -21,14 +21,13 @@ from torch import Tensor
 
 from pndm_solvers.adapters.diffusers import config as options
 from pndm_solvers.adapters.diffusers.runs import Position, Runs, Timetable, with_last_look
-from pndm_solvers.arguments import alike
-from pndm_solvers.arrays import combine
-from pndm_solvers.base import Solver
-from pndm_solvers.execute import State, check_answer, check_levels, check_state, combine_row
+from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
+from pndm_solvers.latents import converted
 from pndm_solvers.noise import NoiseSource
-from pndm_solvers.plan import Plan
-from pndm_solvers.prediction import Prediction, convert
-from pndm_solvers.schedule import NoiseSchedule
+from pndm_solvers.plan import Plan, State
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.solver import Solver
 
 __all__ = ["Generators", "GivenNoise", "PlanScheduler", "SchedulerOutput"]
 
@@ -197,7 +196,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             plan = solver.plan(timesteps=times, **end)
             steps = len(times)
         plan = with_last_look(plan, steps) if self._clips else plan
-        check_levels(plan, self.prediction)  # refuses now what a step would refuse
+        self.prediction.check(plan.levels[:-1])  # refuses now what a step would refuse
         dtype = torch.int64 if plan.integer_times else torch.float32
         with torch.inference_mode(False):  # there, a view would not keep its tensor alive, nor what belongs to it
             laid_down = torch.tensor(plan.times, dtype=torch.float64).to(device, dtype)
@@ -244,13 +243,15 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """α(t)·x_0 + σ(t)·noise, of x_0's shape `(B, …)` and dtype; `timesteps` is one, or one for each sample."""
-        alike("noise", noise, "original_samples", original_samples)
+        check_floating("original_samples", original_samples)
+        check_together("noise", noise, "original_samples", original_samples)
         alpha, sigma = self._levels(timesteps, original_samples)
         return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The velocity α(t)·noise − σ(t)·x_0, of x_0's shape `(B, …)` and dtype: Salimans and Ho (2022), section 4."""
-        alike("noise", noise, "sample", sample)
+        check_floating("sample", sample)
+        check_together("noise", noise, "sample", sample)
         alpha, sigma = self._levels(timesteps, sample)
         return (alpha * noise - sigma * sample).to(sample.dtype)
 
@@ -293,37 +294,36 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
         With `epsilon_as_answered` a clipped picture is combined with the network's own ε, not with one derived anew.
         """
-        check_state(sample)
+        check_state("sample", sample)
         at = self._runs.position(timestep, sample, solver)
         time = at.table.plan.times[at.entry]
         plan, rows = at.table.plan_from(at.begin, at.solver)
         row = rows[at.entry - at.begin]
         output = self._epsilon_channels(model_output, sample)
-        check_answer(sample, time, output)
+        check_together(f"model_output at t = {time:g}", output, "sample", sample)
         if any(other.shape != sample.shape for other in (*at.states.values(), *at.answers.values())):
             raise ValueError(f"the sample is of shape {tuple(sample.shape)}, its run so far was not; keep to one batch")
         here = plan.levels[plan.times.index(time) if row is None else row]
-        prediction, clips = self.prediction, self._clips
-        x0 = convert(prediction, "sample", sample, output, here.alpha, here.sigma)
+        prediction, clips, ours = self.prediction, self._clips, library(sample)
+        x0 = converted(ours, prediction, "sample", sample, output, here)
         noise = self._noise(at, model_output, sample, noise or NoiseSource())
         noise.check(sample)
         states, answers = at.states, at.answers
         if row is None:
             following = sample.clone()
         elif clips and epsilon_as_answered:
-            epsilon = convert(Prediction(prediction.type), "epsilon", sample, output, here.alpha, here.sigma)
+            epsilon = converted(ours, Prediction(prediction.type), "epsilon", sample, output, here)
             following = _ddim_step(plan, row, sample, x0, epsilon, noise)
         else:
             # A clipped picture counts as the network's prediction.
             prediction, output = (Prediction("sample"), x0) if clips else (prediction, output)
-            answer = convert(prediction, plan.rows[row].wanted, sample, output, here.alpha, here.sigma)
+            answer = converted(ours, prediction, here.space, sample, output, here)
             # Copies of what later rows need, since the caller may write into its own tensors.
             dead_states, dead_answers = plan.last_uses[row]
             answer = answer if row in dead_answers else answer.clone()
             kept = sample if row in dead_states else sample.clone()
-            after = combine_row(
-                State(plan, row, {**states, row: kept}, answers, prediction, noise, sample.dtype), answer
-            )
+            before = State(plan, row, {**states, row: kept}, answers, prediction, noise, sample.dtype, ours)
+            after = before.combined(answer)
             following = after.states[after.row]
             states, answers = {i: x for i, x in after.states.items() if i != after.row}, after.answers
         self._runs.remember(following, replace(at, entry=at.entry + 1, states=states, answers=answers))
@@ -348,7 +348,7 @@ class GivenNoise(NoiseSource):
 
     def check(self, like: Any) -> None:
         """Refuses noise that is no tensor of the sample's shape."""
-        alike("variance_noise", self.values, "sample", like)
+        check_together("variance_noise", self.values, "sample", like)
 
     def draw(self, row: int, like: Any) -> Any:
         """The noise, whatever the row."""
