@@ -124,9 +124,7 @@ SECTIONS: dict[str, list[Case]] = {
         Case("plan.run(model, np.zeros((2, 3), np.uint8))", TypeError, "uint8.*about", "pass `image / 127.5 - 1`"),
         Case("plan.run(model, torch.zeros(2, 3).to_sparse())", TypeError, "a dense array", "pass `x.to_dense()`"),
         Case("plan.run(model, np.array(0.5))", ValueError, "batch first", "pass `x[None]`"),
-        Case(
-            "plan.run(small_model, x)", ValueError, r"answered shape \(1, 3\)", "return an answer for the whole batch"
-        ),
+        Case("plan.run(small_model, x)", ValueError, r"answered shape \(1, 3\)", "answer for the whole batch"),
         Case("plan.run(silent_model, x)", ValueError, "answered a NoneType", "return the answer"),
         Case(
             "plan.run(lambda x, t: torch.zeros(2, 3), x)",
@@ -142,12 +140,7 @@ SECTIONS: dict[str, list[Case]] = {
         ),
         Case("plan.run(model, x, prediction='eps')", ValueError, "known are 'epsilon'", "pass one of the five names"),
         Case("noisy.run(model, x, seed=-1)", ValueError, "seed is -1.*at least 0", "pass 0 or more"),
-        Case(
-            "noisy.run(model, x, seed=[1, 2, 3])",
-            ValueError,
-            "3 entries for a batch of 2",
-            "pass one seed for each sample",
-        ),
+        Case("noisy.run(model, x, seed=[1, 2, 3])", ValueError, "3 entries for a batch of 2", "one for each sample"),
         Case("noisy.run(model, x, seed=1, generator=torch.Generator())", ValueError, "not both", "leave one out"),
         Case(
             "noisy.run(model, x, generator=torch.Generator())",
@@ -163,9 +156,7 @@ SECTIONS: dict[str, list[Case]] = {
         ),
         Case("plan.run(model, x, checkpoint=5)", TypeError, "checkpoint is 5.*path", "pass a path"),
         Case("State.load('no.safetensors')", FileNotFoundError, "No such file", "check the path"),
-        Case(
-            "plan.run(model, x, callback=ErrorEstimate)", TypeError, "callback is the class", "pass `ErrorEstimate()`"
-        ),
+        Case("plan.run(model, x, callback=ErrorEstimate)", TypeError, "callback is the class", "`ErrorEstimate()`"),
         Case("advance_together(model, plan.start(x))", TypeError, "states is a State", "pass `[plan.start(x)]`"),
         Case("plan.advance(noisy.start(x), x)", ValueError, "the state is of", "advance it with its own plan"),
     ],
@@ -193,12 +184,7 @@ SECTIONS: dict[str, list[Case]] = {
         Case(
             "sample_plms(model, torch.ones(2, 3), torch.tensor([1.0, nan]))", ValueError, r"sigmas\[1\]", "find the NaN"
         ),
-        Case(
-            "sample_plms(None, torch.ones(2, 3), torch.tensor([1.0, 0.0]))",
-            TypeError,
-            "model is None",
-            "pass a function",
-        ),
+        Case("sample_plms(None, torch.ones(2, 3), torch.tensor([1.0, 0.0]))", TypeError, "model is None", "a function"),
         Case(
             "PLMSScheduler(prediction_type='flow')",
             ValueError,
