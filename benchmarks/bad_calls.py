@@ -43,8 +43,8 @@ import torch
 import pndm_solvers as ps
 from pndm_solvers.adapters import diffusers as ours
 from pndm_solvers.adapters.k_diffusion import SAMPLERS
-from pndm_solvers.schedules import SCHEDULES
 from pndm_solvers.methods import SOLVERS
+from pndm_solvers.schedules import SCHEDULES
 
 # Functions of a schedule, and of a prediction: the one place to edit when one of them moves.
 OF_SCHEDULE = [*map(operator.attrgetter, ("alpha", "sigma", "log_snr", "rates", "time_at", "level_at", "add_noise"))]

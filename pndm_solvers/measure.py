@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pndm_solvers.analytic import Distribution
-from pndm_solvers.solver import Solver
 from pndm_solvers.grid import SPACINGS, Spacing
-from pndm_solvers.problems import Problem
-from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.methods import SOLVERS, PLMSSolver, PNDMSolver, PRKSolver
 from pndm_solvers.methods.multistep import Starter
 from pndm_solvers.methods.runge_kutta import TABLEAUX
+from pndm_solvers.problems import Problem
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.solver import Solver
 
 __all__ = [
     "GRIDS",

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pndm_solvers.analytic import Distribution, Empirical, Gaussian, GaussianMixture
-from pndm_solvers.plan import Model
-from pndm_solvers.noise import initial_noise
-from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.methods import PNDMSolver
+from pndm_solvers.noise import initial_noise
+from pndm_solvers.plan import Model
+from pndm_solvers.schedules import NoiseSchedule
 
 __all__ = ["PROBLEMS", "Problem", "exact_problem", "network_problem"]
 

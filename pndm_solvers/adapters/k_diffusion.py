@@ -19,11 +19,10 @@ import torch
 from tqdm.auto import tqdm
 
 from pndm_solvers.arguments import function
-from pndm_solvers.arrays import library
-from pndm_solvers.solver import Solver
-from pndm_solvers.arrays import check_state
-from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.arrays import check_state, library
 from pndm_solvers.methods import DDIMSolver, PLMSSolver, PNDMSolver
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.solver import Solver
 
 __all__ = ["SAMPLERS", "sample_ddim", "sample_plms", "sample_plms_classical", "sample_pndm"]
 
@@ -84,7 +83,7 @@ def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"x is a {type(x).__name__}; it must be a floating torch.Tensor, (B, …)")
-        check_state(x)
+        check_state("x", x)
         levels = _checked(sigmas)
         numbers = [i for i, (here, there) in enumerate(pairwise(levels)) if here != there]
         if not numbers:

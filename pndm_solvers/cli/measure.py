@@ -21,10 +21,10 @@ from pndm_solvers.cli.options import (
 from pndm_solvers.cli.tables import marked_rows, strict_json, text_table
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.measure import GRIDS, ORDER_STEPS, compare, observed_order
+from pndm_solvers.methods import SOLVERS
 from pndm_solvers.problems import PROBLEMS, exact_problem, network_problem
 from pndm_solvers.reference import NETWORK_NAMES
 from pndm_solvers.schedules import NoiseSchedule
-from pndm_solvers.methods import SOLVERS
 
 DETERMINISTIC = [name for name, make in SOLVERS.items() if make(NoiseSchedule.linear()).convergence_order is not None]
 COMPARED = ("ddim", "plms", "plms-classical", "pndm")

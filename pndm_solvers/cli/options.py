@@ -11,11 +11,11 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from pndm_solvers.solver import Solver
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
+from pndm_solvers.methods import SOLVERS
 from pndm_solvers.plan import Plan
 from pndm_solvers.schedules import SCHEDULES, NoiseSchedule
-from pndm_solvers.methods import SOLVERS
+from pndm_solvers.solver import Solver
 
 ScheduleName = Annotated[
     str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}; or a diffusers scheduler config file.")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
-from pndm_solvers.plan import Model
 from pndm_solvers.guidance import classifier_free_guidance
+from pndm_solvers.plan import Model
 from pndm_solvers.schedules import NoiseSchedule
 
 if TYPE_CHECKING:

@@ -59,10 +59,6 @@ def test_adams_bashforth_is_exact_for_polynomials_below_its_order(order):
     assert [integrates(weights, power) for power in range(order + 1)] == [True] * order + [False]
 
 
-def test_no_order_of_adams_bashforth_is_left_out():
-    assert list(ADAMS_BASHFORTH) == list(range(1, 1 + max(ADAMS_BASHFORTH)))
-
-
 @pytest.mark.parametrize("order", BOOK)
 def test_exact_weights_on_even_steps_are_adams_bashforth(order):
     for step in (1.0, -0.125, 1 / 64):

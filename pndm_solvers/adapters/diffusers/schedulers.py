@@ -12,12 +12,12 @@ from pndm_solvers.adapters.diffusers.config import BetaSchedule, PredictionType
 from pndm_solvers.adapters.diffusers.runs import Position
 from pndm_solvers.adapters.diffusers.scheduler import Generators, GivenNoise, PlanScheduler, SchedulerOutput
 from pndm_solvers.arguments import choice
-from pndm_solvers.solver import Solver
 from pndm_solvers.grid import DEFAULT_SPACING
-from pndm_solvers.noise import NoiseSource
 from pndm_solvers.methods import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver
 from pndm_solvers.methods.ddpm import forward_deviation
 from pndm_solvers.methods.multistep import Starter
+from pndm_solvers.noise import NoiseSource
+from pndm_solvers.solver import Solver
 
 __all__ = ["DDIMScheduler", "DDPMScheduler", "PLMSScheduler", "PNDMScheduler"]
 
