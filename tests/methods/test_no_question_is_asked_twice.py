@@ -37,12 +37,15 @@ REPEATED = ButcherTableau(
     a=[[], ["1/2"], ["1/2", 0], [0, "1/2", "1/2"]],
     b=[0, "1/2", "1/2", 0],
 )
+# Its last stage is in the middle: where that is rounded to the step's start, it stands at a state that has been used
+# (Shu and Osher, 1988).
+SSP3 = ButcherTableau("ssp3", c=[0, 1, "1/2"], a=[[], [1], ["1/4", "1/4"]], b=["1/6", "1/6", "2/3"])
 
 METHODS = {
     **SOLVERS,
     **{
         f"prk-{tableau.name}-{fractions}": partial(PRKSolver, tableau=tableau, fractions=fractions)
-        for tableau, fractions in product([*TABLEAUX.values(), FIRST_SAME_AS_LAST, REPEATED], ("time", "ratio"))
+        for tableau, fractions in product([*TABLEAUX.values(), FIRST_SAME_AS_LAST, REPEATED, SSP3], ("time", "ratio"))
     },
     **{
         f"plms-{order}-{starter}-{weights}": partial(PLMSSolver, order=order, starter=starter, weights=weights)
