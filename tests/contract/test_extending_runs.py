@@ -46,6 +46,11 @@ def page():
             registry.update(SHIPPED[name])
 
 
+def added(name):
+    """The keys that the page sets in a registry, whether or not the library ships such an entry."""
+    return [key for key, entry in REGISTRIES[name].items() if entry is not SHIPPED[name].get(key)]
+
+
 @pytest.fixture
 def schedules(page):
     """Every registered schedule, the page's own among them, and one that begins at pure noise."""
@@ -56,7 +61,7 @@ def schedules(page):
 @pytest.fixture
 def methods(page):
     """The methods that the page adds, as functions of the schedule."""
-    return [make for name, make in SOLVERS.items() if name not in SHIPPED["SOLVERS"]]
+    return [SOLVERS[name] for name in added("SOLVERS")]
 
 
 def observed_order(solver, distribution, steps=(50, 100, 200, 400)):
@@ -103,8 +108,8 @@ class OneAnswer(Solver):
 
 
 def test_the_page_adds_to_every_registry(page):
-    for name, registry in REGISTRIES.items():
-        assert set(registry) > set(SHIPPED[name]), name
+    for name in REGISTRIES:
+        assert added(name), name
 
 
 # ------------------------------------------------------------------------ orders
@@ -125,7 +130,7 @@ def test_a_corrector_gains_one_order(page, order, distribution):
 
 
 def test_a_registered_tableau_has_its_classical_order(page):
-    for name in set(TABLEAUX) - set(SHIPPED["TABLEAUX"]):
+    for name in added("TABLEAUX"):
         solver = PRKSolver(VP, name, fractions="ratio")
         assert observed_order(solver, MIXTURE) == pytest.approx(solver.convergence_order, abs=0.15)
 
@@ -234,7 +239,7 @@ def test_a_method_of_ones_own_runs_upwards_and_back(methods):
 
 
 def test_a_registered_schedule_has_levels_grids_and_runs(page):
-    for name in set(SCHEDULES) - set(SHIPPED["SCHEDULES"]):
+    for name in added("SCHEDULES"):
         schedule = SCHEDULES[name]()
         times = np.linspace(schedule.t_min, schedule.t_max, 50)
         np.testing.assert_allclose(schedule.time_at(schedule.log_snr(times)), times, rtol=1e-9)
@@ -249,7 +254,7 @@ def test_a_registered_schedule_has_levels_grids_and_runs(page):
 
 
 def test_a_registered_prediction_gives_the_same_sample(schedules):
-    for prediction in set(PREDICTIONS) - set(SHIPPED["PREDICTIONS"]):
+    for prediction in added("PREDICTIONS"):
         for schedule in schedules.values():
             plan = PLMSSolver(schedule).plan(10)
             x = START * plan.levels[0].sigma
