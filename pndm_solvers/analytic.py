@@ -182,9 +182,8 @@ class Empirical(Distribution):
         data = reals("data", data).astype(np.float64)
         if data.ndim < 1 or not data.size or not np.isfinite(data).all():
             raise ValueError(f"data must be a finite (K, …), not of shape {data.shape}")
-        self.data, self.width = data.reshape(len(data), -1), real("width", width)
-        if not self.width > 0:
-            raise ValueError(f"width must be above 0, not {width:g}; points without width have no flow to σ = 0")
+        allowed = "a number above 0, since points without width have no flow to σ = 0"
+        self.data, self.width = data.reshape(len(data), -1), real("width", width, allowed, lambda w: 0 < w < math.inf)
         self._squares = (self.data**2).sum(1)
 
     def posterior(self, x: Float64, alpha: float, sigma: float) -> tuple[Float64, Float64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,14 @@ def whole(name: str, value: Any, least: int = 1, most: float = MANY) -> int:
     return number
 
 
-def real(name: str, value: Any, allowed: str = "a finite number", *, finite: bool = True) -> float:
-    """`value` as a float, never NaN; error messages use `allowed` for what it must be."""
+def real(
+    name: str,
+    value: Any,
+    allowed: str = "a finite number",
+    # By comparison, which torch.compile can trace; NaN is refused by any comparison.
+    holds: Callable[[float], bool] = lambda number: -math.inf < number < math.inf,
+) -> float:
+    """`value` as a float for which `holds`, in words `allowed`."""
     if type(value) is not float:  # the common case costs nothing
         value = _scalar(value)
         if isinstance(value, bool) or not isinstance(value, Real):
@@ -46,8 +52,7 @@ def real(name: str, value: Any, allowed: str = "a finite number", *, finite: boo
             value = float(value)
         except OverflowError:
             value = math.inf
-    # By comparison, which torch.compile can trace; NaN lies within no bounds.
-    if not (-math.inf < value < math.inf if finite else value == value):
+    if not holds(value):
         raise ValueError(f"{name} is {value:g}; it must be {allowed}")
     return value
 

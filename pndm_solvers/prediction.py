@@ -57,13 +57,11 @@ class Prediction:
 
     def __post_init__(self) -> None:
         choice("prediction", self.type, PREDICTIONS)
-        bound, quantile = "a number above 0, or None for no clipping", "a quantile in (0, 1], 0.995 say, or None"
-        if self.clip is not None and not real("clip", self.clip, bound, finite=False) > 0:
-            raise ValueError(f"clip is {self.clip:g}; it must be {bound}")
-        if self.threshold is not None and not 0 < real("threshold", self.threshold, quantile) <= 1:
-            raise ValueError(f"threshold is {self.threshold:g}; it must be {quantile}")
-        if not real("threshold_max", self.threshold_max, "a number", finite=False) >= self.bound:
-            raise ValueError(f"threshold_max is {self.threshold_max:g}; it must be at least the bound {self.bound:g}")
+        if self.clip is not None:
+            real("clip", self.clip, "a number above 0, or None for no clipping", lambda clip: clip > 0)
+        if self.threshold is not None:
+            real("threshold", self.threshold, "a quantile in (0, 1], 0.995 say, or None", lambda s: 0 < s <= 1)
+        real("threshold_max", self.threshold_max, f"at least the bound {self.bound:g}", lambda s: s >= self.bound)
 
     @staticmethod
     def of(value: str | Prediction) -> Prediction:

@@ -116,8 +116,7 @@ class Schedule(ABC):
 
     def level_at(self, ratio: float) -> Level:
         """The level at which σ/α is `ratio`, above 0, clamped to `[t_min, t_max]`."""
-        if not real("ratio", ratio, finite=False) > 0:
-            raise ValueError(f"ratio is {ratio:g}; σ/α must be above 0, since only the clean level has 0")
+        ratio = real("ratio", ratio, "a σ/α above 0, since only the clean level has 0", lambda ratio: ratio > 0)
         return self.level(float(self.time_at(-2 * math.log(ratio))))
 
     def time_at(self, log_snr: ArrayLike) -> Float64:

@@ -45,8 +45,7 @@ class NoiseSchedule(Schedule):
     def cosine(num_train_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
         """√ᾱ follows a cosine: Nichol and Dhariwal (2021), eq. (17); β is capped at `max_beta`."""
         count = _count(num_train_timesteps)
-        if not 0 <= (offset := real("offset", offset)) < 1:
-            raise ValueError(f"offset is {offset:g}; it must lie in [0, 1), and is 0.008 in the paper")
+        offset = real("offset", offset, "in [0, 1), and is 0.008 in the paper", lambda offset: 0 <= offset < 1)
         steps = np.arange(count + 1) / count
         alphas_cumprod = np.cos((steps + offset) / (1 + offset) * math.pi / 2) ** 2
         cap = real("max_beta", max_beta)
@@ -111,7 +110,7 @@ class NoiseSchedule(Schedule):
 
         log α(t) = −t²·(β_max − β_min)/4 − t·β_min/2, σ² = 1 − α².
         """
-        return VariancePreserving(real("beta_min", beta_min), real("beta_max", beta_max), real("t_min", t_min))
+        return VariancePreserving(real("beta_min", beta_min), real("beta_max", beta_max), _lowest(t_min))
 
     @staticmethod
     def ve(sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
@@ -121,7 +120,11 @@ class NoiseSchedule(Schedule):
     @staticmethod
     def rectified_flow(t_min: float = 1e-3) -> NoiseSchedule:
         """The straight path of Liu et al. (2023): α = 1 − t, σ = t, times from `t_min` to 1."""
-        return RectifiedFlow(real("t_min", t_min))
+        return RectifiedFlow(_lowest(t_min))
+
+
+def _lowest(t_min: float) -> float:
+    return real("t_min", t_min, "in (0, 1), the lowest time the network was trained for", lambda t: 0 < t < 1)
 
 
 def _count(num_train_timesteps: int) -> int:
@@ -242,7 +245,6 @@ class VariancePreserving(NoiseSchedule):
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
             raise ValueError(f"need 0 < beta_min ≤ beta_max, not {self.beta_min:g} and {self.beta_max:g}")
-        _check_t_min(self.t_min)
 
     def _log_alpha(self, t: Any) -> Any:
         return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
@@ -288,9 +290,6 @@ class RectifiedFlow(NoiseSchedule):
     t_min: float
     t_max = 1.0
 
-    def __post_init__(self) -> None:
-        _check_t_min(self.t_min)
-
     def _alpha(self, t: Float64) -> Float64:
         return 1 - t
 
@@ -299,11 +298,6 @@ class RectifiedFlow(NoiseSchedule):
 
     def _rates(self, t: float) -> tuple[float, float]:
         return -1.0, 1.0
-
-
-def _check_t_min(t_min: float) -> None:
-    if not 0 < t_min < 1:
-        raise ValueError(f"t_min must lie in (0, 1), not {t_min:g}: it is the lowest time the network was trained for")
 
 
 # Every schedule that needs no table, by the name that the command line uses. The tests run over them.

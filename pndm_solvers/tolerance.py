@@ -24,8 +24,7 @@ def plan_for_tolerance(
     method has the convergence order `order`. See `Solver.plan_within`.
     """
     allowed = "a root-mean-square error above 0, of at least 1e-15, float64's own"
-    if (tolerance := real("tolerance", tolerance, allowed)) < 1e-15:
-        raise ValueError(f"tolerance is {tolerance:g}; it must be {allowed}")
+    tolerance = real("tolerance", tolerance, allowed, lambda error: 1e-15 <= error < math.inf)
     if whole("max_model_calls", most) < 8:
         raise ValueError(f"max_model_calls is {most}; a pilot compares runs of at least 4 and 8 calls")
     check_state("the state x", x)

@@ -30,9 +30,7 @@ class DDIMSolver(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "eta", real("eta", self.eta, "a number in [0, 1]"))
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta:g}; it must be a number in [0, 1]")
+        object.__setattr__(self, "eta", real("eta", self.eta, "a number in [0, 1]", lambda eta: 0 <= eta <= 1))
 
     @property
     def name(self) -> str:

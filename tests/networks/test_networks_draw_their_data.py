@@ -2,14 +2,15 @@
 
 from importlib.resources import files
 
+import network_data as data
 import numpy as np
 import pytest
 import torch
+from train_networks import NETWORKS
 
 from pndm_solvers import DDIMSolver, PLMSSolver, PNDMSolver, initial_noise
 from pndm_solvers.prediction import PREDICTIONS
-from pndm_solvers.reference import NETWORK_NAMES, data, load_network
-from pndm_solvers.reference.train import NETWORKS
+from pndm_solvers.reference import NETWORK_NAMES, load_network
 
 
 @pytest.fixture(scope="module", params=NETWORK_NAMES)

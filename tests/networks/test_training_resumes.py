@@ -4,9 +4,8 @@ import argparse
 import os
 import signal
 
+import train_networks as train
 from safetensors.torch import load_file
-
-from pndm_solvers.reference import train
 
 
 def options(folder, steps):

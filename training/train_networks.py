@@ -1,4 +1,4 @@
-"""Training of the bundled networks: `python -m pndm_solvers.reference.train fashion`.
+"""Training of the bundled networks: `python training/train_networks.py fashion`.
 
 The training resumes from its own checkpoint, so it can be interrupted at any moment.
 """
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import network_data as data
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -21,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from pndm_solvers.prediction import PREDICTIONS
-from pndm_solvers.reference import data
 from pndm_solvers.reference.unet import UNet
 from pndm_solvers.schedules import NoiseSchedule
 
