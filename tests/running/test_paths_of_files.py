@@ -111,12 +111,6 @@ def test_a_run_that_changes_its_folder_keeps_its_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "elsewhere") == []
 
 
-def test_a_pipe_is_not_waited_for(path):
-    os.mkfifo(path)
-    with pytest.raises(OSError, match="a state is one file"):
-        PLMS.run(interrupted_after(0), START, checkpoint=path)
-
-
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     link, target = tmp_path / "run", tmp_path / "elsewhere" / "run"
