@@ -30,7 +30,12 @@ __all__ = [
 
 
 class ArrayLibrary:
-    """NumPy and the array API standard, through `x.__array_namespace__()`."""
+    """NumPy and the array API standard, through `x.__array_namespace__()`.
+
+    A library outside the standard overrides the methods that call `namespace` and that its runs need: `name`,
+    `is_floating`, `is_finite`, `has_numbers`, `wide`, `cast`, `copy`, `times` and `from_numpy` for every run. The class
+    of its arrays has `ndim`.
+    """
 
     def namespace(self, x: Any) -> Any:
         """The module of x's library, whose functions are named as in the standard."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from pndm_solvers.arguments import choice
 from pndm_solvers.grid import Grid
 from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.schedule import Level
@@ -101,7 +102,8 @@ class Program:
             An answer, or a dict from answers to weights that sum to 1.
         space:
             The prediction whose mean is taken: one of `PREDICTIONS`. "epsilon" is the paper's eq. (9), "sample" the
-            data space of DPM-Solver++. From α = 0, where ε does not determine the picture, "epsilon" means "sample".
+            data space of DPM-Solver++. Where it does not determine the picture, as ε at α = 0, `x.level.space` takes
+            its place, which is φ's limit.
         sigma:
             How much ε remains where noise replaces the rest: √(σ² − noise²), DDIM's eq. (12).
         noise:
@@ -109,7 +111,9 @@ class Program:
         stage:
             Whether the new state is a Runge–Kutta stage, not a point of the solution.
         """
-        space = x.level.space if space == "epsilon" else space
+        a, b = PREDICTIONS[choice("space", space, PREDICTIONS)](x.level.alpha, x.level.sigma)
+        if x.level.alpha * b == x.level.sigma * a:
+            space = x.level.space
         p, q = transfer_weights(x.level, to if sigma is None else to._replace(sigma=sigma), space)
         parts = {}
         for answer, weight in (mean if isinstance(mean, Mapping) else {mean: 1.0}).items():
@@ -155,8 +159,10 @@ class Program:
         """`x` written in terms of `on`, a state at which the network was asked: x = on + (x − on).
 
         What the two are both made of cancels. A corrected state shares its past with the state that it corrects;
-        written without this, its history would grow with every step.
+        written without this, its history would grow with every step. ValueError where fresh noise is in one of them.
         """
+        if x.noise or on.noise:
+            raise ValueError("a state with fresh noise cannot be rebased: a row has one noise, not a difference of two")
         states, answers = dict(x.states), dict(x.answers)
         for mine, others in ((states, on.states), (answers, on.answers)):
             for index, weight in others:
@@ -166,7 +172,11 @@ class Program:
         return Form(x.level, _terms(states), _terms(answers), stage=x.stage)
 
     def table(self, end: Form, name: str) -> Table:
-        """The table of a program whose last state is `end`."""
+        """The table of a program whose last state is `end`. ValueError unless that is at the grid's last level."""
+        if end.level != self.grid.levels[-1]:
+            raise ValueError(
+                f"{name} ends at t = {end.level.t:g}, not at the grid's end, t = {self.grid.levels[-1].t:g}"
+            )
         asked = [answer.at for answer in self._rows]
         rows = tuple(
             Row(*at.level, made.states, made.answers, made.noise, made.stage)

@@ -50,7 +50,8 @@ def exact_weights(
     The quadrature is Gauss's on panels no wider than a factor e in ρ; relative to the largest weight the
     result is good to 1e-12, unless the step is below a hundredth of ρ: the nodes' own rounding then counts.
     A node at ρ = ∞ (α = 0) is infinitely far in u and so has no weight; a step that begins or ends there,
-    or is too short for float64, has its first node alone. Raises ValueError for two nodes at one u.
+    or is too short for float64, has its first node alone, which for a corrector is the new
+    answer. Raises ValueError for two nodes at one u.
     """
     finite = [node for node in nodes if math.isfinite(node)]
     if len(finite) < 2 or not math.isfinite(here + there) or math.isclose(here, there, rel_tol=1e-12):

@@ -34,7 +34,7 @@ class FONSolver(Solver):
 
     It adds dx/dt where PNDM transfers, so it leaves the data's manifold at large steps, and a
     constant ε is not solved exactly.
-    Orders: formula 4, convergence 4. Model calls: N + 9 for N ≥ 4 steps.
+    Order: 4. Model calls: N + 9 for N ≥ 4 steps.
     Reference: Liu et al. (2022), section 4, where FON stands for the fourth-order numerical method.
     """
 
@@ -45,14 +45,9 @@ class FONSolver(Solver):
         return "FON"
 
     @property
-    def order(self) -> int:
-        """The order of its formula."""
-        return 4
-
-    @property
     def convergence_order(self) -> int:
         return 4
 
     def write(self, program: Program, x: Form) -> Form:
         move = partial(classical_move, program)
-        return multistep(program, x, self.order, "rk4", partial(classical_mean, order=self.order), move)
+        return multistep(program, x, 4, "rk4", partial(classical_mean, order=4), move)

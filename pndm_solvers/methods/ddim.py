@@ -19,7 +19,7 @@ class DDIMSolver(Solver):
     """DDIM: pseudo Euler, `x_s = φ(x_t, ε, t, s)`.
 
     Also known as: denoising diffusion implicit models; PNDM of order 1; Euler's method in σ/α.
-    Orders: formula 1, convergence 1. Model calls: N for N steps.
+    Order: 1. Model calls: N for N steps.
     Reference: Song, Meng and Ermon (2021), eq. (12) and (16).
 
     `eta` in [0, 1] replaces part of the predicted noise by fresh noise: 0 is deterministic, 1 is DDPM.
@@ -37,13 +37,8 @@ class DDIMSolver(Solver):
         return "DDIM" if self.eta == 0 else f"DDIM (η = {self.eta:g})"
 
     @property
-    def order(self) -> int | None:
-        """The order of its formula; None where it is stochastic."""
-        return 1 if self.eta == 0 else None
-
-    @property
     def convergence_order(self) -> int | None:
-        return self.order
+        return 1 if self.eta == 0 else None
 
     def write(self, program: Program, x: Form) -> Form:
         for here, there in program.grid.steps:

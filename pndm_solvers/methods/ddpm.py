@@ -37,7 +37,7 @@ def posterior_deviation(here: Level, there: Level) -> float:
 class DDPMSolver(Solver):
     """DDPM: each step a draw from the posterior q(x_s | x_t, x̂_0).
 
-    Orders: none, the method is stochastic. Model calls: N for N steps.
+    Order: none, the method is stochastic. Model calls: N for N steps.
     Reference: Ho, Jain and Abbeel (2020), eq. (6), (7) and section 3.2; fewer steps than the
     network was trained with as in Nichol and Dhariwal (2021), eq. (19).
 
@@ -55,11 +55,6 @@ class DDPMSolver(Solver):
     @property
     def name(self) -> str:
         return f"DDPM ({self.variance.replace('_', ' ')})"
-
-    @property
-    def order(self) -> None:
-        """None: the method is stochastic."""
-        return None
 
     @property
     def convergence_order(self) -> None:

@@ -46,7 +46,7 @@ MeanOf = Callable[[Sequence[Answer], Level], Mapping[Answer, float]]
 def multistep(
     program: Program, x: Form, order: int, starter: Starter, mean: MeanOf, move: Move, fractions: Fractions = "time"
 ) -> Form:
-    """Each step a move along `mean` of the answers so far, after the starter's own steps."""
+    """Each step a move along `mean` of the answers so far, after the starter's own steps, at most `order` − 1."""
     tableau, most = STARTERS[starter]
     history: list[Answer] = []  # each step's first answer, the newest first
     for _, there in program.grid.steps:

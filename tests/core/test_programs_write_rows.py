@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import SCHEDULES
 
-from pndm_solvers import Level, PLMSSolver, PRKSolver, make_grid
+from pndm_solvers import Grid, Level, PLMSSolver, PRKSolver, make_grid
 from pndm_solvers.prediction import PREDICTIONS, Prediction
 from pndm_solvers.program import Form, Program
 from pndm_solvers.transfer import answer_weights, transfer_weights
@@ -152,7 +152,9 @@ def test_a_moved_state_is_a_form_until_it_is_asked_at():
     assert dict(row.states) == pytest.approx({0: p})
     assert dict(row.answers) == pytest.approx({0: q})
     assert not row.stage
-    assert written.table(middle, "one move").rows[0].stage
+    shorter = program((700,), stop=400)
+    middle = shorter.transfer(shorter.start, shorter.ask(shorter.start), THERE, stage=True)
+    assert shorter.table(middle, "one move").rows[0].stage
 
 
 def test_noises_of_two_moves_add_in_quadrature():
@@ -175,7 +177,7 @@ def test_two_draws_are_two_states():
 
 def test_less_epsilon_where_noise_replaces_it():
     """DDIM's eq. (12): σ of the target is √(σ² − noise²) for ε, the level itself stays."""
-    written = program()
+    written = program((700,), stop=400)
     x = written.transfer(written.start, written.ask(written.start), THERE, sigma=0.5, noise=0.25)
     (row,) = written.table(x, "eta").rows
     p, q = transfer_weights(HERE, THERE._replace(sigma=0.5))
@@ -230,8 +232,33 @@ def test_the_first_question_is_at_the_first_state():
     written = program()
     with pytest.raises(ValueError, match="a method asks first at the state that a run begins with"):
         written.ask(Form(THERE, ((0, 1.0),), ()))
-    table = written.table(written.transfer(written.start, written.ask(written.start), HERE), "no way to go")
+    near = LINEAR.level(700)._replace(t=700.0 - 1e-9)  # no way to go, so that the answer has no weight
+    written = Program(Grid(LINEAR, (HERE, near), integral=False))
+    table = written.table(written.transfer(written.start, written.ask(written.start), near), "no way to go")
     assert [(row.states, row.answers) for row in table.rows] == [(((0, 1.0),), ())]
+
+
+def test_what_a_program_cannot_write_is_refused():
+    written = program()
+    e = written.ask(written.start)
+    x = written.transfer(written.start, e, THERE)
+    with pytest.raises(ValueError, match=r"short ends at t = 400, not at the grid's end, t = 90"):
+        written.table(x, "short")
+    with pytest.raises(ValueError, match="space is 'data'; known are 'epsilon'"):
+        written.transfer(x, e, BELOW, space="data")
+    noisy = written.transfer(written.start, e, THERE, noise=0.1)
+    for pair in ((noisy, x), (x, noisy)):
+        with pytest.raises(ValueError, match="a state with fresh noise cannot be rebased"):
+            written.rebase(pair[0], on=pair[1])
+
+
+@pytest.mark.parametrize("space", ["epsilon", "score"])
+def test_what_does_not_determine_the_picture_gives_way_to_its_limit(space):
+    flow = SCHEDULES["rectified_flow"]
+    written = Program(make_grid(flow, timesteps=[1.0], stop=0.2))
+    e, end = written.ask(written.start), written.grid.levels[-1]
+    moved = written.transfer(written.start, e, end, space=space)
+    assert moved == written.transfer(written.start, e, end, space="sample")
 
 
 def test_a_program_without_questions_is_a_table_without_rows():
