@@ -184,6 +184,8 @@ def _read(raw: bytes) -> tuple[dict[str, Any], dict[str, str], memoryview]:
 def _saved(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview, device: Any, like: Any) -> Saved:
     """The parts of a state. The digest held, so what `save` wrote is not checked again, but for its arrays."""
     table, row = Table.from_json(metadata["plan"]), int(metadata["row"])
+    if not 0 <= row <= table.model_calls:
+        raise ValueError(f"row is {row} in a plan of {table.cost()}")
     names, orders = {code: name for name, (code, _) in DTYPES.items()}, json.loads(metadata["order"])
     kinds: dict[str, dict[int, Any]] = {"state": {}, "answer": {}}
     for name, entry in header.items():
@@ -291,7 +293,9 @@ def _write(path: Path, parts: list[Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial_file, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             partial_file.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise

@@ -259,8 +259,11 @@ class State:
 
     def check_answer(self, answer: Any) -> None:
         """TypeError or ValueError unless `answer` is a floating array of the state's library, shape and device."""
-        name = f"the model's answer at t = {self._row.t:g}"
-        check_together(name, answer, "the state", self.states[self.row])
+        try:
+            check_together("the model's answer", answer, "the state", self.states[self.row])
+        except (TypeError, ValueError) as error:
+            hint = "with diffusers' networks: model(x, t).sample"
+            raise type(error)(f"at t = {self._row.t:g}, {error} ({hint})") from error
 
     def converted(self, answer: Any) -> Any:
         """The network's `answer`, which was checked, as what the row combines: ε, or x̂_0 where α = 0."""

@@ -101,6 +101,8 @@ class Table:
     def __post_init__(self) -> None:
         if not isinstance(self.end, Level):
             raise TypeError(f"end is a {type(self.end).__name__}; it must be a Level, as schedule.level(t) gives")
+        if not isinstance(self.name, str):
+            raise TypeError(f"name is {self.name!r}; it must be a text")
         end = Level(*(real(f"{name} of end", value) for name, value in self.end._asdict().items()))
         if min(end.alpha, end.sigma) < 0:
             raise ValueError(f"alpha and sigma of end must not be negative: {end}")
@@ -246,6 +248,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # The keys of a plan's JSON, as signatures: a key that is missing or unknown is an error.
 def _table(*, name: Any, integer_times: Any, end: Any, rows: Any) -> dict[str, Any]:
+    if not isinstance(rows, list):
+        raise TypeError(f"rows is {rows!r}, no list")
     made = tuple(_row(k, **row) for k, row in enumerate(rows))
     return {"rows": made, "end": Level(**end), "integer_times": integer_times, "name": name}
 

@@ -322,7 +322,7 @@ def test_sigmas_of_no_run_are_refused(sigmas, message):
 
 
 def test_an_answer_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match="must answer floating numbers of that shape"):
+    with pytest.raises(ValueError, match="the model's answer is of shape"):
         sample_ddim(lambda x, sigma: x[:, :1], NOISE, falling(3), disable=True)
 
 

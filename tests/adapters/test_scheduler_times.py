@@ -30,7 +30,7 @@ def test_levels_belong_to_floating_pictures_and_one_time_each():
                 make(torch.full((1, 2), 100), torch.ones(1, 2), torch.tensor([500]))
             with pytest.raises(ValueError, match="timesteps are 2 for a batch of 3"):
                 make(torch.ones(3, 2), torch.ones(3, 2), torch.tensor([500, 10]))
-            with pytest.raises(ValueError, match=r"noise and \w+ lie on meta and cpu; move one"):
+            with pytest.raises(ValueError, match=r"noise lies on the device meta and \w+ on cpu; move one"):
                 make(torch.ones(3, 2), torch.ones(3, 2, device="meta"), torch.tensor([5]))
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PNDMSolver
+from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PNDMSolver, add_noise
 from pndm_solvers.adapters.diffusers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
 
 parts = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tiny_stable_diffusion.py"))["parts"]
@@ -181,7 +181,7 @@ def assert_image_to_image(name, tenths):
     noise = torch.randn(LATENTS.shape, generator=seeded(), dtype=torch.float64)
     generator.set_state(calls.noise)
     plan = expected_plan(scheduler, solver, continuation, 20, begin)
-    start = SCHEDULE.add_noise(LATENTS, noise, called[0])
+    start = add_noise(SCHEDULE, LATENTS, noise, called[0])
     close(result, plan.run(guided(pipe, calls.prompts), start, generator=generator))
 
 
@@ -376,10 +376,10 @@ def assert_inpainting(name, strength):
     called = calls.times[:]
 
     def change(k, x):
-        behind = kept if k + 1 == len(called) else SCHEDULE.add_noise(kept, noise, called[k + 1])
+        behind = kept if k + 1 == len(called) else add_noise(SCHEDULE, kept, noise, called[k + 1])
         return (1 - paint) * behind + paint * x
 
-    start = noise if strength == 1 else SCHEDULE.add_noise(kept, noise, called[0])
+    start = noise if strength == 1 else add_noise(SCHEDULE, kept, noise, called[0])
     assert len(calls) == plan.model_calls
     close(result, run_with_changes(plan, guided(pipe, calls.prompts), start, change))
     torch.testing.assert_close(result[..., :4], kept[..., :4], rtol=0, atol=0)

@@ -132,7 +132,7 @@ def test_a_folder_that_is_no_checkpoint(run, tmp_path):
 
 def test_a_checkpoint_without_diffusers_says_how_to_get_it(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    for module in ("pipelines", "adapters.diffusers"):
-        monkeypatch.delitem(sys.modules, f"pndm_solvers.{module}", raising=False)
+    for module in [name for name in sys.modules if name.startswith("pndm_solvers.adapters.diffusers")]:
+        monkeypatch.delitem(sys.modules, module)
     status, _, err = run("sample", "--model", tmp_path)
     assert (status, err) == (1, "pndm-solvers: --model needs diffusers: pip install 'pndm_solvers[demo,diffusers]'")

@@ -466,7 +466,7 @@ def test_another_time_than_the_next_is_an_error():
 
 BAD_INPUT = {
     "betas that are NaN or outside (0, 1)": [
-        (lambda: ours.DDIMScheduler(trained_betas=[0.1, float("nan")]), ValueError, "betas must be finite"),
+        (lambda: ours.DDIMScheduler(trained_betas=[0.1, float("nan")]), ValueError, r"betas\[1\] is nan"),
         (lambda: ours.DDIMScheduler(trained_betas=[0.1, -0.1]), ValueError, r"betas must lie in \(0, 1\)"),
         (lambda: ours.DDIMScheduler(trained_betas=[0.1, 1.5]), ValueError, r"betas must lie in \(0, 1\)"),
     ],
@@ -489,7 +489,7 @@ BAD_INPUT = {
         (
             lambda: ours.DDPMScheduler().step(noise(shape=(2, 3, 4, 5)), 5, noise()),
             ValueError,
-            "the model answered shape",
+            "model_output at t = .* is of shape",
         ),
         (
             lambda: ours.DDPMScheduler().step(noise().int(), 5, noise().int()),

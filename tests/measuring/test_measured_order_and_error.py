@@ -9,6 +9,7 @@ from conftest import SCHEDULES
 from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PNDMSolver, Solver
 from pndm_solvers.measure import GRIDS, Curve, ObservedOrder, compare, deterministic_solvers, observed_order
 from pndm_solvers.methods import SOLVERS
+from pndm_solvers.methods.classical import classical_move
 from pndm_solvers.problems import PROBLEMS, Problem, exact_problem, network_problem
 
 LINEAR = SCHEDULES["linear"]
@@ -23,10 +24,13 @@ class HalfAStepLate(Solver):
     def __init__(self, schedule):
         self.schedule = schedule
 
-    def write(self, program):
+    def write(self, program, x):
+        before = None
         for _, there in program.grid.steps:
-            k = program.newest
-            program.classical(k, {k: 0.5, max(k - 1, 0): 0.5} if k else {0: 1.0}, there)
+            e = program.ask(x)
+            x = classical_move(program, x, {e: 0.5, before: 0.5} if before else {e: 1.0}, there)
+            before = e
+        return x
 
 
 @pytest.mark.parametrize("solver", [DDIMSolver(LINEAR), HalfAStepLate(LINEAR)], ids=lambda solver: solver.name)

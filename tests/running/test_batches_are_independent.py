@@ -72,12 +72,12 @@ def test_shared_times_are_integers_only_where_all_are():
 @pytest.mark.parametrize(
     ("other", "options", "model", "error", "message"),
     [
-        (START[:, :2], {}, smooth, ValueError, r"of shape \(4, 2\), and beside .* must be of shape \(4, 3\)"),
+        (START[:, :2], {}, smooth, ValueError, r"of shape \(4, 2\); beside .* must be of shape \(4, 3\)"),
         (START.astype(np.float32), {}, smooth, ValueError, "of dtype float32"),
-        (torch.from_numpy(START), {}, smooth, TypeError, "state 1 a Tensor"),
+        (torch.from_numpy(START), {}, smooth, TypeError, "state 1 is a Tensor"),
         (START, {"prediction": "v_prediction"}, smooth, ValueError, "'epsilon' and for 'v_prediction'"),
-        (START, {}, lambda x, t: x[:4], ValueError, r"answered shape \(4, 3\)"),
-        (START, {}, lambda x, t: None, ValueError, "answered a NoneType"),
+        (START, {}, lambda x, t: x[:4], ValueError, r"the model's answer is of shape \(4, 3\)"),
+        (START, {}, lambda x, t: None, TypeError, "the model's answer is None"),
     ],
     ids=["shape", "dtype", "library", "prediction", "short answer", "no answer"],
 )

@@ -1,19 +1,16 @@
 """A file that `State.save` did not write is refused with ValueError, and nothing in it is executed."""
 
-import json
 import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from array_libraries import LIBRARIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import LINEAR, START, states_of
+from runs import LINEAR
 from state_files import parts_of, sealed, small_file
 
-from pndm_solvers import DDIMSolver, PNDMSolver, State
+from pndm_solvers import DDIMSolver, State
 
 
 @pytest.fixture
@@ -45,8 +42,7 @@ def test_a_file_cut_short_anywhere_is_refused(path):
     for length in range(len(small)):
         refused(path, small[:length], what=length)
     refused(path, small + b"\0")
-    refused(path, b"", "it is empty")
-    refused(path, small[:100], "ends after 100 bytes, within what would be its header")
+    refused(path, small[:100], "ends after 100 bytes, within its header")
 
 
 def test_every_altered_byte_is_refused(path):
@@ -77,10 +73,7 @@ MEANINGLESS = {
     "seed": [(seed, None) for seed in ("-1", "0.5", '"a"', "[1, -2]", "{", '["a"]')],
     "library": [("os", "pass like=")],
     "dtype": [(dtype, None) for dtype in ("int64", "float", "F64", "")],
-    "order": [
-        (order, None)
-        for order in ("[]", '{"state.0": [0, 1]}', '{"state.1": [0]}', '{"state.1": [0, 0]}', '{"state.1": 1}')
-    ],
+    "order": [(order, None) for order in ("[]", '{"state.1": [0]}', '{"state.1": 1}', "{")],
 }
 
 
@@ -96,43 +89,12 @@ def test_metadata_without_meaning_is_refused(key, path):
     refused(path, sealed(header, numbers), what="left out")
 
 
-def test_entries_that_describe_no_array_of_the_file_are_refused(path):
-    header, numbers = parts_of(small_file())
-    shapes = ([-1, 1], [-1, -1], [1.0, 1], "1", [True, 1], [2, 1], [0, 10**30], [10**10, 10**10], [], "11")
-    places = ([0, 10**30], [-8, 8], [0], None)
-    for entry in (
-        *({"shape": shape} for shape in shapes),
-        *({"dtype": dtype} for dtype in ("F32", "I64", ["F64"])),
-        *({"data_offsets": place} for place in places),
-    ):
-        damaged = sealed(header | {"state.1": header["state.1"] | entry}, numbers)
-        for library in LIBRARIES:
-            if "float64" in library.dtypes:
-                refused(path, damaged, what=(entry, library.name), like=library.array([0.0]))
-
-
 def test_another_set_of_arrays_is_refused(path):
     header, numbers = parts_of(small_file())
     for name in ("state.0", "state.2", "answer.0", "state", "state.1.0", "noise.0"):
         refused(path, sealed(header | {name: header["state.1"]}, numbers), what=name)
         renamed = {name if key == "state.1" else key: value for key, value in header.items()}
         refused(path, sealed(renamed, numbers), what=name)
-
-
-def test_arrays_that_do_not_match_are_refused(path):
-    """They are of equal bytes. Only an answer may have a dtype of its own."""
-    states_of(PNDMSolver(LINEAR).plan(5), START)[3].save(path)
-    header, numbers = parts_of(path.read_bytes())
-    assert sum(name.startswith("state") for name in header) > 1
-    assert header["answer.0"]["shape"] == [4, 3]
-    for dtype, shape in (("F64", [3, 4]), ("F64", [12]), ("F32", [8, 3]), ("F32", [4, 6])):
-        for name in ("state.3", "answer.0"):
-            entry = header[name] | {"dtype": dtype, "shape": shape}
-            refused(path, sealed(header | {name: entry}, numbers), "differ in shape", (name, entry))
-    entry = {"dtype": "F32", "shape": [4, 3], "data_offsets": [0, 48]}
-    refused(path, sealed(header | {"state.3": entry}, numbers), "states in dtype")
-    path.write_bytes(sealed(header | {"answer.0": entry}, numbers))
-    assert State.load(path).answers[0].dtype == np.float32
 
 
 json_values = st.recursive(
@@ -144,28 +106,10 @@ json_values = st.recursive(
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
-def test_garbage_is_refused_or_taken_as_it_is(scratch, data):
-    """Bytes, a header of any JSON, or a file with any JSON in the place of one value, under a right digest."""
-    header, numbers = parts_of(small_file())
-    part, key, value = "__metadata__", "x_T", None
-    match data.draw(st.sampled_from(["bytes", "header", "__metadata__", "state.1"])):
-        case "bytes":
-            made = data.draw(st.binary(max_size=200))
-        case "header":
-            made = sealed(data.draw(json_values), data.draw(st.binary(max_size=50)))
-        case part:
-            key, value = data.draw(st.sampled_from(sorted(header[part].keys() - {"sha256"}))), data.draw(json_values)
-            header[part][key] = value = json.dumps(value) if data.draw(st.booleans()) else value
-            made = sealed(header, numbers)
-    scratch.write_bytes(made)
-    try:
-        loaded = State.load(scratch)
-    except ValueError:
-        return
-    assert part == "__metadata__"
-    loaded.save(scratch)
-    written = parts_of(scratch.read_bytes())[0][part]
-    assert key == "x_T" or json.loads(written[key]) == json.loads(value)
+def test_garbage_is_refused(scratch, data):
+    """Bytes, or a header of any JSON under a right digest."""
+    made = data.draw(st.binary(max_size=200) | st.builds(sealed, json_values, st.binary(max_size=50)))
+    refused(scratch, made)
 
 
 WATCHED = """

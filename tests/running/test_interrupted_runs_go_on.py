@@ -128,7 +128,7 @@ def test_numbers_that_are_not_finite_are_written_only_where_nobody_looks(check_f
 
 
 def test_an_x_that_is_not_finite_makes_no_file(path):
-    with pytest.raises(FloatingPointError, match="x is not finite as it is handed in"):
+    with pytest.raises(FloatingPointError, match="the state x is not finite at the start"):
         PLMS.run(interrupted_after(0), START * np.nan, checkpoint=path)
     assert not path.exists()
 
