@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir
 from dataclasses import dataclass, is_dataclass
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -44,12 +45,11 @@ import pndm_solvers as ps
 from pndm_solvers.adapters import diffusers as ours
 from pndm_solvers.adapters.k_diffusion import SAMPLERS
 from pndm_solvers.methods import SOLVERS
+from pndm_solvers.rule import Rule
 from pndm_solvers.schedules import SCHEDULES
 
-# Functions of a schedule, and of a prediction: the one place to edit when one of them moves.
-OF_SCHEDULE = [*map(operator.attrgetter, ("alpha", "sigma", "log_snr", "rates", "time_at", "level_at", "add_noise"))]
+OF_SCHEDULE = [*map(operator.attrgetter, ("alpha", "sigma", "log_snr", "rates", "time_at", "level_at"))]
 OF_SCHEDULE += [lambda schedule: lambda t: schedule.level(t)]  # its other parameter is the name of t in a message
-OF_PREDICTION = [*map(operator.attrgetter, ("weights", "convert"))]
 
 PACKAGE = str(Path(ps.__file__).parent)
 SECONDS = 5
@@ -68,6 +68,11 @@ def poison(x: Any, t: Any) -> Any:
     return x * math.nan
 
 
+class Forgetful(ps.Observer):
+    def begin(self, state: ps.State) -> Any:
+        pass
+
+
 X, TENSOR = np.linspace(-1, 1, 12).reshape(2, 2, 3), torch.linspace(-1, 1, 12).reshape(2, 2, 3)
 LINEAR = ps.NoiseSchedule.linear()
 PLAN, NOISY = ps.DDIMSolver(LINEAR).plan(3), ps.DDPMSolver(LINEAR).plan(3)
@@ -84,7 +89,7 @@ POOL: dict[str, list[Any]] = {
         Decimal("0.5"),
     ],
     "nan": [math.nan, np.float64(math.nan), np.array(math.nan)],
-    "text": ["", "10", "nan", "epsilon", "plms", "clean", "linear", np.str_("epsilon"), "cpu", ".", "none/run"],
+    "text": ["", "10", "nan", "epsilon", "plms", "clean", "ratio", "linear", np.str_("epsilon"), "cpu", ".", "none/run"],
     "table": [
         [0.9, 0.5, 0.1], [900, 500, 100], [1, 2, 3], [1, 2], [0.5], [1200, 5], [0.1, math.nan], [[1.0]], range(3), [],
         np.array([9, 9, 1], np.uint8), torch.tensor([900, 500, 100]), np.zeros(0), np.array([3, 4]),
@@ -93,7 +98,10 @@ POOL: dict[str, list[Any]] = {
     "mapping": [{}, {"beta_schedule": "linear"}, {"beta_schedule": "sigmoid"}, {"num_train_timesteps": "9"}],
     "array": [
         X, X[:1], X[0], X[:0], -X, X * 1e100, X * 1e-100, X * math.nan, X.astype(np.float16), X.astype(">f8"),
-        np.eye(2), X[:, ::-1], TENSOR, TENSOR[:1], TENSOR * math.nan, TENSOR * 1e15, TENSOR.bfloat16(),
+        np.eye(2), X[:, ::-1], TENSOR,
+    ],
+    "tensor": [
+        TENSOR[:1], TENSOR * math.nan, TENSOR * 1e15, TENSOR.bfloat16(),
         TENSOR.double(), TENSOR.transpose(1, 2), TENSOR.to("meta"), TENSOR.clone().requires_grad_(),
     ],
     "masked": [np.ma.masked_greater(X, 0.5)],
@@ -101,12 +109,15 @@ POOL: dict[str, list[Any]] = {
     "function": [
         model, poison, lambda: 0, lambda x, t: None, lambda x, t: x[:1], lambda x, t: x[0], lambda x, t: x > 0,
         lambda x, t: x.tolist(), lambda *_: [999, 500, 500], lambda *_: "abc", lambda *_: [math.nan],
-        lambda x, t: torch.zeros(x.shape) if isinstance(x, np.ndarray) else x.detach().numpy(), ps.ErrorEstimate(),
+        lambda x, t: torch.zeros(x.shape) if isinstance(x, np.ndarray) else x.detach().numpy(), ps.ErrorEstimate(), ps.Observer(),
     ],
+    "callbacks": [[ps.Observer()], (ps.Observer(), ps.ErrorEstimate())],
+    "not callbacks": [[ps.Observer(), None], [ps.Observer], (5,), Forgetful()],
     "schedule": [LINEAR, ps.NoiseSchedule.linear(10), ps.NoiseSchedule.vp()],
     "level": [LINEAR.level(500), ps.Level(math.nan, 0.6, 0.8)],
     "prediction": [ps.Prediction("sample"), ps.Prediction("flow", clip=1.0)],
     "tableau": [ps.TABLEAUX["heun"]],
+    "rule": [Rule(), Rule(knee=0.5, orders=((0.0, 3),))],
     "state": [STATE, NOISY.start(X, seed=3), PLAN.start(TENSOR)],
     "states": [[STATE], (STATE, STATE), [STATE, PLAN.start(TENSOR)], [NOISY.start(X[:1], seed=3)]],
     "step": STEPS,
@@ -119,26 +130,28 @@ POOL: dict[str, list[Any]] = {
     "path": [Path("run"), Path("σ ε \udcff \n")],
     "other": [
         1j, object(), Ellipsis, slice(3), np.array("x"), np.array([1j]), {1}, np.array([None, 1], object), b"1", PLAN,
-        np.array(True), torch.tensor(True), X > 0, X.astype(complex), X.astype(object), TENSOR > 0, ps.ErrorEstimate,
+        np.array(True), X > 0, X.astype(complex), X.astype(object), TENSOR > 0, ps.ErrorEstimate,
         TENSOR.to(torch.complex64), {0: 1}, ROW, ps.Level(1.0, "a", None), np.random.RandomState(), [torch.Generator()],
     ],
 }  # fmt: skip
 
 # The kinds of value that a parameter takes, by its name, after the function's name where it means something else there.
-NUMERIC = "count, number, table, array, integers, masked, terms, broken terms, level"
+NUMERIC = "count, number, table, array, tensor, integers, masked, terms, broken terms, level"
 TAKES: dict[str, set[str]] = {
     name: set(kinds.split(", "))
     for names, kinds in {
         "num_inference_steps max_model_calls start stop clip threshold Solver.sample.tolerance": "none, count, number",
         "tolerance scale ratio alpha sigma timestep slerp.weight Row.t Row.noise": "count, number",
-        "t betas alphas_cumprod log_snr _PlanScheduler.add_noise.timesteps": NUMERIC,
+        "t betas alphas_cumprod log_snr PlanScheduler.add_noise.timesteps": NUMERIC,
         "timesteps sigmas trained_betas": f"none, {NUMERIC}",
         "wanted name": "text",
         "check_finite disable": "none, flag",
-        "x x_T x0 noise epsilon answer sample model_output original_samples slerp.a slerp.b": "array",
-        "like variance_noise": "none, array",
+        "x x_T x0 noise epsilon answer original_samples slerp.a slerp.b": "array, tensor",
+        "sample model_output": "tensor",
+        "like variance_noise": "none, array, tensor",
         "model conditional unconditional": "function",
         "callback": "none, function",
+        "Plan.run.callback Solver.sample.callback": "none, function, callbacks",
         "spacing": "text, function",
         "prediction": "text, prediction",
         "tableau": "text, tableau",
@@ -147,14 +160,22 @@ TAKES: dict[str, set[str]] = {
         "seed": "none, count, table",
         "generator": "none, generator",
         "state_dtype": "none, dtype, text",
-        "device": "none, device, text, count",
+        "device": "none, device",
         "extra_args": "none, mapping",
-        "shape a b c": "table, list, terms",
+        "shape b c": "table, list, terms",
+        "a": "terms, broken terms",
         "config": "text, mapping",
         "checkpoint": "none, path, text",
     }.items()
     for name in names.split()
 }  # fmt: skip
+# Parameters whose values of another kind are left to the errors of Python, of torch and of diffusers.
+UNGUARDED = (
+    "Plan.name Plan.rows ButcherTableau.* PLMSSolver.rule add_noise.schedule *.state_dtype *Scheduler.step.return_dict "
+    "*.use_clipped_model_output *.set_timesteps.device sample_*.callback sample_*.extra_args sample_*.disable "
+    "*Scheduler.step.sample *Scheduler.step.model_output *Scheduler.steps_offset *Scheduler.clip_sample_range *Scheduler.sample_max_value "
+    "*Scheduler.dynamic_thresholding_ratio"
+).split()
 # By the type of a parameter's default, where its name does not stand above; else the kind is called as the parameter.
 BY_DEFAULT = {bool: {"flag"}, int: {"count"}, float: {"count", "number"}, str: {"text"}}
 
@@ -171,10 +192,13 @@ class Good:
         named = TAKES.get(f"{self.name}.{parameter}", TAKES.get(parameter))
         return named or BY_DEFAULT.get(type(self.arguments[parameter]), {parameter})
 
+    def unguarded(self, parameter: str) -> bool:
+        return any(fnmatchcase(f"{self.name}.{parameter}", pattern) for pattern in UNGUARDED)
+
 
 # Values of the parameters without a default.
 VALUES: dict[str, Any] = {
-    "schedule": LINEAR, "betas": [0.1, 0.2, 0.3], "alphas_cumprod": [0.9, 0.5, 0.1], "log_snr": 0.5, "ratio": 0.5,
+    "prediction": "flow", "schedule": LINEAR, "betas": [0.1, 0.2, 0.3], "alphas_cumprod": [0.9, 0.5, 0.1], "log_snr": 0.5, "ratio": 0.5,
     "config": {"num_train_timesteps": 50}, "x": X, "x_T": X, "x0": X, "noise": X + 1, "epsilon": X, "answer": X,
     "model": model, "conditional": model, "unconditional": model, "scale": 3.0, "state": STATE, "states": [STATE],
     "text": PLAN.to_json(), "rows": PLAN.rows, "end": PLAN.end, "t": 500.0, "alpha": 0.6, "sigma": 0.8,
@@ -184,8 +208,9 @@ VALUES: dict[str, Any] = {
     "sample": TENSOR, "sigmas": torch.tensor([5.0, 2.0, 0.5, 0.0]), "timesteps": torch.tensor([5, 9]),
 }  # fmt: skip
 # Values of the parameters that `**options` stands for.
-OPTIONS: dict[str, Any] = dict.fromkeys(("num_inference_steps", "max_model_calls", "timesteps", "start", "stop"))
-OPTIONS |= {"spacing": "balanced", "final": "clean", "steps_offset": 0}
+OPTIONS: dict[str, Any] = {"max_model_calls": None}
+for taker in (ps.make_grid, ps.Plan.start, ps.Plan.run):
+    OPTIONS |= {name: parameter.default for name, parameter in inspect.signature(taker).parameters.items()}
 
 
 def good(function: Callable[..., Any], **given: Any) -> Good:
@@ -224,7 +249,7 @@ def good_calls() -> Iterator[Good]:
         yield good(plan.advance, state=plan.start(X, seed=1))
     for function in (
         ps.Plan, ps.Plan.from_json, ps.ButcherTableau, ps.ErrorEstimate().__call__, ps.advance_together, ps.transfer,
-        ps.classifier_free_guidance, ps.initial_noise, *(bound(ps.Prediction("flow")) for bound in OF_PREDICTION),
+        ps.classifier_free_guidance, ps.initial_noise, ps.add_noise, ps.convert,
     ):  # fmt: skip
         yield good(function)
     yield good(ps.Row, states=((0, 1.5),))
@@ -304,6 +329,8 @@ def judged(error: Exception, arguments: dict[str, Any], wrong: dict[str, Any]) -
     where = f"{frame.filename.removeprefix(PACKAGE)}:{frame.lineno}: {kind}: {message[:160]}"
     if isinstance(error, TypeError) and re.search(SIGNATURE, message):
         return "TypeError of Python's own, for a call that the signature refuses"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{kind} of the system's own, with the path"
     if not isinstance(error, ERRORS) or not raised_by_us(frame.filename, frame.lineno):
         return f"FAILED: raw, {where}"
     names = [*arguments, *(key for value in wrong.values() if isinstance(value, Mapping) for key in value)]
@@ -351,7 +378,8 @@ def main(total: int = 10_000, seed: int = 0) -> Counter[str]:
         work = choose.choice(calls)
         wrong, strange = {}, False
         for name in choose.sample(sorted(work.arguments), min(len(work.arguments), choose.choice((1, 1, 1, 2)))):
-            kind = choose.choice(sorted(work.takes(name)) if choose.random() < 0.5 else list(POOL))
+            right = work.unguarded(name) or choose.random() < 0.5
+            kind = choose.choice(sorted(work.takes(name)) if right else list(POOL))
             wrong[name] = choose.choice(POOL[kind])
             strange |= kind not in work.takes(name)
         if choose.random() < 0.02:
