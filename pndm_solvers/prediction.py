@@ -58,11 +58,15 @@ class Prediction:
     def __post_init__(self) -> None:
         choice("prediction", self.type, PREDICTIONS)
         bound, quantile = "a number above 0, or None for no clipping", "a quantile in (0, 1], 0.995 say, or None"
-        if self.clip is not None and not real("clip", self.clip, bound, finite=False) > 0:
+        for name, allowed in (("clip", bound), ("threshold", quantile), ("threshold_max", "a number")):
+            value = getattr(self, name)
+            if value is not None or name == "threshold_max":
+                object.__setattr__(self, name, real(name, value, allowed, finite=False))
+        if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip is {self.clip:g}; it must be {bound}")
-        if self.threshold is not None and not 0 < real("threshold", self.threshold, quantile) <= 1:
+        if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold:g}; it must be {quantile}")
-        if not real("threshold_max", self.threshold_max, "a number", finite=False) >= self.bound:
+        if self.threshold_max < self.bound:
             raise ValueError(f"threshold_max is {self.threshold_max:g}; it must be at least the bound {self.bound:g}")
 
     @staticmethod

@@ -86,7 +86,7 @@ SECTIONS: dict[str, list[Case]] = {
     "Methods and plans": [
         Case("DDIMSolver('linear')", TypeError, "schedule is a str", "make the schedule first"),
         Case("DDIMSolver(schedule, eta=1.5)", ValueError, r"eta is 1.5.*\[0, 1\]", "pass 0 to 1"),
-        Case("PLMSSolver(schedule, order=5)", ValueError, "order is 5.*at most 4", "pass 1 to 4"),
+        Case("PNDMSolver(schedule, order=3)", ValueError, "order is 3", "use `PLMSSolver` for other orders"),
         Case("PRKSolver(schedule, 'rk5')", ValueError, "tableau is 'rk5'", "make a `ButcherTableau`"),
         Case(
             "ButcherTableau('own', [0, 'x'], [[], [1]], [0, 1])",
@@ -163,11 +163,12 @@ SECTIONS: dict[str, list[Case]] = {
     "Predictions and noise": [
         Case("Prediction(clip=-1)", ValueError, "clip is -1", "pass a number above 0"),
         Case(
-            "Prediction('flow').convert('sample', x, x[:1], 0.6, 0.8)",
+            "convert(Prediction('flow'), 'sample', x, x[:1], 0.6, 0.8)",
             ValueError,
             "answer is of shape",
             "pass arrays of one shape",
         ),
+        Case("convert('flow', 'score', x, x, 0.6, 0.8)", ValueError, "wanted is 'score'", "'epsilon' or 'sample'"),
         Case(
             "plan.run(model, x, prediction=Prediction('epsilon', threshold=2))",
             ValueError,
@@ -175,7 +176,7 @@ SECTIONS: dict[str, list[Case]] = {
             "pass a fraction up to 1",
         ),
         Case("classifier_free_guidance(model, None, 3.0)", TypeError, "unconditional is None", "pass both models"),
-        Case("schedule.add_noise(x, x[:1], 600)", ValueError, "noise is of shape", "pass noise of the shape of x0"),
+        Case("add_noise(schedule, x, x[:1], 600)", ValueError, "noise is of shape", "pass noise of the shape of x0"),
         Case("transfer(x, x, 900, 100)", TypeError, "here is a int.*schedule.level", "pass `schedule.level(900)`"),
         Case("initial_noise(5, seed=1)", TypeError, "shape is 5", "pass `(5,)`"),
     ],

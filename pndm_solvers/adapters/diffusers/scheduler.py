@@ -193,7 +193,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         else:
             times = _on_host(timesteps)
             if sigmas is not None:
-                times, end = self._times_at(reals("sigmas", _on_host(sigmas)).astype(np.float64))
+                times, end = self._times_at(np.atleast_1d(reals("sigmas", _on_host(sigmas)).astype(np.float64)))
             plan = solver.plan(timesteps=times, **end)
             steps = len(times)
         plan = with_last_look(plan, steps) if self._clips else plan
@@ -359,7 +359,7 @@ class GivenNoise(NoiseSource):
 
 
 def _on_host(numbers: Any) -> Any:
-    return numbers.detach().cpu().numpy() if isinstance(numbers, Tensor) else numbers
+    return numbers.detach().cpu() if isinstance(numbers, Tensor) and not numbers.is_meta else numbers
 
 
 def _ddim_step(plan: Plan, row: int, sample: Tensor, x0: Tensor, epsilon: Tensor, noise: NoiseSource) -> Tensor:
