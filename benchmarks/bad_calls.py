@@ -92,9 +92,9 @@ POOL: dict[str, list[Any]] = {
     "no state": [np.ma.masked_greater(X, 0.5), X.astype(int), TENSOR.int()],
     "function": [
         model, lambda x, t: x * math.nan, lambda: 0, lambda x, t: None, lambda x, t: x[:1], lambda x, t: x[0],
-        lambda x, t: x > 0, lambda x, t: x.tolist(), lambda *_: [999, 500, 500], lambda *_: "abc", lambda *_: [math.nan],
+        lambda x, t: x > 0, lambda x, t: x.tolist(), lambda *_: [999, 500, 500], lambda *_: "abc",
         lambda x, t: torch.zeros(x.shape) if isinstance(x, np.ndarray) else x.detach().numpy(), ps.Observer(),
-        ps.ErrorEstimate(), type("Forgetful", (ps.Observer,), {"begin": lambda self, state: None})(),
+        lambda *_: [math.nan], ps.ErrorEstimate(), type("Forgetful", (ps.Observer,), {"begin": lambda *_: None})(),
     ],
     "callbacks": [[ps.Observer()], (ps.Observer(), ps.ErrorEstimate()), [ps.Observer(), None], [ps.Observer]],
     "schedule": [LINEAR, ps.NoiseSchedule.linear(10), ps.NoiseSchedule.vp()],

@@ -47,7 +47,7 @@ ARGUMENTS = """
         Keyword arguments for each call of the model.
     callback:
         Called once a step, after the step's first model call, with a dict: "i", the index in `sigmas`; "x", the state
-        there; "sigma" and "sigma_hat", both `sigmas[i]`; and "denoised", the model's answer.
+        there; "sigma" and "sigma_hat", both copies of `sigmas[i]`; and "denoised", the model's answer.
     disable:
         As in tqdm: True hides the progress bar, None shows it on a terminal only.
 
