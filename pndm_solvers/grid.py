@@ -110,7 +110,8 @@ def make_grid(
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule is a {type(schedule).__name__}; make a NoiseSchedule, NoiseSchedule.linear() say")
     choice("final", final, ("clean", "first"))
-    if whole("steps_offset", steps_offset, least=0) and (timesteps is not None or spacing != "leading"):
+    leading_named = isinstance(spacing, str) and spacing == "leading"
+    if whole("steps_offset", steps_offset, least=0) and (timesteps is not None or not leading_named):
         raise ValueError("steps_offset belongs to spacing='leading' alone")
     if stop is not None:
         end = schedule.level(stop, "stop")

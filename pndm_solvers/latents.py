@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from pndm_solvers import arrays
-from pndm_solvers.arguments import real
+from pndm_solvers.arguments import choice, real
 from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Level, Schedule
@@ -61,6 +61,7 @@ def convert(prediction: str | Prediction, wanted: str, x: Any, answer: Any, alph
     """
     check_floating("x", x)
     check_together("answer", answer, "x", x)
+    choice("wanted", wanted, ("epsilon", "sample"))
     level = Level(0.0, real("alpha", alpha), real("sigma", sigma))
     return converted(library(x), Prediction.of(prediction), wanted, x, answer, level)
 

@@ -75,7 +75,7 @@ class NoiseSource:
             return library(like).from_numpy(values, like)
         if isinstance(self.generator, Sequence):
             generators = _one_each("generator", self.generator, batch)
-            parts = [library(like).normal(like[i : i + 1], generator) for i, generator in enumerate(generators)]
+            parts = [library(like).normal(like[i : i + 1, ...], generator) for i, generator in enumerate(generators)]
             return library(like).concatenate(parts) if parts else like
         return library(like).normal(like, self.generator)
 

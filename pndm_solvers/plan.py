@@ -171,6 +171,8 @@ class Plan(Table):
         state = self.start(x, **options)
         for observer in observers:
             state = observer.begin(state)
+            if not isinstance(state, State):
+                raise TypeError(f"begin of the callback {observer!r} returned {state!r}; it must return a State")
         try:
             while not state.done:
                 state = _row(model, state, observers)

@@ -57,11 +57,13 @@ class Prediction:
 
     def __post_init__(self) -> None:
         choice("prediction", self.type, PREDICTIONS)
-        if self.clip is not None:
-            real("clip", self.clip, "a number above 0, or None for no clipping", lambda clip: clip > 0)
-        if self.threshold is not None:
-            real("threshold", self.threshold, "a quantile in (0, 1], 0.995 say, or None", lambda s: 0 < s <= 1)
-        real("threshold_max", self.threshold_max, f"at least the bound {self.bound:g}", lambda s: s >= self.bound)
+        for name, allowed, holds in (
+            ("clip", "a number above 0, or None for no clipping", lambda clip: clip > 0),
+            ("threshold", "a quantile in (0, 1], 0.995 say, or None", lambda quantile: 0 < quantile <= 1),
+            ("threshold_max", "at least the bound that x̂_0 is clipped to", lambda most: most >= self.bound),
+        ):
+            if name == "threshold_max" or getattr(self, name) is not None:
+                object.__setattr__(self, name, real(name, getattr(self, name), allowed, holds))
 
     @staticmethod
     def of(value: str | Prediction) -> Prediction:

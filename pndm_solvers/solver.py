@@ -107,7 +107,8 @@ class Solver(ABC):
         """Doubles the number of steps until the calls no longer fit, then halves the gap."""
         size = self.schedule.num_train_timesteps or 1000
         # More steps than this are not tried: with a cut or the caller's own spacing, calls may never grow.
-        integral = options.get("spacing", DEFAULT_SPACING) in INTEGRAL_SPACINGS
+        spacing = options.get("spacing", DEFAULT_SPACING)
+        integral = isinstance(spacing, str) and spacing in INTEGRAL_SPACINGS
         most = size if integral else size + 64 * max_model_calls
         best, fits, fails = None, 0, most + 1
         while fails - fits > 1:

@@ -47,7 +47,7 @@ ARGUMENTS = """
         Keyword arguments for each call of the model.
     callback:
         Called once a step, after the step's first model call, with a dict: "i", the index in `sigmas`; "x", the state
-        there; "sigma" and "sigma_hat", both `sigmas[i]`; and "denoised", the model's answer.
+        there; "sigma" and "sigma_hat", both copies of `sigmas[i]`; and "denoised", the model's answer.
     disable:
         As in tqdm: True hides the progress bar, None shows it on a terminal only.
 
@@ -98,7 +98,8 @@ def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
                 if not within_step:
                     i = next(steps)
                     if callback is not None:
-                        at = {"i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i]}
+                        # Copies, so that a callback that writes into them leaves the caller's sigmas alone.
+                        at = {"i": i, "sigma": sigmas[i].clone(), "sigma_hat": sigmas[i].clone()}
                         callback({**at, "x": state.x, "denoised": denoised})
                 state, within_step = plan.advance(state, denoised), row.stage
                 bar.update(not within_step)

@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pndm_solvers.arguments import whole
 from pndm_solvers.rule import RULE
 
 __all__ = ["adams_bashforth", "exact_weights"]
@@ -22,6 +23,7 @@ def adams_bashforth(order: int) -> tuple[Fraction, ...]:
     Weight j is ∫₀¹ L_j(s) ds, with Lagrange's polynomial L_j through the places 0, −1, −2, … of the evaluations:
     (3, −1)/2, (23, −16, 5)/12, (55, −59, 37, −9)/24, … (Bashforth and Adams, 1883). There is no highest order.
     """
+    order = whole("order", order)
     weights = []
     for j in range(order):
         lagrange = [Fraction(1)]  # L_j's coefficients, of rising powers of s

@@ -32,6 +32,14 @@ class Case(NamedTuple):
     remedy: str
 
 
+class Forgetful(pndm_solvers.Observer):
+    def begin(self, state):
+        pass
+
+    def __repr__(self):
+        return "<Forgetful>"
+
+
 NAMES: dict[str, Any] = {
     **vars(pndm_solvers),
     "np": np,
@@ -47,6 +55,7 @@ NAMES: dict[str, Any] = {
     "model": lambda x, t: 0.5 * x,
     "small_model": lambda x, t: x[:1],
     "silent_model": lambda x, t: None,
+    "forgetful": Forgetful(),
     "sample_plms": k_diffusion.sample_plms,
     "PLMSScheduler": diffusers.PLMSScheduler,
     "Gaussian": analytic.Gaussian,
@@ -56,7 +65,7 @@ SECTIONS: dict[str, list[Case]] = {
     "Schedules": [
         Case("NoiseSchedule.linear('1000')", TypeError, "num_train_timesteps is '1000'", "pass a number"),
         Case("NoiseSchedule.linear(beta_end=2.0)", ValueError, r"betas must lie in \(0, 1\)", "betas are variances"),
-        Case("NoiseSchedule.from_betas([0.1, nan])", ValueError, r"betas\[1\] is not", "find the NaN"),
+        Case("NoiseSchedule.from_betas([0.1, nan])", ValueError, r"betas\[1\] is nan", "find the NaN"),
         Case(
             "NoiseSchedule.from_alphas_cumprod([0.1, 0.9])",
             ValueError,
@@ -86,7 +95,7 @@ SECTIONS: dict[str, list[Case]] = {
     "Methods and plans": [
         Case("DDIMSolver('linear')", TypeError, "schedule is a str", "make the schedule first"),
         Case("DDIMSolver(schedule, eta=1.5)", ValueError, r"eta is 1.5.*\[0, 1\]", "pass 0 to 1"),
-        Case("PLMSSolver(schedule, order=5)", ValueError, "order is 5.*at most 4", "pass 1 to 4"),
+        Case("PNDMSolver(schedule, order=3)", ValueError, "order is 3", "use `PLMSSolver` for other orders"),
         Case("PRKSolver(schedule, 'rk5')", ValueError, "tableau is 'rk5'", "make a `ButcherTableau`"),
         Case(
             "ButcherTableau('own', [0, 'x'], [[], [1]], [0, 1])",
@@ -102,6 +111,7 @@ SECTIONS: dict[str, list[Case]] = {
         Case("solver.plan(1001, spacing='leading')", ValueError, "1000 integer levels", "use another spacing"),
         Case("solver.plan(5, spacing='cubic')", ValueError, "spacing is 'cubic'", "one of `SPACINGS`"),
         Case("solver.plan(5, spacing=lambda *_: 'abc')", TypeError, "spacing is 'abc'", "return the times"),
+        Case("solver.plan(5, spacing=np.array([900, 500]))", TypeError, "or one of balanced", "pass `timesteps=`"),
         Case("solver.plan(5, steps_offset=1)", ValueError, "belongs to spacing='leading'", "leave it out"),
         Case("solver.plan(5, step_offset=1)", TypeError, "unexpected keyword", "check the spelling"),
         Case("solver.plan_within(nan, model, x)", ValueError, "tolerance is nan", "pass a number such as 0.01"),
@@ -120,16 +130,21 @@ SECTIONS: dict[str, list[Case]] = {
         Case("Plan.from_json('{}')", ValueError, "not the JSON of a plan", "pass the text of `Plan.to_json()`"),
     ],
     "Running": [
-        Case("plan.run(model, [[0.0]])", TypeError, "not a list", "pass `np.array(…)`"),
+        Case("plan.run(model, [[0.0]])", TypeError, r"is \[\[0.0\]\], a list", "pass `np.array(…)`"),
         Case("plan.run(model, np.zeros((2, 3), np.uint8))", TypeError, "uint8.*about", "pass `image / 127.5 - 1`"),
-        Case("plan.run(model, torch.zeros(2, 3).to_sparse())", TypeError, "a dense array", "pass `x.to_dense()`"),
+        Case("plan.run(model, torch.zeros(2, 3).to_sparse())", TypeError, "a dense floating", "pass `x.to_dense()`"),
         Case("plan.run(model, np.array(0.5))", ValueError, "batch first", "pass `x[None]`"),
-        Case("plan.run(small_model, x)", ValueError, r"answered shape \(1, 3\)", "answer for the whole batch"),
-        Case("plan.run(silent_model, x)", ValueError, "answered a NoneType", "return the answer"),
+        Case(
+            "plan.run(small_model, x)",
+            ValueError,
+            r"answer .* of shape \(1, 3\)",
+            "answer for the whole batch",
+        ),
+        Case("plan.run(silent_model, x)", TypeError, "answer at t = 999 is None", "return the answer"),
         Case(
             "plan.run(lambda x, t: torch.zeros(2, 3), x)",
-            ValueError,
-            "answered a Tensor",
+            TypeError,
+            "answer at t = 999 is a Tensor",
             "return an array of x's library",
         ),
         Case(
@@ -157,17 +172,24 @@ SECTIONS: dict[str, list[Case]] = {
         Case("plan.run(model, x, checkpoint=5)", TypeError, "checkpoint is 5.*path", "pass a path"),
         Case("State.load('no.safetensors')", FileNotFoundError, "No such file", "check the path"),
         Case("plan.run(model, x, callback=ErrorEstimate)", TypeError, "callback is the class", "`ErrorEstimate()`"),
+        Case(
+            "plan.run(model, x, callback=forgetful)",
+            TypeError,
+            "begin .* returned None",
+            "end `begin` with `return state`",
+        ),
         Case("advance_together(model, plan.start(x))", TypeError, "states is a State", "pass `[plan.start(x)]`"),
         Case("plan.advance(noisy.start(x), x)", ValueError, "the state is of", "advance it with its own plan"),
     ],
     "Predictions and noise": [
         Case("Prediction(clip=-1)", ValueError, "clip is -1", "pass a number above 0"),
         Case(
-            "Prediction('flow').convert('sample', x, x[:1], 0.6, 0.8)",
+            "convert(Prediction('flow'), 'sample', x, x[:1], 0.6, 0.8)",
             ValueError,
             "answer is of shape",
             "pass arrays of one shape",
         ),
+        Case("convert('flow', 'score', x, x, 0.6, 0.8)", ValueError, "wanted is 'score'", "'epsilon' or 'sample'"),
         Case(
             "plan.run(model, x, prediction=Prediction('epsilon', threshold=2))",
             ValueError,
@@ -175,7 +197,7 @@ SECTIONS: dict[str, list[Case]] = {
             "pass a fraction up to 1",
         ),
         Case("classifier_free_guidance(model, None, 3.0)", TypeError, "unconditional is None", "pass both models"),
-        Case("schedule.add_noise(x, x[:1], 600)", ValueError, "noise is of shape", "pass noise of the shape of x0"),
+        Case("add_noise(schedule, x, x[:1], 600)", ValueError, "noise is of shape", "pass noise of the shape of x0"),
         Case("transfer(x, x, 900, 100)", TypeError, "here is a int.*schedule.level", "pass `schedule.level(900)`"),
         Case("initial_noise(5, seed=1)", TypeError, "shape is 5", "pass `(5,)`"),
     ],
@@ -186,10 +208,22 @@ SECTIONS: dict[str, list[Case]] = {
         ),
         Case("sample_plms(None, torch.ones(2, 3), torch.tensor([1.0, 0.0]))", TypeError, "model is None", "a function"),
         Case(
+            "PLMSScheduler(clip_sample='false')",
+            TypeError,
+            "clip_sample is 'false'",
+            "pass True or False",
+        ),
+        Case(
             "PLMSScheduler(prediction_type='flow')",
             ValueError,
             "prediction_type is 'flow'",
             "pass one of the three names",
+        ),
+        Case(
+            "PLMSScheduler().add_noise(torch.ones(2, 3), torch.ones(2, 3), 500)",
+            TypeError,
+            "timesteps is 500",
+            "pass `torch.tensor([500])`",
         ),
         Case(
             "PLMSScheduler().step(torch.ones(2, 3), 5, torch.ones(2, 3))",
@@ -225,7 +259,8 @@ variance-exploding schedule.
 
 The tables show one row for each kind of mistake. In them `schedule` is `NoiseSchedule.linear()`, `flow` is
 `NoiseSchedule.rectified_flow()`, `solver` is `PLMSSolver(schedule)`, `plan` is one of its plans, `noisy` is a plan of
-`DDPMSolver`, `zero_snr` is a plan for zero terminal SNR, and `x` is `np.zeros((2, 3))`.
+`DDPMSolver`, `zero_snr` is a plan for zero terminal SNR, `forgetful` is an `Observer` whose `begin` returns nothing, and
+`x` is `np.zeros((2, 3))`.
 `python tests/contract/test_errors_page.py` writes this page.
 """
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from pndm_solvers.advice import warn
-from pndm_solvers.arguments import choice
+from pndm_solvers.arguments import boolean, choice
 from pndm_solvers.grid import SPACINGS
 from pndm_solvers.prediction import Prediction
 
@@ -37,8 +37,11 @@ BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
-def check_options(config: Any) -> None:
+def check_options(config: Any, own: Mapping[str, inspect.Parameter]) -> None:
     """ValueError or TypeError for options that no schedule, prediction or solver refuses when it is made."""
+    for name, parameter in own.items():
+        if isinstance(parameter.default, bool):  # a "false" in a config would count as True
+            boolean(name, config[name])
     choice("prediction_type", config.prediction_type, get_args(PredictionType))
     choice("timestep_spacing", config.timestep_spacing, SPACINGS)
     if config.use_karras_sigmas and config.use_exponential_sigmas:

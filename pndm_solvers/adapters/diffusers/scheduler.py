@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pndm_solvers.adapters.diffusers import config as options
 from pndm_solvers.adapters.diffusers.runs import Position, Runs, Timetable, with_last_look
+from pndm_solvers.arguments import reals, shown
 from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
 from pndm_solvers.latents import converted
 from pndm_solvers.noise import NoiseSource
@@ -74,7 +75,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         # What describes the network is passed on to other classes even where it is our default: theirs may differ.
         if defaults := config.get("_use_default_values"):
             self.register_to_config(_use_default_values=sorted(set(defaults) - set(options.NETWORK_OPTIONS)))
-        options.check_options(config)
+        options.check_options(config, inspect.signature(type(self).__init__).parameters)
         options.prediction_of(config)
         self.schedule = NoiseSchedule.from_config(config)
         self._solver()  # refuses a wrong option now, not in set_timesteps
@@ -192,7 +193,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         else:
             times = _on_host(timesteps)
             if sigmas is not None:
-                times, end = self._times_at(np.asarray(_on_host(sigmas), np.float64))
+                times, end = self._times_at(np.atleast_1d(reals("sigmas", _on_host(sigmas)).astype(np.float64)))
             plan = solver.plan(timesteps=times, **end)
             steps = len(times)
         plan = with_last_look(plan, steps) if self._clips else plan
@@ -207,10 +208,10 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         """The times at σ/α, and the options that end a plan at the last one."""
         lowest, highest = (self.schedule.level(t).ratio for t in (self.schedule.t_min, self.schedule.t_max))
         slack = 1 + 1e-3  # for numbers that were rounded on the way
-        clean = sigmas[-1:] == 0
+        clean = np.all(sigmas[-1:] == 0)
         levels = sigmas[:-1] if clean else sigmas
         trained = np.all((lowest / slack <= levels) & (levels <= highest * slack))
-        if len(sigmas) < 2 or not trained or np.any(np.diff(sigmas) >= 0):
+        if sigmas.ndim != 1 or len(sigmas) < 2 or not trained or np.any(np.diff(sigmas) >= 0):
             raise ValueError(
                 f"sigmas must be two or more falling σ/α, from {highest:g} to {lowest:g} as the network was trained, "
                 f"or at last to 0; not {sigmas}"
@@ -257,6 +258,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
     def _levels(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """α and σ at the times, as `(2, B, 1, …)` on like's device, float32 at least."""
+        if not isinstance(timesteps, Tensor):
+            raise TypeError(f"timesteps is {shown(timesteps)}; it must be a tensor of one time, or of one each sample")
         times = timesteps.flatten()
         if len(times) not in (1, len(like)):
             raise ValueError(f"timesteps are {len(times)} for a batch of {len(like)}; pass one, or one for each sample")
@@ -356,7 +359,7 @@ class GivenNoise(NoiseSource):
 
 
 def _on_host(numbers: Any) -> Any:
-    return numbers.detach().cpu().numpy() if isinstance(numbers, Tensor) else numbers
+    return numbers.detach().cpu() if isinstance(numbers, Tensor) and not numbers.is_meta else numbers
 
 
 def _ddim_step(plan: Plan, row: int, sample: Tensor, x0: Tensor, epsilon: Tensor, noise: NoiseSource) -> Tensor:
