@@ -31,7 +31,7 @@ import pytest  # noqa: E402 — likewise
 # Each module that holds the mathematics, and the tests of its own.
 TESTS = {
     "transfer": ["tests/core/test_a_transfer_keeps_picture_and_noise.py", "tests/core/test_programs_write_rows.py"],
-    "program": ["tests/core/test_programs_write_rows.py"],
+    "program": ["tests/core/test_programs_write_rows.py", "tests/core/test_a_plan_is_a_table.py"],
     "grid": ["tests/core/test_grids_fall_to_their_end.py", "tests/core/test_budgets_and_lengths_are_kept.py"],
     "table": ["tests/core/test_a_plan_is_a_table.py", "tests/running/test_any_text_as_a_plan.py"],
     "methods.adams": ["tests/methods/test_multistep_weights_are_integrals.py"],
@@ -149,11 +149,15 @@ def mutants(parent: ast.AST, outer: ast.FunctionDef | None = None) -> Iterator[M
             yield from mutants(node, function)
 
 
+def source(name: str) -> Path:
+    return ROOT / "pndm_solvers" / (name.replace(".", "/") + ".py")
+
+
 class Watch:
     """A pytest plugin: how long each test takes, and which of our functions it calls."""
 
     def __init__(self) -> None:
-        self.files = {str(ROOT / f"pndm_solvers/{name}.py"): name for name in MODULES}
+        self.files = {str(source(name)): name for name in MODULES}
         self.tests: dict[str, tuple[float, set[tuple[str, int]]]] = {}
 
     @pytest.hookimpl(wrapper=True)
@@ -197,7 +201,7 @@ def notice(tests: list[str], known: Collection[str], name: str, tree: ast.Module
             for stream in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
             replace()
-            code = compile(ast.fix_missing_locations(tree), str(ROOT / f"pndm_solvers/{name}.py"), "exec")
+            code = compile(ast.fix_missing_locations(tree), str(source(name)), "exec")
             original = importlib.machinery.SourceFileLoader.get_code
             importlib.machinery.SourceFileLoader.get_code = lambda self, module: (
                 code if module == f"pndm_solvers.{name}" else original(self, module)
@@ -228,7 +232,7 @@ def chosen(watch: Watch, name: str, function: ast.FunctionDef | None) -> list[st
 
 def report(name: str, watch: Watch) -> None:
     """Prints what no test noticed in a module, and the score."""
-    tree = ast.parse((ROOT / f"pndm_solvers/{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(source(name).read_text(encoding="utf-8"))
     killed, survivors, began = 0, 0, time.perf_counter()
     if notice(chosen(watch, name, None), watch.tests, name, tree, lambda: None):
         sys.exit(f"{name}: its tests fail without a mutant")

@@ -39,9 +39,9 @@ def transfer_weights(here: Level, there: Level, space: str = "epsilon") -> tuple
 def answer_weights(level: Level, picture: float, epsilon: float) -> tuple[float, float]:
     """(p, q) such that `picture·x̂_0 + epsilon·ε = p·x + q·answer`, for a plan's state and answer at `level`.
 
-    A plan's answer is `level.space`: ε, with x̂_0 = (x − σ·ε)/α, or where α = 0 x̂_0, with ε = (x − α·x̂_0)/σ.
+    A plan's answer is `level.space`: ε, with x̂_0 = (x − σ·ε)/α, or where α = 0 x̂_0, with ε = x/σ.
     """
     _, alpha, sigma = level
     if level.space == "epsilon":
         return picture / alpha, epsilon - picture * sigma / alpha
-    return epsilon / sigma, picture - epsilon * alpha / sigma
+    return epsilon / sigma, picture

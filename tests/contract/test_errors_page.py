@@ -140,11 +140,11 @@ SECTIONS: dict[str, list[Case]] = {
             r"answer .* of shape \(1, 3\)",
             "answer for the whole batch",
         ),
-        Case("plan.run(silent_model, x)", TypeError, "answer at t = 999 is None", "return the answer"),
+        Case("plan.run(silent_model, x)", TypeError, "at t = 999, the model's answer is None", "return the answer"),
         Case(
             "plan.run(lambda x, t: torch.zeros(2, 3), x)",
             TypeError,
-            "answer at t = 999 is a Tensor",
+            "at t = 999, the model's answer is a Tensor",
             "return an array of x's library",
         ),
         Case(
@@ -259,9 +259,8 @@ variance-exploding schedule.
 
 The tables show one row for each kind of mistake. In them `schedule` is `NoiseSchedule.linear()`, `flow` is
 `NoiseSchedule.rectified_flow()`, `solver` is `PLMSSolver(schedule)`, `plan` is one of its plans, `noisy` is a plan of
-`DDPMSolver`, `zero_snr` is a plan for zero terminal SNR, `forgetful` is an `Observer` whose `begin` returns nothing, and
-`x` is `np.zeros((2, 3))`.
-`python tests/contract/test_errors_page.py` writes this page.
+`DDPMSolver`, `zero_snr` is a plan for zero terminal SNR, `forgetful` is an `Observer` whose `begin` returns nothing,
+and `x` is `np.zeros((2, 3))`. `python tests/contract/test_errors_page.py` writes this page.
 """
 
 

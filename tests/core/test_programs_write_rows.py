@@ -61,7 +61,7 @@ def test_at_pure_noise_only_epsilon_and_score_are_refused():
                 transfer_weights(PURE_NOISE, THERE, space)
 
 
-@pytest.mark.parametrize("level", [HERE, THERE, PURE_NOISE, Level(0.3, 0.7, 0.3)])
+@pytest.mark.parametrize("level", [HERE, THERE, PURE_NOISE, Level(1.0, 0.0, 2.0), Level(0.3, 0.7, 0.3)])
 def test_answers_hold_the_picture_and_the_noise(level):
     """picture·x̂_0 + epsilon·ε as weights of the state and of what a row combines there."""
     for picture, epsilon in ((1.0, 0.0), (0.0, 1.0), (-0.4, 2.5)):
@@ -120,6 +120,36 @@ def test_asking_twice_is_one_call():
     # Another level, or another content, is another question.
     assert written.ask(written.transfer(x, e, BELOW)) is not later
     assert written.ask(end) is not written.ask(written.transfer(x, e, BELOW))
+
+
+def test_a_stage_that_is_a_step_s_end_is_a_point_of_the_solution():
+    """First same as last, whichever of the two is asked at first."""
+    for first in (True, False):
+        written = program()
+        e = written.ask(written.start)
+        stage, point = (written.transfer(written.start, e, THERE, stage=stage) for stage in (first, not first))
+        assert written.ask(stage) is written.ask(point)
+        end = written.transfer(point, written.ask(point), BELOW)
+        assert [row.stage for row in written.table(end, "fsal").rows] == [False, False]
+
+
+def test_a_program_begins_with_the_state_it_is_given():
+    written = program()
+    assert written.start == Form(HERE, ((0, 1.0),), ())
+    assert (written.start.noise, written.start.draw, written.start.stage) == (0.0, 0, False)
+    plain = written.combine(written.start, 0.5, {written.ask(written.start): (0.0, 0.25)}, THERE)
+    assert (plain.states, plain.answers, plain.noise, plain.stage) == (((0, 0.5),), ((0, 0.25),), 0.0, False)
+
+
+def test_epsilon_of_a_noisy_state_is_a_call_even_at_pure_noise():
+    """ε = x/σ holds the state's own draw, which a row without the state could only replace by another."""
+    flow = SCHEDULES["rectified_flow"]
+    written = Program(make_grid(flow, timesteps=[0.2], stop=0.9))
+    e, end = written.ask(written.start), written.grid.levels[-1]
+    noisy = written.combine(written.start, 1.0, {e: (0.0, 1.0)}, PURE_NOISE, noise=0.5)
+    x = written.combine(written.start, 0.0, {written.ask(noisy): (0.0, 1.0)}, end)
+    assert written.table(x, "noisy").model_calls == 2
+    assert x.states == ((1, 1.0),)
 
 
 def test_an_answer_that_nobody_uses_is_no_call():
@@ -218,6 +248,13 @@ def test_a_corrected_state_is_written_on_the_state_it_corrects():
     assert rebased.states == ((1, 1.0),)
     _, q = transfer_weights(HERE, THERE)
     assert dict(rebased.answers) == pytest.approx({0: -q / 2, 1: q / 2})
+    assert written.rebase(written.transfer(written.start, new, THERE), on=predicted) == Form(
+        THERE, ((1, 1.0),), ((0, pytest.approx(-q)), (1, pytest.approx(q)))
+    )
+    stage = written.transfer(predicted, new, BELOW, stage=True)
+    there = written.rebase(stage, on=predicted)
+    assert there.stage
+    assert dict(there.states) == pytest.approx({0: -predicted.states[0][1], 1: 1.0 + stage.states[0][1]})
     # The two are one value: x_0 = 0.4, ε_0 = 0.9 and ε_1 = −0.2 give x_1, and either form the same state.
     x1 = sum(w * 0.4 for _, w in predicted.states) + sum(w * 0.9 for _, w in predicted.answers)
     values, epsilons = {0: 0.4, 1: x1}, {0: 0.9, 1: -0.2}
@@ -244,7 +281,7 @@ def test_what_a_program_cannot_write_is_refused():
     x = written.transfer(written.start, e, THERE)
     with pytest.raises(ValueError, match=r"short ends at t = 400, not at the grid's end, t = 90"):
         written.table(x, "short")
-    with pytest.raises(ValueError, match="space is 'data'; known are 'epsilon'"):
+    with pytest.raises(ValueError, match=r"^space is 'data'; known are 'epsilon'"):
         written.transfer(x, e, BELOW, space="data")
     noisy = written.transfer(written.start, e, THERE, noise=0.1)
     for pair in ((noisy, x), (x, noisy)):
