@@ -18,6 +18,7 @@ import network_data as data
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data", type=Path, default=data.FASHION_FOLDER, help="the folder of Fashion-MNIST")
     parser.add_argument("--checkpoint", type=Path, help="default: NETWORK.ckpt; training resumes from an existing file")
-    parser.add_argument("--out", type=Path, help="the weights' file (default: beside this script)")
+    parser.add_argument("--out", type=Path, help="the weights' file (default: in this folder)")
     train(parser.parse_args())
 
 
@@ -66,7 +67,7 @@ def train(options: argparse.Namespace) -> None:
     """Train one network to the end and write its weights. Ctrl-C stops after a step and keeps a checkpoint."""
     facts = NETWORKS[options.network]
     checkpoint = options.checkpoint or Path(f"{options.network}.ckpt")
-    out = options.out or Path(__file__).parent / f"{options.network}.safetensors"
+    out = options.out or Path(f"{options.network}.safetensors")
     device = torch.device(options.device)
 
     pixels, classes = data.digits() if options.network == "digits" else data.fashion(options.data)
@@ -104,22 +105,9 @@ def train(options: argparse.Namespace) -> None:
         while done < options.steps and not interrupts:
             # Each step has its own generator, so that a resumed run draws the same numbers as an unbroken one.
             generator = torch.Generator().manual_seed(options.seed * 1_000_003 + done)
-            chosen = torch.randint(len(images), (options.batch,), generator=generator)
-            t = torch.rand(options.batch, generator=generator, dtype=torch.float64) * schedule.t_max
-            noise = torch.randn(options.batch, *images.shape[1:], generator=generator).to(device)
-            hidden = (torch.rand(options.batch, generator=generator) < NULL_PROBABILITY).to(device)
-
-            x0 = images[chosen.to(device)]
-            alpha, sigma = (
-                torch.tensor(np.float32(f(t.numpy())), device=device)[:, None, None, None]
-                for f in (schedule.alpha, schedule.sigma)
-            )
-            x = alpha * x0 + sigma * noise
-            a, b = PREDICTIONS[facts["prediction"]](alpha, sigma)
-            target = a * x0 + b * noise
-            label = torch.where(hidden, len(facts["labels"]), labels[chosen.to(device)]) if facts["labels"] else None
+            x, t, label, target = training_batch(facts, schedule, images, labels, options.batch, generator)
             with torch.autocast(device.type, torch.bfloat16):
-                answer = network(x, t.float().to(device), label)
+                answer = network(x, t, label)
             loss = torch.mean((answer.float() - target) ** 2)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -149,6 +137,30 @@ def train(options: argparse.Namespace) -> None:
     print(f"{done} steps, {seconds:.0f} s, loss {loss_mean:.4f}")
     save_file(weights, out, metadata={"network": json.dumps(facts)})
     print(f"wrote {out}")
+
+
+def training_batch(
+    facts: dict[str, Any],
+    schedule: NoiseSchedule,
+    images: Tensor,
+    labels: Tensor,
+    batch: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """States x `(B, C, H, W)` at random times, the times `(B,)`, labels `(B,)` or None, and what to predict."""
+    device = images.device
+    chosen = torch.randint(len(images), (batch,), generator=generator)
+    t = torch.rand(batch, generator=generator, dtype=torch.float64) * schedule.t_max
+    noise = torch.randn(batch, *images.shape[1:], generator=generator).to(device)
+    hidden = (torch.rand(batch, generator=generator) < NULL_PROBABILITY).to(device)
+    x0 = images[chosen.to(device)]
+    alpha, sigma = (
+        torch.tensor(np.float32(f(t.numpy())), device=device)[:, None, None, None]
+        for f in (schedule.alpha, schedule.sigma)
+    )
+    a, b = PREDICTIONS[facts["prediction"]](alpha, sigma)
+    label = torch.where(hidden, len(facts["labels"]), labels[chosen.to(device)]) if facts["labels"] else None
+    return alpha * x0 + sigma * noise, t.float().to(device), label, a * x0 + b * noise
 
 
 if __name__ == "__main__":

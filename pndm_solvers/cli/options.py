@@ -34,6 +34,7 @@ class SolverOptions:
     order: Annotated[int | None, typer.Option(help="plms and pndm: the order of the formula.")] = None
     starter: Annotated[str | None, typer.Option(help="plms: ramp, heun or rk4.")] = None
     weights: Annotated[str | None, typer.Option(help="plms: exact or classical.")] = None
+    fractions: Annotated[str | None, typer.Option(help="prk-heun and prk-rk4: time or ratio.")] = None
     eta: Annotated[float | None, typer.Option(help="ddim: how much fresh noise, 0 to 1.")] = None
     variance: Annotated[str | None, typer.Option(help="ddpm: fixed_small or fixed_large.")] = None
 
@@ -44,7 +45,7 @@ class SolverOptions:
         taken = inspect.signature(make).parameters.keys() - getattr(make, "keywords", {}).keys()
         passed = {
             name: value
-            for name in ("order", "starter", "weights", "eta", "variance")
+            for name in ("order", "starter", "weights", "fractions", "eta", "variance")
             if (value := getattr(self, name)) is not None
         }
         for name in passed:

@@ -61,8 +61,10 @@ def test_every_public_name_is_documented():
     ] == []
 
 
-def test_every_module_has_a_docstring():
+def test_every_module_has_a_docstring_and_is_one_room():
     assert [module.__name__ for module in MODULES if not module.__doc__] == []
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "pndm_solvers").rglob("*.py")}
+    assert [path for path, count in lines.items() if count > 400] == []
 
 
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
