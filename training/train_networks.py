@@ -70,8 +70,8 @@ def train(options: argparse.Namespace) -> None:
     out = options.out or Path(f"{options.network}.safetensors")
     device = torch.device(options.device)
 
-    pixels, classes = data.digits() if options.network == "digits" else data.fashion(options.data)
-    images, labels = torch.from_numpy(pixels).to(device), torch.from_numpy(classes).to(device)
+    loaded = data.digits() if options.network == "digits" else data.fashion(options.data)
+    images, labels = (torch.from_numpy(part).to(device) for part in loaded)
     schedule = NoiseSchedule.from_config(facts["schedule"])
 
     torch.manual_seed(options.seed)
@@ -132,9 +132,8 @@ def train(options: argparse.Namespace) -> None:
         print(f"stopped after {done} steps; run the same command again to go on from {checkpoint}")
         return
 
+    print(f"{done} steps, {seconds + time.monotonic() - started:.0f} s, loss {loss_mean:.4f}")
     weights = {name: value.half().contiguous().cpu() for name, value in average.module.state_dict().items()}
-    seconds += time.monotonic() - started
-    print(f"{done} steps, {seconds:.0f} s, loss {loss_mean:.4f}")
     save_file(weights, out, metadata={"network": json.dumps(facts)})
     print(f"wrote {out}")
 
