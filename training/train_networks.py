@@ -78,11 +78,7 @@ def train(options: argparse.Namespace) -> None:
     network = UNet(**facts["architecture"]).to(device)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.average))
     optimizer = torch.optim.AdamW(network.parameters(), lr=options.rate, weight_decay=0.01)
-    warm_up = min(500, options.steps // 10 + 1)
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda n: min((n + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * n / options.steps))),
-    )
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: relative_rate(n, options.steps))
     parts = {"network": network, "average": average, "optimizer": optimizer, "rate": rate}
     done, loss_mean, seconds = 0, float("nan"), 0.0
     if checkpoint.exists():
@@ -136,6 +132,11 @@ def train(options: argparse.Namespace) -> None:
     weights = {name: value.half().contiguous().cpu() for name, value in average.module.state_dict().items()}
     save_file(weights, out, metadata={"network": json.dumps(facts)})
     print(f"wrote {out}")
+
+
+def relative_rate(n: int, steps: int) -> float:
+    """The learning rate of step n, of its peak: a warm-up, then a cosine to 0."""
+    return min((n + 1) / min(500, steps // 10 + 1), 0.5 * (1 + math.cos(math.pi * n / steps)))
 
 
 def training_batch(
