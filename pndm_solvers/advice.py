@@ -16,7 +16,7 @@ __all__ = ["advise_on_plan", "advise_on_size", "warn"]
 # Between these σ/α, on data of about unit range, noise becomes a picture.
 DECISIVE = (0.1, 2.0)
 
-# A deviation of noise that only variance-exploding schedules have, and the factor by which a state may fall short.
+# Only variance-exploding schedules have a σ above this. There a state may be smaller than its noise by this factor.
 LOUD = 3.0
 
 
@@ -31,14 +31,14 @@ def warn(message: str) -> None:
 def advise_on_plan(
     plan: Table, schedule: Schedule, *, start: Any = None, stop: Any = None, timesteps: Any = None, fewest: int = 5
 ) -> None:
-    """Warns of times that rarely give good samples; the options are those that the plan was made with.
+    """Warns of times that rarely give good samples. The options are those with which the plan was made.
 
-    A plan of fewer than `fewest` steps may leap over the levels that decide, since it is coarse on any grid.
+    A plan of fewer than `fewest` steps is coarse on any grid, so it may leap over the decisive levels unwarned.
     """
     first, ratios = plan.levels[0], [level.ratio for level in plan.levels[:-1]]
     steps, (low, high) = sum(not row.stage for row in plan.rows), DECISIVE
     leaps = ratios[:1] > [high] and plan.end.ratio < low and not any(low <= ratio <= high for ratio in ratios)
-    # The last one or two times of a run may lie there.
+    # One or two times alone may be the last ones of a run, and these may lie there.
     fractions = start is not None or (timesteps is not None and len(timesteps) > 2)
     if fractions and stop is None and schedule.num_train_timesteps and 0 < first.t < 1:
         warn(
@@ -58,10 +58,10 @@ def advise_on_plan(
 
 
 def advise_on_size(x: Any, here: Level) -> None:
-    """Warns of a state `x` at the level `here` that is far smaller than its noise alone would be.
+    """Warns of a state `x` at the level `here` that is far smaller than the noise of that level.
 
-    Noise of deviation 1 is, and a picture without noise, on a variance-exploding schedule. On other schedules size
-    does not tell, and nothing is read, since a device would have to be waited for. A state of zeros is no mistake.
+    On a variance-exploding schedule noise of deviation 1 is that small, and so is a picture without noise. On other
+    schedules the size says nothing, so no number is read: that would wait for the device. Zeros are no mistake.
     """
     ours = library(x)
     if here.sigma <= LOUD or math.prod(x.shape) < 32 or not ours.has_numbers(x):

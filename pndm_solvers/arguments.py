@@ -40,7 +40,7 @@ def real(
     name: str,
     value: Any,
     allowed: str = "a finite number",
-    # By comparison, which torch.compile can trace; NaN is refused by any comparison.
+    # Two comparisons: torch.compile can trace them, and NaN fails them.
     holds: Callable[[float], bool] = lambda number: -math.inf < number < math.inf,
 ) -> float:
     """`value` as a float for which `holds`, in words `allowed`."""

@@ -32,8 +32,8 @@ __all__ = [
 class ArrayLibrary:
     """NumPy and the array API standard, through `x.__array_namespace__()`.
 
-    A library outside the standard overrides the methods that call `namespace` and that its runs need: `name`,
-    `is_floating`, `is_finite`, `has_numbers`, `wide`, `cast`, `copy`, `times` and `from_numpy` for every run. The class
+    A library outside the standard overrides the methods that call `namespace`, as far as its runs need them. Every run
+    needs `name`, `is_floating`, `is_finite`, `has_numbers`, `wide`, `cast`, `copy`, `times` and `from_numpy`. The class
     of its arrays has `ndim`.
     """
 
@@ -65,7 +65,7 @@ class ArrayLibrary:
         none = xp.reshape(x, (-1,))[:0]
         try:
             return bool(xp.all(none == none))
-        except TypeError:  # JAX's, for asking
+        except TypeError:  # JAX raises it where numbers cannot be read
             return False
 
     def check_generator(self, generator: Any) -> None:
@@ -132,20 +132,20 @@ class ArrayLibrary:
         return self.namespace(x).clip(x, -bound, bound)
 
     def dynamic_threshold(self, x: Any, quantile: float, bound: float, most: float) -> Any:
-        """Each sample clipped to s, its quantile of |x| held within [bound, most], then scaled by bound/s."""
+        """Each sample clipped to ±s and then scaled by bound/s, where s is its quantile of |x|, in [bound, most]."""
         xp = self.namespace(x)
         flat = xp.reshape(self.wide(x), (x.shape[0], math.prod(x.shape[1:])))
         s = xp.clip(_quantile(xp.sort(xp.abs(flat), axis=1), quantile), bound, most)
         return self.cast(xp.reshape(xp.minimum(xp.maximum(flat, -s), s) * (bound / s), x.shape), x.dtype)
 
     def root_mean_square(self, x: Any) -> np.ndarray:
-        """Over each sample's dimensions: NumPy float64 `(B,)`."""
+        """The root mean square over each sample's dimensions: NumPy float64 `(B,)`."""
         xp = self.namespace(x)
         flat = xp.reshape(self.wide(x), (x.shape[0], math.prod(x.shape[1:])))
         return np.array([math.sqrt(float(value)) for value in xp.mean(flat * flat, axis=1)])
 
     def concatenate(self, arrays: Sequence[Any]) -> Any:
-        """Along the batch."""
+        """The arrays joined along the batch."""
         return self.namespace(arrays[0]).concat(list(arrays), axis=0)
 
     # ------------------------------------------------------------- to and from files
@@ -155,7 +155,7 @@ class ArrayLibrary:
         try:
             try:
                 values = np.asarray(x)
-            except (TypeError, RuntimeError):  # from another device, to which NumPy has no way but the standard's
+            except (TypeError, RuntimeError):  # on another device: NumPy reads it through the standard's DLPack alone
                 values = np.from_dlpack(x, device="cpu")
         except Exception as error:  # each library's own, for arrays within jax.jit and jax.grad
             raise ValueError(
@@ -309,7 +309,7 @@ def _quantile(rising: Any, quantile: float) -> Any:
     return low + (high - low) * (position - below)
 
 
-# By the top-level module that defines an array's class, or a class that it derives from.
+# The keys are top-level modules: the one that defines an array's class, or a base of that class.
 LIBRARIES: dict[str, ArrayLibrary] = {"torch": TorchLibrary()}
 _STANDARD = ArrayLibrary()
 
@@ -369,8 +369,8 @@ def check_together(
 ) -> None:
     """TypeError or ValueError unless `value` can be combined with the floating array `x`, entry by entry.
 
-    It must be of x's library, on x's device, floating, of x's shape (or of `shape`), and with `dtype` of x's dtype.
-    Nothing is broadcast in silence.
+    It must be floating, of x's library, on x's device and of x's shape (or of `shape`). With `dtype` it must also have
+    x's dtype. Nothing is broadcast in silence.
     """
     check_floating(name, value)
     ours, shape = library(x), tuple(x.shape if shape is None else shape)

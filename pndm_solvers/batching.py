@@ -15,8 +15,8 @@ def advance_together(model: Model, states: Sequence[State]) -> list[State]:
     """Each of the runs one row further, by one call of the model for all of them.
 
     The runs may be of any plans, stand at any rows, and be of any batch sizes; the model receives one batch with a
-    time for each sample. A model that treats each sample by itself gives each run what it would give it alone. Runs
-    that are done are returned as they are, and where all are, the model is not called:
+    time for each sample. Where the model treats each sample by itself, each run gets the answers that it would get
+    alone. Runs that are done are returned as they are; where all runs are done, the model is not called:
 
         while not all(state.done for state in states):
             states = advance_together(model, states)
@@ -24,7 +24,7 @@ def advance_together(model: Model, states: Sequence[State]) -> list[State]:
     Parameters
     ----------
     model:
-        As for `Plan.run`. Its times are integers only where those of every plan that takes part are.
+        As for `Plan.run`. It receives integer times only where every plan that takes part has integer times.
     states:
         From `Plan.start`, with arrays of one library, dtype, device and sample shape, and one type of prediction.
 

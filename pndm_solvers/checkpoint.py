@@ -60,11 +60,11 @@ class Saved(NamedTuple):
 class CheckpointFile(Observer):
     """Writes a run to a file before its first and after each model call, and goes on from the file that is there.
 
-    With `finite`, states that are not finite are neither written nor gone on from.
+    With `finite`, it does not write a state that is not finite, and refuses to go on from one.
     """
 
     def __init__(self, path: Path, *, finite: bool) -> None:
-        self.path = path.absolute()  # wherever the working directory is by the next write
+        self.path = path.absolute()  # since the working directory may change during the run
         self.finite = finite
 
     def begin(self, state: State) -> State:
@@ -182,7 +182,7 @@ def _read(raw: bytes) -> tuple[dict[str, Any], dict[str, str], memoryview]:
 
 
 def _saved(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview, device: Any, like: Any) -> Saved:
-    """The parts of a state. The digest held, so what `save` wrote is not checked again, but for its arrays."""
+    """The parts of a state. The digest was right, so only the row and the arrays are checked once more."""
     table, row = Table.from_json(metadata["plan"]), int(metadata["row"])
     if not 0 <= row <= table.model_calls:
         raise ValueError(f"row is {row} in a plan of {table.cost()}")
@@ -208,16 +208,16 @@ def _saved(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview
 def _check_repeatable(table: Table, row: int, noise: NoiseSource) -> None:
     if noise.seed is None and any(later.noise for later in table.rows[row:]):
         raise ValueError(
-            "the noise of the rows to come is drawn from a generator, which moves on with each draw, so a file cannot "
-            "keep it as it was at this row; pass seed= where the run starts"
+            "later rows draw their noise from a generator, and a file cannot hold a generator's position; pass seed= "
+            "where the run starts"
         )
 
 
 def _check_unrecorded(arrays: Iterable[Any]) -> None:
     if any(library(x).records_gradients(x) for x in arrays):
         raise ValueError(
-            "torch records this run for gradients, which a file cannot hold, so they would end where the run goes on "
-            "from it; run it in torch.no_grad(), or keep its states in memory"
+            "torch records this run for gradients, and a file cannot hold them; run it in torch.no_grad(), or keep "
+            "its states in memory"
         )
 
 
@@ -244,7 +244,7 @@ def _like(name: str) -> Any:
         import torch
 
         return torch.empty(0)
-    raise ValueError(f"it holds arrays of {name}; pass like=, an array of the library that they shall be of")
+    raise ValueError(f"it holds arrays of {name}; pass like=, an array of the library in which to make them")
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -1,4 +1,4 @@
-"""How wrong a run is, told by the run itself: no model call is made for it."""
+"""An estimate of a run's error from the run's own answers: it makes no model call."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class StepError:
 class ErrorEstimate:
     """A callback that estimates the local error of each step, from the answers that the run has anyway.
 
-    Once the network has answered at a step's end too, the polynomial through that answer and up to
-    three before it integrates ε over the step more accurately than any formula could that had only the
-    past. The estimate is the difference between where that leads and where the step led (Milne's device;
-    Hairer, Nørsett and Wanner, *Solving ODEs I*, section III.1). A step to the end of the run has no answer at
-    its end; there it is compared with the two highest polynomials through the past, and is nan where there is
-    none. Stages of Runge–Kutta are no points of the solution and are passed over. For deterministic plans, of any
-    solver.
+    After a step the network answers at its end too. The polynomial through this answer and up to three
+    earlier ones integrates ε over the step more accurately than a formula that had only the past. The
+    estimate is the difference between the polynomial's end and the step's end (Milne's device;
+    Hairer, Nørsett and Wanner, *Solving ODEs I*, section III.1). The last step of a run has no answer at its
+    end. The estimate compares it with the two highest polynomials through the past, and is nan where there is
+    none. Stages of Runge–Kutta are no points of the solution, so the estimate passes over them. It is for
+    deterministic plans, of any solver.
 
     >>> import numpy as np
     >>> from pndm_solvers import ErrorEstimate, NoiseSchedule, PLMSSolver
@@ -67,23 +67,23 @@ class ErrorEstimate:
     steps:
         One `StepError` a step, in order; the newest is known one model call late.
     total:
-        The estimated error of the sample, `(B,)`, root mean square over its dimensions; None before the end of the run,
-        and for a run that was not seen from its first row on, as one that went on from a checkpoint. The steps'
-        errors, with their signs, carried on as the flow carries the states' own spread over the batch: so it scales
-        distances on Gaussian data. On data in separate modes, into which the flow draws distances together, it is
-        some two to four times too high, and likewise for a single sample, whose spread over its dimensions is its
-        mean's too. It is made for data of deviations from 0.1 to 1; on others, signs that happen to cancel can make it
-        far too low. For a number to rely on, `Solver.plan_within` compares runs.
+        The estimated error of the sample, `(B,)`, root mean square over its dimensions. None before the end of the run,
+        and where the estimate did not see the first row, as in a run that went on from a checkpoint. It is the sum of
+        the steps' errors, with their signs. Each is scaled as the flow scales the spread of the states over the batch,
+        which is right on Gaussian data. On data in separate modes the flow draws distances together, and the total is
+        some two to four times too high. For a single sample it is so too, since the spread over its dimensions
+        contains its mean. The total is made for data of deviations from 0.1 to 1; on others it can be far too low,
+        where signs happen to cancel. For a number to rely on, `Solver.plan_within` compares runs.
     """
 
     steps: list[StepError] = field(default_factory=list, init=False)
     total: Float64 | None = field(default=None, init=False)
     _points: list[_Point] = field(default_factory=list, init=False)
-    # The errors so far, where they have been carried to, if every row was seen; and the row that goes on from those.
+    # The steps' errors, carried on to the newest point, or None unless every row was seen; and the row expected next.
     _carried: Any = field(default=None, init=False)
     _expected: int = field(default=0, init=False)
 
-    # How many answers an estimate reaches back to, the one at the step's end included.
+    # How many answers a polynomial goes through at most, the one at the step's end included.
     _NODES = 4
 
     def __repr__(self) -> str:
@@ -111,7 +111,7 @@ class ErrorEstimate:
                 self._add(points[1], here, step.x, _difference(points[1], here, step.x, points[: self._NODES]))
         if step.state.done:
             points, x = self._points, step.state.x
-            # The formula may itself be one of the two highest polynomials through the past, but not both.
+            # The step's own formula may be one of the two highest polynomials through the past, but not both.
             counts = (len(points), len(points) - 1) if len(points) > 1 else ()
             found = [_difference(points[0], plan.end, x, points[:count]) for count in counts]
             error = max(found, key=lambda error: _rms(error).sum()) if found else x * float("nan")
@@ -127,8 +127,8 @@ class ErrorEstimate:
 
 
 def _growth(before: Any, after: Any) -> float:
-    """By what the flow has scaled distances between two points of the solution."""
-    # Where a batch is one sample, or copies of one, there is only the spread over its dimensions, or its own length.
+    """The factor by which the flow scales distances from one point of the solution to the next."""
+    # One sample, or copies of one, have no spread over the batch. Then that over the dimensions counts, or the length.
     spreads = zip(_spreads(before), _spreads(after), strict=True) if 0 not in before.shape else ()
     return next((then / now for now, then in spreads if now), 1.0)
 
@@ -149,7 +149,7 @@ def _size(x: Any) -> float:
 
 
 def _difference(origin: _Point, there: Level, reached: Any, points: list[_Point]) -> Any:
-    """Where the polynomial through the answers at `points` leads from `origin`, less where the step did."""
+    """The end of the polynomial that leads from `origin` through the answers at `points`, minus `reached`."""
     here, x, _ = origin
     if here.ratio < NOISY or points[0] is origin:
         ratios = [level.ratio for level, _, _ in points]

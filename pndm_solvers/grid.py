@@ -19,7 +19,7 @@ __all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "GridOpti
 
 DEFAULT_SPACING = "balanced"
 
-# Spacings whose times on a table are integers, so that they have at most T steps.
+# Spacings that give integer times on a table of T levels, and so at most T steps.
 INTEGRAL_SPACINGS = ("leading", "trailing", "linspace")
 
 # (schedule, number of steps, the level where the run ends) -> the times where the steps begin
@@ -56,8 +56,8 @@ class Grid:
     def between(self, here: Level, there: Level, fraction: float, *, by: Literal["time", "ratio"] = "time") -> Level:
         """The level at a fraction of the step in time, or in ρ = σ/α; on an integral grid rounded, halves to even.
 
-        Halves all rounded the same way would shift the middle of every odd step to the same side.
-        Where ρ is infinite at `here`, the fraction is of 1/ρ.
+        Were all halves rounded up, the middle of every odd step would lie too high.
+        Where ρ is infinite at `here`, it is a fraction of the step in 1/ρ.
         """
         if fraction == 1:
             return there
@@ -93,7 +93,7 @@ def make_grid(
         The times t_0 > … > t_{n−1} at which steps begin; integers keep inner stages on integers.
         Rising times are an inversion, and need a `stop` above them.
     spacing:
-        One of `SPACINGS`, or a callable of the same kind.
+        One of `SPACINGS`, or a callable `(schedule, steps, end) -> times`.
     start, stop:
         Cut the grid: the run begins exactly at `start`, visits the grid's times between, and ends
         exactly at `stop`. With `stop` above `start` it runs upwards, from data to noise.
@@ -169,7 +169,7 @@ def _own(schedule: Schedule, timesteps: Any, end: Level) -> NDArray[Any]:
 
 
 def _trained(schedule: Schedule, t: float, name: str) -> Level:
-    """The level at a time from `name` at which the network will be called."""
+    """The level at the time `t`, where a step begins. ValueError at the clean level; `name` is for errors."""
     level = schedule.level(t, f"a time of {name}")
     if level.sigma == 0:
         raise ValueError(
@@ -194,7 +194,7 @@ def _abridged(times: NDArray[Any]) -> str:
 
 
 def _at_most_table(schedule: Schedule, steps: int) -> int | None:
-    """T of a table, after a check that it has `steps` levels to give."""
+    """The number of levels T of a table, None for a continuous schedule. ValueError for more than T `steps`."""
     size = schedule.num_train_timesteps
     if size is not None and steps > size:
         others = ", ".join(repr(name) for name in SPACINGS if name not in INTEGRAL_SPACINGS)
@@ -248,7 +248,7 @@ def karras(schedule: Schedule, steps: int, end: Level, rho: float = 7.0) -> NDAr
 
 
 def balanced(schedule: Schedule, steps: int, end: Level, rule: Rule = RULE) -> NDArray[Any]:
-    """σ/α = 0.2·s^1.5/(1 − s)³ for even s, from the highest level down to above the lowest; not rounded.
+    """σ/α = 0.2·s^1.5/(1 − s)³ for even s, from the highest level to just above the lowest; not rounded.
 
     Dense where pictures are decided, σ/α from 0.05 to 1, and thinner to either end: docs/theory.md. It
     begins at pure noise as well, where σ/α is infinite and s = 1. The numbers are those of `rule`.
@@ -285,7 +285,7 @@ def _finite_ends(schedule: Schedule) -> NDArray[np.float64]:
 
 
 def _points(first: float, last: float, steps: int, schedule: Schedule, end: Level) -> NDArray[np.float64]:
-    """`steps` even points; `last` is one of them unless the run ends there anyway."""
+    """`steps` even points from `first` on. The final one is `last`, or just before it where the run ends at `last`."""
     return np.linspace(first, last, steps + 1)[:-1] if end.t == schedule.t_min else np.linspace(first, last, steps)
 
 

@@ -49,8 +49,8 @@ def convert(prediction: str | Prediction, wanted: str, x: Any, answer: Any, alph
     wanted:
         "epsilon" or "sample".
     x, answer:
-        Floating `(B, …)` arrays of one library and shape, as is the result. An answer that is the wanted one already
-        is returned as it is.
+        Floating `(B, …)` arrays of one library and shape, and so is the result. An answer of the wanted kind is
+        returned itself, not a copy.
     alpha, sigma:
         The level of `x`.
 
@@ -67,7 +67,7 @@ def convert(prediction: str | Prediction, wanted: str, x: Any, answer: Any, alph
 
 
 def converted(ours: arrays.ArrayLibrary, prediction: Prediction, wanted: str, x: Any, answer: Any, level: Level) -> Any:
-    """As `convert`, of arrays that were checked and belong to the library `ours`."""
+    """`convert` without its checks, for arrays of the library `ours`."""
     if prediction.clip is None and prediction.threshold is None:
         if wanted == prediction.type:
             return answer
@@ -95,7 +95,7 @@ def slerp(a: Any, b: Any, weight: Any) -> Any:
     a, b:
         `(B, …)`, floating, of one library, shape, dtype and device, as is the result. Each sample has its own angle.
     weight:
-        A number from 0 to 1, or outside to go on along the same circle. It may be a 0-d array to differentiate by.
+        A number from 0 to 1; one outside goes on along the same circle. A 0-d array of the library carries gradients.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def slerp(a: Any, b: Any, weight: Any) -> Any:
     check_state("a", a)
     check_together("b", b, "a", a, dtype=True)
     ours, xp = library(a), library(a).namespace(a)
-    # A number of the library stays one, so that it can be differentiated by.
+    # A 0-d array of the library stays one, so that it carries gradients.
     if not (arrays.is_array(weight) and library(weight) is ours and weight.ndim == 0 and ours.is_floating(weight)):
         weight = real("weight", weight)
     rows = (a.shape[0], math.prod(a.shape[1:]))

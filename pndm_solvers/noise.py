@@ -52,7 +52,7 @@ class NoiseSource:
         return NoiseSource(tuple(map(_seed, seed)) if several else _seed(seed), generator)  # type: ignore[arg-type]
 
     def check(self, like: Any) -> None:
-        """TypeError or ValueError unless `draw` can draw for `like`: one entry a sample, of a kind to draw from."""
+        """ValueError unless lists have one entry a sample; TypeError unless like's library can use the generators."""
         if isinstance(self.seed, tuple):
             _one_each("seed", self.seed, like.shape[0])
         if self.generator is None:

@@ -71,7 +71,7 @@ class Progress(Observer):
 class CheckFinite(Observer):
     """FloatingPointError for a first state or a sample that is not finite; with `each`, for every answer and state.
 
-    Reading a number waits for the device, so that without `each` only the two ends of a run are read.
+    Reading a number waits for the device. So without `each` only the first state and the sample are read.
     """
 
     def __init__(self, each: bool) -> None:

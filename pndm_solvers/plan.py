@@ -118,14 +118,14 @@ class Plan(Table):
             gradients unless it is in `torch.no_grad()`.
         x:
             `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device. It is copied.
-            On a variance-exploding schedule, an x far smaller than its noise alone would be gives a warning.
+            On a variance-exploding schedule `run` warns of an x that is far smaller than the noise of its level.
         callback:
             Called after each model call with a `Step`; `step.x0` is the preview x̂_0. Its result is ignored. A list
             holds several; an `Observer` has hooks for other moments of the run.
         progress:
             Whether to show a bar (tqdm).
         trajectory:
-            Whether to return the list of all points of the solution, from `x` to the sample, instead.
+            Whether to return, in place of the sample, the list of all points of the solution from `x` to the sample.
         check_finite:
             True checks each answer and state, and waits for the device each time; False checks x and the sample
             alone, and None nothing. While a function is compiled or mapped (jax.jit, torch.compile, vmap) no numbers
@@ -135,7 +135,7 @@ class Plan(Table):
             for the device each time). Where the file exists, the run goes on from it and ends with the same bits
             as one that was never interrupted, given the same model; `callback` receives only the calls that are still
             made. A finished run's file gives the sample, without a call. The file stays. A state that is not finite
-            is not written, unless check_finite is None. A file cannot hold gradients: call it in `torch.no_grad()`.
+            is not written, unless check_finite is None. A file cannot hold gradients: call `run` in `torch.no_grad()`.
         prediction:
             What the answer means: "epsilon", "sample", "v_prediction", "score", "flow", or a `Prediction`.
         seed, generator:
@@ -155,7 +155,7 @@ class Plan(Table):
         FloatingPointError:
             For a sample that is not finite, and for a checkpoint that holds such numbers: see `check_finite`.
         OSError:
-            For a checkpoint that cannot be read or written; before the first model call where that is known then.
+            For a checkpoint that cannot be read or written. `run` writes a new one before the first model call already.
         """
         function("model", model, "model(x, t)")
         points = Trajectory() if boolean("trajectory", trajectory) else None
@@ -188,7 +188,7 @@ def _row(model: Model, state: State, observers: list[Observer]) -> State:
     state.check_answer(answer)
     for observer in observers:
         observer.answered(state, answer)
-    answer = state.converted(answer)  # so that nothing outlives its last use
+    answer = state.converted(answer)  # under the same name, so that the raw answer is freed
     after = state.combined(answer)
     for observer in observers:
         observer(Step(state, answer, after))
@@ -210,10 +210,10 @@ class State:
     states, answers:
         The arrays that this or a later row needs, by number: the run's own, not to be written into.
     prediction, noise:
-        What the network's answers mean, and where the noise comes from. With `seed=` a state
-        determines all that follows; a generator moves on with each draw, whoever draws.
+        What the network's answers mean, and where the noise comes from. With `seed=` a state determines all that
+        follows. With a generator it does not, since any caller's draw moves that on.
     dtype:
-        Of `x`: the network receives it, and the sample has it. `states` may be wider.
+        The dtype of `x`, which the network receives and the sample has. `states` may have a wider one.
     library:
         The array library of the states, looked up once a run.
     """
@@ -244,12 +244,12 @@ class State:
 
     @property
     def x(self) -> Any:
-        """Where the network is called next, `(B, …)`; when done, the sample. A copy, which may be written into."""
+        """The state at which the network is called next, `(B, …)`; when done, the sample. A writable copy."""
         return self.library.copy(self.states[self.row], self.dtype)
 
     @property
     def t(self) -> Any:
-        """When, 1-D `(B,)` on x's library and device. Raises ValueError when done."""
+        """The time of the next call, 1-D `(B,)`, of x's library and on its device. Raises ValueError when done."""
         if self.done:
             raise ValueError("the run is done; its sample is state.x")
         x = self.states[self.row]
@@ -276,14 +276,14 @@ class State:
         return used
 
     def combined(self, answer: Any) -> State:
-        """The state after this row, given what the row combines: `answer` is kept as it is, and not checked."""
+        """The state after this row. `answer` is what the row combines; it is neither checked nor copied."""
         k, row = self.row, self._row
         states, answers = dict(self.states), {**self.answers, k: answer}
         terms = [(states[i], w) for i, w in row.states] + [(answers[j], w) for j, w in row.answers]
         if row.noise:
             terms.append((self.noise.draw(k, like=states[k]), row.noise))
         arrays, weights = zip(*terms, strict=True)
-        # A step up to α = 0 has no state among its terms, and the network's dtype is not the run's.
+        # The run's dtype is named: a step up to α = 0 combines answers alone, and their dtype is the network's.
         states[k + 1] = self.library.combine(arrays, weights, states[k].dtype)
         dead_states, dead_answers = self.plan.last_uses[k]
         return replace(
@@ -299,9 +299,9 @@ class State:
         The file holds every array in its own dtype, the plan, the prediction, the seed, and a digest of all.
         `docs/checkpoints.md` is its specification.
 
-        Raises ValueError for a dtype that the format lacks; for a state for which torch records gradients, which the
-        file could not keep; and where noise is still to be drawn from a generator, which may have moved on since: with
-        `seed=` it can be saved. OSError for a path that cannot be written, TypeError for anything else than a path.
+        Raises ValueError for a dtype that the format lacks, and for a state for which torch records gradients: a file
+        cannot hold them. Raises ValueError too where a generator still has noise to draw: a file cannot hold its
+        position, but it can hold a `seed=`. OSError where the path cannot be written, TypeError for no path.
         """
         files.save(self, location("path", path))
 
@@ -316,7 +316,7 @@ class State:
         device:
             The device of the arrays, as their library names it: by default like's device, or the library's own.
         like:
-            Any array of the library that they shall be of. NumPy and torch need none, every other library does.
+            Any array of the library in which to make them. NumPy's and torch's files need none, all others do.
 
         Raises
         ------

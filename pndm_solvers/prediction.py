@@ -36,13 +36,13 @@ class Prediction:
     type:
         "epsilon", "sample" (x_0), "v_prediction" (α·ε − σ·x_0), "score" (−ε/σ) or "flow" (ε − x_0).
     clip:
-        x̂_0 is clipped to [−clip, clip]; None leaves it. ε is then derived from what remains.
+        x̂_0 is clipped to [−clip, clip], and ε follows from the clipped x̂_0. None leaves both as they are.
     threshold:
         Dynamic thresholding (Saharia et al. 2022, section 2.3): a quantile of |x̂_0| over each sample, in (0, 1].
-        Where it exceeds 1, the sample is clipped to it and then divided by it. With `clip` the bound is `clip`
-        instead of 1.
+        Where the quantile exceeds 1, the sample is clipped to the quantile and then divided by it. With `clip` the
+        bound is `clip` instead of 1.
     threshold_max:
-        The quantile counts for at most this much; at the bound itself, thresholding is clipping.
+        A larger quantile counts as this one. Where this one equals the bound, thresholding is plain clipping.
 
     Raises
     ------
@@ -87,9 +87,9 @@ class Prediction:
         return 1.0 if self.clip is None else self.clip
 
     def weights(self, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
-        """(p, q) such that the wanted one ("epsilon" or "sample") is `p·x + q·answer` at the level (α, σ).
+        """(p, q) such that `p·x + q·answer` is ε or x̂_0 at the level (α, σ); `wanted` is "epsilon" or "sample".
 
-        Raises ValueError where the answer does not determine it, as ε does not determine x̂_0 at α = 0.
+        Raises ValueError where the answer does not determine the wanted one: ε does not determine x̂_0 at α = 0.
         """
         if sigma > 0 or self.type != "score":
             a, b = PREDICTIONS[self.type](alpha, sigma)

@@ -1,8 +1,8 @@
 """Writing rows: a method calls the network with `ask` and moves states with `transfer`.
 
 A moved state is only a linear form of earlier states and answers; it becomes numbers when the network is called at it.
-An answer becomes a row of the table when it is first used: so a question that is put twice, or whose answer has no
-effect, costs nothing.
+An answer becomes a row of the table when a move first uses it. So a second question at the same state costs nothing,
+and neither does an answer without effect.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Form:
     states: Terms
     answers: Terms
     noise: float = 0.0
-    draw: int = 0  # tells apart the noises of two forms, which are two draws
+    draw: int = 0  # the number of the draw: forms of different draws hold different z
     stage: bool = field(default=False, compare=False)
 
 
@@ -68,16 +68,16 @@ class Program:
         self._draws = 0
 
     def ask(self, x: Form) -> Answer:
-        """The network's answer at `x`: one model call once it is used, and none if it was asked at `x` before.
+        """The network's answer at `x`: one model call once a move uses it. A second question at `x` costs no call.
 
-        The first question is at `start`, and always a call.
+        The first question must be at `start`, and always costs a call.
         """
         answer = self._answers.setdefault(x, Answer(x))
         if not self._rows:
             if x != self.start:
                 raise ValueError("a method asks first at the state that a run begins with, program.start")
             self._call(answer)
-        if not x.stage:  # a stage that is also a step's end, first same as last, is a point of the solution
+        if not x.stage:  # where a stage is also a step's end (first same as last), it is a point of the solution
             answer.at = replace(answer.at, stage=False)
         return answer
 
@@ -102,10 +102,11 @@ class Program:
             An answer, or a dict from answers to weights that sum to 1.
         space:
             The prediction whose mean is taken: one of `PREDICTIONS`. "epsilon" is the paper's eq. (9), "sample" the
-            data space of DPM-Solver++. Where it does not determine the picture, as ε at α = 0, `x.level.space` takes
-            its place, which is φ's limit.
+            data space of DPM-Solver++. A prediction may not determine the picture, as ε at α = 0. Then
+            `x.level.space` takes its place, which gives φ's limit.
         sigma:
-            How much ε remains where noise replaces the rest: √(σ² − noise²), DDIM's eq. (12).
+            The weight of the predicted ε in the new state, by default the σ of `to`. Where fresh noise replaces a part
+            it is √(σ² − noise²), DDIM's eq. (12).
         noise:
             The standard deviation of fresh noise.
         stage:
@@ -131,7 +132,7 @@ class Program:
         noise: float = 0.0,
         stage: bool = False,
     ) -> Form:
-        """scale·x + Σ (picture·x̂_0 + epsilon·ε) + noise·z at the level `to`, `parts` being (picture, epsilon)."""
+        """scale·x + Σ (picture·x̂_0 + epsilon·ε) + noise·z at the level `to`; `parts` holds (picture, epsilon)."""
         states: dict[int, float] = {}
         answers: dict[int, float] = {}
 
@@ -150,7 +151,7 @@ class Program:
             add(self._written(answer.at), of_state)
             if of_answer:
                 add(Form(answer.level, (), ((self._rows[answer], 1.0),)), of_answer)
-        # Two noises without a model call between them are one, of their variances' sum.
+        # Two noises without a model call between them are one noise. Its variance is the sum of theirs.
         noise = math.hypot(scale * written.noise, noise)
         self._draws += noise > 0
         return Form(to, _terms(states), _terms(answers), noise, self._draws if noise else 0, stage)
@@ -158,8 +159,8 @@ class Program:
     def rebase(self, x: Form, on: Form) -> Form:
         """`x` written in terms of `on`, a state at which the network was asked: x = on + (x − on).
 
-        What the two are both made of cancels. A corrected state shares its past with the state that it corrects;
-        written without this, its history would grow with every step. ValueError where fresh noise is in one of them.
+        The terms that `x` and `on` share cancel. A corrected state shares its past with the state that it corrects.
+        Without `rebase`, a row would have more terms with every step. ValueError where `x` or `on` holds fresh noise.
         """
         if x.noise or on.noise:
             raise ValueError("a state with fresh noise cannot be rebased: a row has one noise, not a difference of two")
@@ -189,12 +190,12 @@ class Program:
         """The row of the model call that gives the answer."""
         if answer not in self._rows:
             row = self._rows[answer] = len(self._rows)
-            # The state has a number from now on, by which it may be met again.
+            # From now on the state has a number. A question at the state under that number finds this answer too.
             self._answers[Form(answer.level, ((row, 1.0),), ())] = answer
         return self._rows[answer]
 
     def _written(self, x: Form) -> Form:
-        """`x`, or once the network is called at it the state that has a number."""
+        """`x` itself; once the network is called at it, the form that names it as a state."""
         answer = self._answers.get(x)
         return x if answer not in self._rows else Form(x.level, ((self._rows[answer], 1.0),), ())
 

@@ -27,11 +27,12 @@ class Rule:
     knee, tail:
         The coordinate `u = ρ/(ρ + knee) + tail·√log(1 + ρ²)` in which ε is interpolated.
     short:
-        A step that lowers ρ by less than this, in log ρ, has the full order.
+        Where the last step changed log ρ by less than this, the next step has the full order.
     orders:
-        (ρ, order) from the highest ρ on: the most answers that a longer step above this ρ is made of.
+        Pairs (ρ, order), the highest ρ first. After a longer step, a step from above ρ combines up to `order` answers.
     bound, wide_bound:
-        The most that absolute weights may sum to: with the starter "ramp" and in the step to σ = 0, and elsewhere.
+        The most to which absolute weights may sum: `bound` with the starter "ramp" and in every step to σ = 0,
+        `wide_bound` elsewhere.
     """
 
     grid_scale: float = 0.2
@@ -51,15 +52,15 @@ class Rule:
     def coordinate(self, ratio: ArrayLike) -> NDArray[np.float64]:
         """u(ρ) at noise-to-signal ratios ρ ≥ 0 (any shape).
 
-        The first part is how ε turns on typical data: along the flow of a Gaussian of deviation s it goes as
-        ρ/√(s² + ρ²), so in such a coordinate it is nearly straight. The second keeps levels near pure noise apart, as
+        The first part follows ε on typical data. Along the flow of a Gaussian of deviation s, ε goes as ρ/√(s² + ρ²),
+        so it is nearly straight in a coordinate of that shape. The second part keeps levels near pure noise apart, as
         the time of common schedules does; for α² + σ² = 1 its root is √(−log α²). Made for data of about unit range.
         """
         ratio = np.asarray(ratio, np.float64)
         return ratio / (ratio + self.knee) + self.tail * np.sqrt(np.log1p(ratio**2))
 
     def order(self, ratios: Sequence[float], most: int) -> int:
-        """How many of the past answers, at the `ratios` from the newest, a step may be made of: `most` or fewer."""
+        """How many past answers the next step may combine: `most` or fewer. `ratios` are theirs, the newest first."""
         if len(ratios) > 1 and abs(math.log(ratios[1] / ratios[0])) < self.short:
             return most
         ratio = ratios[0] / (1 + 1e-6)  # so that a ratio at a bound counts as below it, whatever rounded it

@@ -77,17 +77,17 @@ class Schedule(ABC):
             return 2 * (np.log(self._alpha(t)) - np.log(self._sigma(t)))
 
     def alpha(self, t: ArrayLike) -> Float64:
-        """α at the times `t` (any shape), float64 of t's shape. Raises ValueError as `level` does."""
+        """α at the times `t` (any shape), float64 of t's shape. ValueError outside the range, but for rounding."""
         times, clean = self._times(t)
         return np.where(clean, self.clean.alpha, self._alpha(times))
 
     def sigma(self, t: ArrayLike) -> Float64:
-        """σ at the times `t` (any shape), float64 of t's shape. Raises ValueError as `level` does."""
+        """σ at the times `t` (any shape), float64 of t's shape. ValueError outside the range, but for rounding."""
         times, clean = self._times(t)
         return np.where(clean, self.clean.sigma, self._sigma(times))
 
     def log_snr(self, t: ArrayLike) -> Float64:
-        """log(α²/σ²) at the times `t` (any shape), in nats; −∞ where α = 0, +∞ where σ = 0. Errors as `level`."""
+        """log(α²/σ²) at the times `t` (any shape), in nats; −∞ where α = 0, +∞ where σ = 0. Errors as in `alpha`."""
         times, clean = self._times(t)
         return np.where(clean, math.inf, self._log_snr(times))
 
@@ -135,7 +135,7 @@ class Schedule(ABC):
         return np.where(self._log_snr(low) <= target, low, high)
 
     def _times(self, t: ArrayLike) -> tuple[Float64, NDArray[np.bool_]]:
-        """`t` held within `[t_min, t_max]`, and where it is the clean time; ValueError for other times."""
+        """(`t` clipped to `[t_min, t_max]`, whether `t` is the clean time); ValueError for other times."""
         times = reals("t", t).astype(np.float64)
         clean, inside = times == self.clean.t, np.clip(times, self.t_min, self.t_max)
         # A float32 time, as networks receive it, may lie past an end by its own rounding.

@@ -155,10 +155,10 @@ def _check_inside(name: str, table: Float64, inside: np.ndarray) -> None:
 class Table(NoiseSchedule):
     """Variance-preserving levels at the integers 0 … T − 1, given by their log-SNR (nats).
 
-    Between the integers log-SNR is Hermite's cubic, with slopes from central differences of fourth
-    order, limited so that it falls everywhere (Fritsch and Carlson, 1980): exact at the integers,
-    and smooth enough that a method of order 4 does not see the joints. A terminal level with α = 0
-    has no finite log-SNR; towards it α falls linearly.
+    Between the integers log-SNR is Hermite's cubic. Its slopes are central differences of fourth order,
+    limited so that log-SNR falls everywhere (Fritsch and Carlson, 1980). The cubic is exact at the
+    integers, and so smooth that a method of order 4 does not see the joints. A terminal level with
+    α = 0 has no finite log-SNR; towards it α falls linearly.
     """
 
     log_snrs: tuple[float, ...]

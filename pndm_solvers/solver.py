@@ -106,7 +106,7 @@ class Solver(ABC):
     def _within(self, max_model_calls: int, options: GridOptions) -> Plan:
         """Doubles the number of steps until the calls no longer fit, then halves the gap."""
         size = self.schedule.num_train_timesteps or 1000
-        # More steps than this are not tried: with a cut or the caller's own spacing, calls may never grow.
+        # The most steps to try: with a cut, or a spacing of the caller's own, more steps may never need more calls.
         spacing = options.get("spacing", DEFAULT_SPACING)
         integral = isinstance(spacing, str) and spacing in INTEGRAL_SPACINGS
         most = size if integral else size + 64 * max_model_calls
@@ -139,10 +139,10 @@ class Solver(ABC):
         """A plan with about as many model calls as an error of `tolerance` takes, by a pilot on a few samples.
 
         The samples are solved with 4, 6, 8, 12, 16, … calls until twice the calls change them by no more than
-        the tolerance: by the median over the samples of the root-mean-square change, in x's units. The
-        number of calls is then narrowed down by halves. In total each pilot sample takes about ten times the
-        calls of the plan that is found. The pilot does not see errors below the lowest trained level, where no
-        network can be called.
+        the tolerance. The change is the median over the samples of its root mean square, in x's units. Halving
+        then narrows the number of calls down. In total each pilot sample takes about ten times the calls of the
+        plan that is found. The pilot does not see errors below the lowest trained level, where no network can be
+        called.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class Solver(ABC):
         model, x, prediction:
             As for `Plan.run`; `x` `(B, …)` is the pilot, some eight samples where the plan begins.
         max_model_calls:
-            Where the pilot gives up.
+            The most calls with which the pilot solves its samples before it gives up.
         options:
             Those of `plan`: `spacing`, `start`, `stop`, `final`, `steps_offset`.
 
@@ -194,9 +194,9 @@ class Solver(ABC):
 
         `options` are those of `plan` (`timesteps`, `max_model_calls`, `spacing`, `start`, `stop`, `final`,
         `steps_offset`) and of `Plan.run` (`prediction`, `seed`, `generator`, `callback`, `progress`, `trajectory`,
-        `check_finite`, `state_dtype`, `checkpoint`), as are the result and the errors. In place of a length, a
-        `tolerance` is met by `plan_within` with the first eight samples as pilot, for which the model must not be
-        bound to one size of batch; a run that goes on from its `checkpoint` makes its pilot anew.
+        `check_finite`, `state_dtype`, `checkpoint`). The result and the errors are those of `Plan.run`. A `tolerance`
+        takes the place of a length: `plan_within` then makes the plan, with the first eight samples as its pilot. The
+        model must accept a batch of that size too. A run that goes on from its `checkpoint` makes its pilot anew.
 
         >>> import numpy as np
         >>> from pndm_solvers import NoiseSchedule, PLMSSolver

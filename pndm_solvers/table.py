@@ -87,8 +87,8 @@ class Table:
     last_uses:
         For each row, the states and the answers that no later row needs.
 
-    Raises ValueError for a row that refers to what does not exist yet, and an `end` that is not finite; TypeError for
-    an `end` that is no `Level`.
+    Raises ValueError for a row with a state or an answer that does not exist yet, and for an `end` that is not finite.
+    Raises TypeError for an `end` that is no `Level`.
     """
 
     rows: tuple[Row, ...]
@@ -147,8 +147,8 @@ class Table:
         """The most arrays of the state's shape that a run holds at once.
 
         Counted while a row's state is made: the states and answers that this row or a later one
-        needs, the noise, and the new state itself. What the network and a conversion of its
-        answer use in passing comes on top.
+        needs, the noise, and the new state itself. The arrays that the network, or the conversion
+        of its answer, needs for a moment are not counted.
         """
         most, live = 1, 1
         for row, (states, answers) in zip(self.rows, self.last_uses, strict=True):
@@ -239,7 +239,7 @@ def _terms(name: str, terms: Any) -> Terms:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of two values under one key Python would keep the last."""
+    """A JSON object. TypeError where a key comes twice: Python alone would keep the last value in silence."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise TypeError(f"an object names a key twice: {[key for key, _ in pairs]}")

@@ -38,7 +38,7 @@ def plan_for_tolerance(
     runs = [solve(4), solve(6)]
 
     def error(calls: int, result: Any) -> float:
-        """Of a run of `calls`, by the finest so far, whose own error follows from the order."""
+        """The error of a run of `calls`, from its distance to the finest one, whose error follows from the order."""
         finest, _, end = runs[-1]
         change = float(np.median(library(result).root_mean_square(result - end)))
         if not math.isfinite(change):
@@ -55,11 +55,11 @@ def plan_for_tolerance(
         runs.append(solve(2 * half))
         if runs[-1][1] == runs[-2][1]:
             raise ValueError(f"these times have no more than {plan.model_calls} model calls to give, too few")
-        del runs[:-4]  # with the memory, and what torch may have recorded of it
+        del runs[:-4]  # which frees their samples, and what torch may have recorded of them
         estimate = error(half, result)
         if estimate <= tolerance:
             break
-    # Between this number of calls and the one before, which was too few: to within an eighth.
+    # The search goes on between the number of calls before, which was too few, and this one: to within an eighth.
     low, high = runs[-4][0] if len(runs) > 3 else half, half
     while high - low > max(1, high // 8):
         middle, candidate, result = solve((low + high) // 2)

@@ -49,11 +49,11 @@ def exact_weights(
     Lagrange's L_j: Adams' construction (Bashforth and Adams, 1883) on any grid. They sum to 1, and
     where the nodes are even in u and dρ is proportional to du they are `adams_bashforth`.
 
-    The quadrature is Gauss's on panels no wider than a factor e in ρ; relative to the largest weight the
-    result is good to 1e-12, unless the step is below a hundredth of ρ: the nodes' own rounding then counts.
-    A node at ρ = ∞ (α = 0) is infinitely far in u and so has no weight; a step that begins or ends there,
-    or is too short for float64, has its first node alone, which for a corrector is the new
-    answer. Raises ValueError for two nodes at one u.
+    The quadrature is Gauss's on panels no wider than a factor e in ρ. Relative to the largest weight the
+    result is good to 1e-12. In a step below a hundredth of ρ it is worse, by the rounding of the nodes.
+    A node at ρ = ∞ (α = 0) is infinitely far in u and so has no weight. In a step that begins or ends
+    there, or is too short for float64, the first node has all the weight; for a corrector that node is the
+    new answer. Raises ValueError for two nodes at one u.
     """
     finite = [node for node in nodes if math.isfinite(node)]
     if len(finite) < 2 or not math.isfinite(here + there) or math.isclose(here, there, rel_tol=1e-12):

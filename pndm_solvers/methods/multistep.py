@@ -46,7 +46,7 @@ MeanOf = Callable[[Sequence[Answer], Level], Mapping[Answer, float]]
 def multistep(
     program: Program, x: Form, order: int, starter: Starter, mean: MeanOf, move: Move, fractions: Fractions = "time"
 ) -> Form:
-    """Each step a move along `mean` of the answers so far, after the starter's own steps, at most `order` − 1."""
+    """The end of the run: at most `order` − 1 steps of the starter, then a move along the `mean` in each step."""
     tableau, most = STARTERS[starter]
     history: list[Answer] = []  # each step's first answer, the newest first
     for _, there in program.grid.steps:
@@ -70,10 +70,10 @@ def exact_mean(
 ) -> Mapping[Answer, float]:
     """The mean that integrates the polynomial through at most `order` answers exactly over the step to `there`.
 
-    `careful` holds the order of long steps down, and the weights within the tighter of the rule's bounds.
+    With `careful`, the rule also limits the order of long steps, and the weights keep within its tighter bound.
     """
     ratios = [e.level.ratio for e in history]
-    # The last step reaches below the levels that a network was trained for, so every starter is careful there.
+    # The last step leads below the trained levels. There the tighter bound holds for every starter.
     bound = rule.bound if careful or there.sigma == 0 else rule.wide_bound
     chosen = well_apart(ratios, there.ratio, rule.order(ratios, order) if careful else order, bound, rule)
     weights = exact_weights([ratios[i] for i in chosen], ratios[0], there.ratio, rule.coordinate)
@@ -81,10 +81,10 @@ def exact_mean(
 
 
 def well_apart(ratios: Sequence[float], there: float, most: int, bound: float, rule: Rule = RULE) -> Sequence[int]:
-    """Which of the past answers, at σ/α `ratios` from the newest, a step to `there` is made of.
+    """The indices of the past answers that a step to the σ/α `there` combines. `ratios` are theirs, the newest first.
 
-    The last `most` of them, unless the step reaches so far beyond them that the absolute weights sum to
-    more than `bound` (those of Adams–Bashforth 4 sum to 6.7); then as many that are the step's own length apart.
+    They are the last `most`, unless the step reaches so far beyond them that the absolute weights sum to more than
+    `bound` (those of Adams–Bashforth 4 sum to 6.7). Then they are at least the step's length apart, `most` at most.
     """
     # An answer at σ/α = ∞ has no weight, and is always the oldest.
     ratios = [ratio for ratio in ratios if math.isfinite(ratio)] or [math.inf]
@@ -112,7 +112,7 @@ class PLMSSolver(Solver):
     Adams–Bashforth for even steps. `starter` makes the first steps, which lack a history: "ramp"
     takes orders 1, 2, 3, … first; "heun" makes the first step by improved Euler; "rk4" makes the first
     order − 1 steps by Runge–Kutta. `rule` holds the numbers of the library's own rule,
-    for exact weights; with "ramp" it also lowers the order of long steps to at most 4.
+    for exact weights; with "ramp" it also limits the order of long steps, to 4 at most.
 
     Also known as: PLMS (latent diffusion, with `weights="classical", starter="heun"`), iPNDM
     (`weights="classical"`), F-PNDM (`weights="classical", starter="rk4"`, see `PNDMSolver`).
@@ -143,7 +143,7 @@ class PLMSSolver(Solver):
 
     @property
     def convergence_order(self) -> int:
-        # The error of a first step, p + 1 for a tableau of order p, stays in the whole run, however good the rest is.
+        # A first step by a tableau of order p leaves an error of order p + 1, however good the other steps are.
         tableau, _ = STARTERS[self.starter]
         return min(self.order, 2 if self.weights == "classical" else 1 + tableau.order)
 

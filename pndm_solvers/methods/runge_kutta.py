@@ -32,10 +32,10 @@ Move = Callable[..., Form]
 class ButcherTableau:
     """An explicit Runge–Kutta method: nodes c, stage weights a (below the diagonal), weights b.
 
-    Numbers may be integers, fractions, strings such as "2/3", or floats, which become the simple fraction to which
-    they are nearest. Raises TypeError for entries that are no numbers, and ValueError unless the method is
-    explicit, each row of `a` sums to its c, b sums to 1, and every c after the first lies in (0, 1], since a stage is
-    a transfer to the level at that fraction of the step.
+    Numbers may be integers, fractions, strings such as "2/3", or floats. A float that is the nearest one to a simple
+    fraction becomes that fraction. Raises TypeError for entries that are no numbers. Raises ValueError unless the
+    method is explicit, each row of `a` sums to its c, b sums to 1, and every c after the first lies in (0, 1]: a stage
+    is a transfer to the level at that fraction of the step.
     """
 
     name: str
@@ -164,7 +164,7 @@ class PRKSolver(Solver):
     `fractions` says where a step's stages stand: "time", the paper's choice, or "ratio", fractions of σ/α.
     Orders: formula as the tableau; convergence as the tableau with "ratio", and at most 2 with "time", since weights
     that are right for steps in t serve steps in σ/α. Model calls: stages · N; a step to σ = 0 takes only one.
-    Reference: Liu et al. (2022), eq. (9), (12) and (13).
+    Reference: Liu et al. (2022), eq. (9) and (13).
     """
 
     schedule: NoiseSchedule
@@ -197,8 +197,8 @@ class PRKSolver(Solver):
 
     def write(self, program: Program, x: Form) -> Form:
         for _, there in program.grid.steps:
-            # No network was trained at σ = 0, where the last stages would call it; one Euler step to it has a
-            # local error of second order, as the whole run has.
+            # The last stages of a step to σ = 0 would call the network there, where none was trained. So that step
+            # is one of Euler's, with a local error of second order.
             tableau = self._tableau if there.sigma > 0 else EULER
             x, _ = runge_kutta_step(program, tableau, x, there, program.transfer, self.fractions)
         return x
