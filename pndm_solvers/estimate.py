@@ -12,9 +12,8 @@ import numpy as np
 from pndm_solvers.arrays import combine, library
 from pndm_solvers.methods.adams import exact_weights
 from pndm_solvers.plan import Step
-from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.schedule import Float64, Level
-from pndm_solvers.transfer import answer_weights, transfer_weights
+from pndm_solvers.transfer import answer_weights, mean_parts, transfer_weights
 
 __all__ = ["ErrorEstimate", "StepError"]
 
@@ -97,18 +96,18 @@ class ErrorEstimate:
         plan = step.state.plan
         if plan.is_stochastic:
             raise ValueError(f"{plan.name} draws noise, so its steps have no single right end to be compared with")
-        if not library(step.x).has_numbers(step.x):
+        x = step.x
+        if not library(x).has_numbers(x):
             raise ValueError("an estimate looks at the numbers of x, which has none on the meta device and in jax.jit")
         if step.row == 0 or step.row != self._expected:
             self.steps, self.total, self._points = [], None, []
-            self._carried = _sum([(step.x, 0.0)]) if step.row == 0 else None
+            self._carried = _sum([(x, 0.0)]) if step.row == 0 else None
         self._expected = step.row + 1
         if step.row == 0 or not plan.rows[step.row - 1].stage:
-            row = plan.rows[step.row]
-            here = Level(row.t, row.alpha, row.sigma)
-            self._points = points = [(here, step.x, step.answer), *self._points][: self._NODES + 1]
+            here = plan.rows[step.row].level
+            self._points = points = [(here, x, step.answer), *self._points][: self._NODES + 1]
             if len(points) > 1:
-                self._add(points[1], here, step.x, _difference(points[1], here, step.x, points[: self._NODES]))
+                self._add(points[1], here, x, _difference(points[1], here, x, points[: self._NODES]))
         if step.state.done:
             points, x = self._points, step.state.x
             # The step's own formula may be one of the two highest polynomials through the past, but not both.
@@ -161,8 +160,7 @@ def _difference(origin: _Point, there: Level, reached: Any, points: list[_Point]
     terms = [(x, p)]
     for (level, state, answer), weight in zip(points, weights, strict=True):
         if weight:
-            a, b = PREDICTIONS[space](level.alpha, level.sigma)
-            of_state, of_answer = answer_weights(level, weight * q * a, weight * q * b)
+            of_state, of_answer = answer_weights(level, *mean_parts(level, space, weight * q))
             terms += [(state, of_state), (answer, of_answer)]
     return _sum([*((array, w) for array, w in terms if w), (reached, -1.0)])
 

@@ -193,7 +193,7 @@ def _abridged(times: NDArray[Any]) -> str:
 # ---------------------------------------------------------------------- spacings
 
 
-def _at_most_table(schedule: Schedule, steps: int) -> int | None:
+def _table_size(schedule: Schedule, steps: int) -> int | None:
     """The number of levels T of a table, None for a continuous schedule. ValueError for more than T `steps`."""
     size = schedule.num_train_timesteps
     if size is not None and steps > size:
@@ -207,7 +207,7 @@ def _at_most_table(schedule: Schedule, steps: int) -> int | None:
 
 def leading(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """The first level of each of n equal parts, as in DDPM, DDIM and PNDM."""
-    size = _at_most_table(schedule, steps)
+    size = _table_size(schedule, steps)
     if size is None:
         return np.maximum(schedule.t_max * np.arange(steps)[::-1] / steps, schedule.t_min)
     return np.arange(steps)[::-1] * (size // steps)
@@ -215,7 +215,7 @@ def leading(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
 
 def trailing(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """The last level of each of n equal parts: it begins at pure noise (Lin et al. 2024, table 2)."""
-    size = _at_most_table(schedule, steps)
+    size = _table_size(schedule, steps)
     if size is None:
         return schedule.t_max * (1 - np.arange(steps) / steps)
     return np.round(size - np.arange(steps) * (size / steps)).astype(np.int64) - 1
@@ -223,7 +223,7 @@ def trailing(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
 
 def linspace(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """Evenly from the highest level to the lowest, both included."""
-    size = _at_most_table(schedule, steps)
+    size = _table_size(schedule, steps)
     if steps == 1:
         return np.array([schedule.t_max if size is None else size - 1])
     times = np.linspace(schedule.t_min, schedule.t_max, steps)[::-1]

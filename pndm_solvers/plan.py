@@ -165,30 +165,31 @@ class Plan(Table):
                 raise ValueError("pass checkpoint= or trajectory=, not both: a checkpoint does not hold earlier points")
             observers.append(CheckpointFile(location("checkpoint", checkpoint), finite=check_finite is not None))
         observers += [points] if points else []
-        observers += callbacks(callback)
+        observers += (watching := callbacks(callback))
         observers += [Progress()] if boolean("progress", progress) else []
 
-        state = self.start(x, **options)
-        for observer in observers:
-            state = observer.begin(state)
-            if not isinstance(state, State):
-                raise TypeError(f"begin of the callback {observer!r} returned {state!r}; it must return a State")
+        state, begun = self.start(x, **options), []
         try:
-            while not state.done:
-                state = _row(model, state, observers)
-        finally:
             for observer in observers:
+                state = observer.begin(state)
+                begun.append(observer)
+                if not isinstance(state, State):
+                    raise TypeError(f"begin of the callback {observer!r} returned {state!r}; it must return a State")
+            while not state.done:
+                state = _row(model, state, observers, shown=bool(watching))
+        finally:
+            for observer in begun:
                 observer.end()
         return points.points if points else state.x
 
 
-def _row(model: Model, state: State, observers: list[Observer]) -> State:
-    """One model call and the state that is made after it."""
+def _row(model: Model, state: State, observers: list[Observer], *, shown: bool) -> State:
+    """One model call and the state that is made after it; `shown` says that callbacks may keep the answer."""
     answer = model(state.x, state.t)
     state.check_answer(answer)
     for observer in observers:
         observer.answered(state, answer)
-    answer = state.converted(answer)  # under the same name, so that the raw answer is freed
+    answer = state.converted(answer, own=shown)  # under the same name, so that the raw answer is freed
     after = state.combined(answer)
     for observer in observers:
         observer(Step(state, answer, after))
@@ -267,11 +268,11 @@ class State:
             hint = "with diffusers' networks: model(x, t).sample"
             raise type(error)(f"at t = {self._row.t:g}, {error} ({hint})") from error
 
-    def converted(self, answer: Any) -> Any:
+    def converted(self, answer: Any, *, own: bool = False) -> Any:
         """The network's `answer`, which was checked, as what the row combines: ε, or x̂_0 where α = 0."""
         level = self._row.level
         used = converted(self.library, self.prediction, level.space, self.states[self.row], answer, level)
-        if used is answer and self.row not in self.plan.last_uses[self.row][1]:
+        if used is answer and (own or self.row not in self.plan.last_uses[self.row][1]):
             return self.library.copy(answer)  # later rows need it, and a network may write into its memory again
         return used
 

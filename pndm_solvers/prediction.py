@@ -91,6 +91,8 @@ class Prediction:
 
         Raises ValueError where the answer does not determine the wanted one: ε does not determine x̂_0 at α = 0.
         """
+        if wanted == self.type:
+            return 0.0, 1.0
         if sigma > 0 or self.type != "score":
             a, b = PREDICTIONS[self.type](alpha, sigma)
             determinant = alpha * b - sigma * a

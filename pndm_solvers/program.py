@@ -16,7 +16,7 @@ from pndm_solvers.grid import Grid
 from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.schedule import Level
 from pndm_solvers.table import Row, Table, Terms
-from pndm_solvers.transfer import answer_weights, transfer_weights
+from pndm_solvers.transfer import answer_weights, mean_parts, transfer_weights
 
 __all__ = ["Answer", "Form", "Mean", "Program"]
 
@@ -116,10 +116,8 @@ class Program:
         if x.level.alpha * b == x.level.sigma * a:
             space = x.level.space
         p, q = transfer_weights(x.level, to if sigma is None else to._replace(sigma=sigma), space)
-        parts = {}
-        for answer, weight in (mean if isinstance(mean, Mapping) else {mean: 1.0}).items():
-            a, b = PREDICTIONS[space](answer.level.alpha, answer.level.sigma)
-            parts[answer] = (weight * q * a, weight * q * b)
+        weights = mean if isinstance(mean, Mapping) else {mean: 1.0}
+        parts = {answer: mean_parts(answer.level, space, weight * q) for answer, weight in weights.items()}
         return self.combine(x, p, parts, to, noise=noise, stage=stage)
 
     def combine(
@@ -183,8 +181,8 @@ class Program:
             Row(*at.level, made.states, made.answers, made.noise, made.stage)
             for at, made in zip(asked, [*asked[1:], end], strict=False)
         )
-        table = self.grid.schedule.num_train_timesteps is not None
-        return Table(rows, end.level, table and all(row.t.is_integer() for row in rows), name)
+        tabular = self.grid.schedule.num_train_timesteps is not None
+        return Table(rows, end.level, tabular and all(row.t.is_integer() for row in rows), name)
 
     def _call(self, answer: Answer) -> int:
         """The row of the model call that gives the answer."""

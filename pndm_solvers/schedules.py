@@ -61,7 +61,7 @@ class NoiseSchedule(Schedule):
         _check_inside("betas", table, (table > 0) & (table < 1))
         # A sum of logarithms keeps 1 − ᾱ exact near t = 0, where ᾱ itself rounds to almost 1.
         log_alphas_cumprod = np.cumsum(np.log1p(-table))
-        return Table(tuple((log_alphas_cumprod - np.log(-np.expm1(log_alphas_cumprod))).tolist()))
+        return LevelTable(tuple((log_alphas_cumprod - np.log(-np.expm1(log_alphas_cumprod))).tolist()))
 
     @staticmethod
     def from_alphas_cumprod(alphas_cumprod: ArrayLike) -> NoiseSchedule:
@@ -80,7 +80,7 @@ class NoiseSchedule(Schedule):
                 f"{table[worst + 1]:g}. If the table is ordered from noise to data, reverse it"
             )
         with np.errstate(divide="ignore"):
-            return Table(tuple((np.log(table) - np.log1p(-table)).tolist()))
+            return LevelTable(tuple((np.log(table) - np.log1p(-table)).tolist()))
 
     @staticmethod
     def from_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> NoiseSchedule:
@@ -152,7 +152,7 @@ def _check_inside(name: str, table: Float64, inside: np.ndarray) -> None:
 
 
 @dataclass(frozen=True)
-class Table(NoiseSchedule):
+class LevelTable(NoiseSchedule):
     """Variance-preserving levels at the integers 0 … T − 1, given by their log-SNR (nats).
 
     Between the integers log-SNR is Hermite's cubic. Its slopes are central differences of fourth order,

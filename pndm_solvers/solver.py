@@ -217,5 +217,5 @@ class Solver(ABC):
             check_state("x_T", x_T)
             of_plan.pop("max_model_calls", None)
             prediction = of_run.get("prediction", "epsilon")
-            plan = self.plan_within(tolerance, model, x_T[:8], prediction=prediction, **of_plan)
+            plan = self.plan_within(tolerance, model, x_T[:8, ...], prediction=prediction, **of_plan)
         return plan.run(model, x_T, **of_run)

@@ -37,34 +37,34 @@ def plan_for_tolerance(
 
     runs = [solve(4), solve(6)]
 
-    def error(calls: int, result: Any) -> float:
-        """The error of a run of `calls`, from its distance to the finest one, whose error follows from the order."""
-        finest, _, end = runs[-1]
+    def error(plan: Plan, result: Any) -> float:
+        """The error of a run of `plan`, from its distance to the finest one, whose error follows from the order."""
+        _, finest, end = runs[-1]
         change = float(np.median(library(result).root_mean_square(result - end)))
         if not math.isfinite(change):
-            raise ValueError(f"the pilot's samples are not finite, with {finest} model calls or before")
-        return change / (1 - (calls / finest) ** order)
+            raise ValueError(f"the pilot's samples are not finite, with {finest.model_calls} model calls or before")
+        return change / (1 - (plan.model_calls / finest.model_calls) ** order)
 
     while True:
         half, plan, result = runs[-2]
         if 2 * half > most:
             raise ValueError(
                 f"{plan.name} is not known to come within {tolerance:g}: with {half} model calls its error is about "
-                f"{error(half, result):.1e}, and to tell more takes over {most}; allow more calls or more error"
+                f"{error(plan, result):.1e}, and to tell more takes over {most}; allow more calls or more error"
             )
         runs.append(solve(2 * half))
-        if runs[-1][1] == runs[-2][1]:
+        if runs[-1][1] == plan:
             raise ValueError(f"these times have no more than {plan.model_calls} model calls to give, too few")
         del runs[:-4]  # which frees their samples, and what torch may have recorded of them
-        estimate = error(half, result)
+        estimate = error(plan, result)
         if estimate <= tolerance:
             break
     # The search goes on between the number of calls before, which was too few, and this one: to within an eighth.
     low, high = runs[-4][0] if len(runs) > 3 else half, half
     while high - low > max(1, high // 8):
         middle, candidate, result = solve((low + high) // 2)
-        if error(middle, result) <= tolerance:
-            high, plan, estimate = middle, candidate, error(middle, result)
+        if error(candidate, result) <= tolerance:
+            high, plan, estimate = middle, candidate, error(candidate, result)
         else:
             low = middle
     return plan, estimate

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pndm_solvers.arguments import real
-from pndm_solvers.methods.ddpm import posterior_deviation
+from pndm_solvers.methods.ddpm import posterior_deviation, remaining
 from pndm_solvers.program import Form, Program
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
@@ -44,5 +43,5 @@ class DDIMSolver(Solver):
         for here, there in program.grid.steps:
             e = program.ask(x)
             noise = self.eta * posterior_deviation(here, there) if self.eta else 0.0
-            x = program.transfer(x, e, there, sigma=math.sqrt(there.sigma**2 - noise**2), noise=noise)
+            x = program.transfer(x, e, there, sigma=remaining(there.sigma, noise), noise=noise)
         return x

@@ -12,7 +12,7 @@ from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
 
-__all__ = ["DDPMSolver", "forward_deviation", "posterior_deviation"]
+__all__ = ["DDPMSolver", "forward_deviation", "posterior_deviation", "remaining"]
 
 
 def forward_deviation(here: Level, there: Level) -> float:
@@ -26,6 +26,11 @@ def forward_deviation(here: Level, there: Level) -> float:
             f"a stochastic solver runs from noise to data, not from t = {here.t:g} to {there.t:g}; start above stop"
         )
     return math.sqrt(variance)
+
+
+def remaining(sigma: float, noise: float) -> float:
+    """√(σ² − noise²): the weight of ε beside fresh noise. 0 where rounding has the noise exceed σ."""
+    return math.sqrt(max(0.0, sigma**2 - noise**2))
 
 
 def posterior_deviation(here: Level, there: Level) -> float:
@@ -65,5 +70,5 @@ class DDPMSolver(Solver):
             e = program.ask(x)
             small = posterior_deviation(here, there)
             noise = small if self.variance == "fixed_small" or there.sigma == 0 else forward_deviation(here, there)
-            x = program.transfer(x, e, there, sigma=math.sqrt(there.sigma**2 - small**2), noise=noise)
+            x = program.transfer(x, e, there, sigma=remaining(there.sigma, small), noise=noise)
         return x

@@ -136,6 +136,8 @@ class PLMSSolver(Solver):
         object.__setattr__(self, "order", whole("order", self.order))
         choice("starter", self.starter, STARTERS)
         choice("weights", self.weights, ("classical", "exact"))
+        if not isinstance(self.rule, Rule):
+            raise TypeError(f"rule is {self.rule!r}; it must be a Rule")
 
     @property
     def name(self) -> str:
@@ -170,7 +172,7 @@ class PNDMSolver(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "order", whole("order", self.order, most=4))
+        object.__setattr__(self, "order", whole("order", self.order))
         if self.order not in (2, 4):
             raise ValueError(f"order is {self.order!r}; it is 4 (F-PNDM) or 2 (S-PNDM)")
 

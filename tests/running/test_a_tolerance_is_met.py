@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES
+from conftest import SCHEDULES, deterministic_solvers, named
 from exact_problems import PAIRS, exact
 from runs import LINEAR
 
@@ -69,6 +69,13 @@ def test_a_tolerance_that_cannot_be_met_is_refused():
             solver.plan_within(1e-6, RING.model, RING.x[:2], **options)
     with pytest.raises(ValueError, match="draws noise"):
         DDPMSolver(LINEAR).plan_within(0.1, RING.model, RING.x)
+
+
+@pytest.mark.parametrize("solver", deterministic_solvers(RING.schedule), ids=named)
+def test_every_deterministic_solver_finds_a_plan(solver):
+    """Also those whose starter spends several calls on the first step, so that budgets of 4 and 6 make few plans."""
+    plan = solver.plan_within(0.05, RING.model, RING.x[:8], spacing="quadratic")
+    assert np.median(RING.errors(plan.run(RING.model, RING.x))) < 0.15
 
 
 def test_a_pilot_that_shows_nothing_is_refused():

@@ -55,6 +55,32 @@ def test_an_observer_ends_where_the_run_breaks_off():
     assert ("step", 0) in diary.events
 
 
+def test_observers_that_began_end_where_a_later_one_cannot_begin():
+    class Unready(Observer):
+        def begin(self, state):
+            raise RuntimeError("unready")
+
+    diary, later = Diary(), Diary()
+    with pytest.raises(RuntimeError, match="unready"):
+        PLAN.run(model, START, callback=[diary, Unready(), later])
+    assert diary.events == [("begin", 0), ("end",)]
+    assert later.events == []
+
+
+def test_a_step_that_is_kept_holds_its_own_answer():
+    """Also where the network answers in one buffer and no later row needs the answer."""
+    buffer, steps, expected = START.copy(), [], []
+
+    def one_buffer(x, t):
+        buffer[:] = model(x, t)
+        expected.append(buffer.copy())
+        return buffer
+
+    PLAN.run(one_buffer, START, callback=steps.append)
+    for step, answer in zip(steps, expected, strict=True):
+        assert np.array_equal(step.answer, answer)
+
+
 def test_an_observer_may_begin_a_run_further_on():
     state = PLAN.start(START)
     for _ in range(2):
