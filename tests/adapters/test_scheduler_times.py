@@ -34,25 +34,6 @@ def test_levels_belong_to_floating_pictures_and_one_time_each():
                 make(torch.ones(3, 2), torch.ones(3, 2, device="meta"), torch.tensor([5]))
 
 
-def test_one_time_for_the_batch():
-    scheduler = ready(ours.DDIMScheduler)
-    t, x = scheduler.timesteps[2], noise()
-    expected = scheduler.step(x, t, x).prev_sample
-    assert torch.equal(scheduler.step(x, t.expand(2), x).prev_sample, expected)
-    for times in (scheduler.timesteps[2:4], torch.tensor([700, 600])):
-        with pytest.raises(ValueError, match="the one time of the whole batch"):
-            scheduler.step(x, times, x)
-    with pytest.raises(TypeError, match="timestep is None"):
-        scheduler.step(x, None, x)
-
-
-def test_a_batch_keeps_its_size():
-    scheduler = ready(timestep_spacing="leading")
-    x = scheduler.step(noise(), 900, noise()).prev_sample
-    with pytest.raises(ValueError, match="keep to one batch"):
-        scheduler.step(x[:1], 800, x[:1])
-
-
 def test_a_negative_offset_leads_to_a_time_that_does_not_exist():
     with pytest.raises(ValueError, match="steps_offset is -1"):
         ready(ours.DDIMScheduler, 50, steps_offset=-1)
