@@ -259,14 +259,8 @@ variance-exploding schedule.
 
 The tables show one row for each kind of mistake. In them `schedule` is `NoiseSchedule.linear()`, `flow` is
 `NoiseSchedule.rectified_flow()`, `solver` is `PLMSSolver(schedule)`, `plan` is one of its plans, `noisy` is a plan of
-<<<<<<< HEAD
 `DDPMSolver`, `zero_snr` is a plan for zero terminal SNR, `forgetful` is an `Observer` whose `begin` returns nothing,
 and `x` is `np.zeros((2, 3))`. `python tests/contract/test_errors_page.py` writes this page.
-=======
-`DDPMSolver`, `zero_snr` is a plan for zero terminal SNR, `forgetful` is an `Observer` whose `begin` returns None, and
-`x` is `np.zeros((2, 3))`.
-`python tests/contract/test_errors_page.py` writes this page.
->>>>>>> 45e4e4026dc2367c089484c17679bc555a7dcfd8
 """
 
 
