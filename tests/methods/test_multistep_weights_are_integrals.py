@@ -55,8 +55,14 @@ def test_adams_bashforth_is_exact_for_polynomials_below_its_order(order):
     weights = adams_bashforth(order)
     assert list(weights) == list(BOOK.get(order, weights))
     assert all(type(weight) is Fraction for weight in weights)
-    assert len(weights) == order
+    assert (type(weights), len(weights)) == (tuple, order)
     assert [integrates(weights, power) for power in range(order + 1)] == [True] * order + [False]
+
+
+@pytest.mark.parametrize("order", [0, -1, 2.5])
+def test_an_order_is_a_whole_number_of_at_least_one(order):
+    with pytest.raises(ValueError, match=f"^order is {order}; it must be a whole number of at least 1"):
+        adams_bashforth(order)
 
 
 @pytest.mark.parametrize("order", BOOK)
