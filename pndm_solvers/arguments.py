@@ -10,6 +10,7 @@ import math
 import os
 import reprlib
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["boolean", "choice", "function", "location", "real", "reals", "shown", "whole"]
+__all__ = ["boolean", "check_options", "choice", "function", "location", "real", "reals", "shown", "whole"]
 
 # Plans and schedules are tables in memory: a count beyond this is almost certainly a typo.
 MANY = 100_000
@@ -93,6 +94,16 @@ def location(name: str, value: Any) -> Path:
     if not os.fspath(value):
         raise ValueError(f"{name} is empty; it must be the path of a file")
     return Path(value).expanduser()
+
+
+def check_options(called: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """TypeError, as Python's own, for an option that a function does not have; it names the nearest that it has."""
+    known = sorted(known)
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, 1, 0.4)
+            hint = f"did you mean {near[0]}" if near else f"options are {', '.join(known)}"
+            raise TypeError(f"{called}() got an unexpected keyword argument {name!r}; {hint}")
 
 
 def function(name: str, value: Any, called: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypedDict, Unpack
 
 from pndm_solvers import checkpoint as files
 from pndm_solvers.advice import advise_on_size
-from pndm_solvers.arguments import boolean, function, location
+from pndm_solvers.arguments import boolean, check_options, function, location
 from pndm_solvers.arrays import ArrayLibrary, check_state, check_together, library
 from pndm_solvers.checkpoint import CheckpointFile
 from pndm_solvers.latents import converted
@@ -158,6 +158,7 @@ class Plan(Table):
             For a checkpoint that cannot be read or written. `run` writes a new one before the first model call already.
         """
         function("model", model, "model(x, t)")
+        check_options("run", options, StartOptions.__annotations__)
         points = Trajectory() if boolean("trajectory", trajectory) else None
         observers: list[Observer] = [] if check_finite is None else [CheckFinite(boolean("check_finite", check_finite))]
         if checkpoint is not None:

@@ -67,7 +67,7 @@ def plot_curves(curves: Sequence[Curve], title: str, ylabel: str) -> Figure:
             ls=STYLES[kind], marker=MARKERS[kind], ms=4, lw=1.6, label=curve.name,
         )  # fmt: skip
     _ticks(axes, curves[0].calls)
-    _legend(axes, "worst to best at the right")
+    _legend(axes, "by the error at the most calls")
     return figure
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from pndm_solvers.advice import advise_on_plan
-from pndm_solvers.arguments import whole
+from pndm_solvers.arguments import check_options, whole
 from pndm_solvers.arrays import check_state
 from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, GridOptions, make_grid
 from pndm_solvers.plan import Model, Plan, RunOptions
@@ -84,6 +84,7 @@ class Solver(ABC):
         ValueError:
             For options that contradict each other, or times that the schedule lacks.
         """
+        check_options("plan", options, {"num_inference_steps", "max_model_calls", *GridOptions.__annotations__})
         given = {
             "num_inference_steps": num_inference_steps,
             "timesteps": options.get("timesteps"),
@@ -165,6 +166,7 @@ class Solver(ABC):
         ValueError:
             For a tolerance that is not above 0 or cannot be met, for `timesteps`, and for a stochastic solver.
         """
+        check_options("plan_within", options, GridOptions.__annotations__)
         if options.get("timesteps") is not None:
             raise ValueError("timesteps fix the length of a run, which the tolerance chooses; pass spacing= instead")
         order = self.convergence_order
@@ -204,6 +206,8 @@ class Solver(ABC):
         >>> solver.sample(lambda x, t: x, np.ones((2, 3)), 10).shape
         (2, 3)
         """
+        known = {"num_inference_steps", "tolerance", *SampleOptions.__annotations__}
+        check_options("sample", options, known)
         lengths = {"max_model_calls", *GridOptions.__annotations__}
         of_plan: Any = {name: value for name, value in options.items() if name in lengths}
         of_run: Any = {name: value for name, value in options.items() if name not in lengths}

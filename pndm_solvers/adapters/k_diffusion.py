@@ -15,8 +15,12 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Protocol
 
-import torch
 from tqdm.auto import tqdm
+
+try:
+    import torch
+except ImportError as error:
+    raise ImportError("k-diffusion's samplers need torch: pip install torch") from error
 
 from pndm_solvers.arguments import function
 from pndm_solvers.arrays import check_state, library

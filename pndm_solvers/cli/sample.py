@@ -110,12 +110,8 @@ def _load(name: str | None, folder: Path | None, device: str) -> Any:
         raise ValueError(f"--device is {device!r}, which torch cannot use: {error}") from error
     if folder is None:
         return load_network("fashion" if name is None else name, device)
-    try:
-        from pndm_solvers.adapters.diffusers.networks import load_saved_network
-    except ModuleNotFoundError as error:
-        if error.name != "diffusers":
-            raise
-        raise ImportError("--model needs diffusers: pip install 'pndm_solvers[demo,diffusers]'") from error
+    from pndm_solvers.adapters.diffusers.networks import load_saved_network
+
     loaded = load_saved_network(folder, device)
     if loaded.shape[0] not in (1, 3):
         raise ValueError(

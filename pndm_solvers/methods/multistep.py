@@ -112,7 +112,7 @@ class PLMSSolver(Solver):
     Adams–Bashforth for even steps. `starter` makes the first steps, which lack a history: "ramp"
     takes orders 1, 2, 3, … first; "heun" makes the first step by improved Euler; "rk4" makes the first
     order − 1 steps by Runge–Kutta. `rule` holds the numbers of the library's own rule,
-    for exact weights; with "ramp" it also limits the order of long steps, to 4 at most.
+    for exact weights; with "ramp" it also limits the order of long steps, to 4 at most. `spacing=` chooses the grid.
 
     Also known as: PLMS (latent diffusion, with `weights="classical", starter="heun"`), iPNDM
     (`weights="classical"`), F-PNDM (`weights="classical", starter="rk4"`, see `PNDMSolver`).

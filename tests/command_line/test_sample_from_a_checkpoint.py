@@ -135,4 +135,4 @@ def test_a_checkpoint_without_diffusers_says_how_to_get_it(run, tmp_path, monkey
     for module in [name for name in sys.modules if name.startswith("pndm_solvers.adapters.diffusers")]:
         monkeypatch.delitem(sys.modules, module)
     status, _, err = run("sample", "--model", tmp_path)
-    assert (status, err) == (1, "pndm-solvers: --model needs diffusers: pip install 'pndm_solvers[demo,diffusers]'")
+    assert (status, err) == (1, "pndm-solvers: the schedulers need diffusers: pip install 'pndm_solvers[diffusers]'")

@@ -258,6 +258,30 @@ def test_no_order_of_convergence_is_above_the_formula_s():
         assert order is None or 1 <= order <= getattr(solver, "order", order), solver.name
 
 
+def test_stages_stand_at_fractions_of_the_time_or_of_the_ratio():
+    """RK4's middle stages, on a grid without rounding; the end of the step is the same."""
+    here, there = LINEAR.level(700.5), LINEAR.level(100.5)
+    middles = {"time": LINEAR.level(400.5), "ratio": LINEAR.level_at((here.ratio + there.ratio) / 2)}
+    for fractions, middle in middles.items():
+        solver = PRKSolver(LINEAR, fractions=fractions)
+        assert (solver.tableau, solver.name) == (
+            TABLEAUX["rk4"],
+            "PRK (rk4)" if fractions == "time" else "PRK (rk4, ratio)",
+        )
+        assert (solver.order, solver.convergence_order) == (4, 2 if fractions == "time" else 4)
+        plan = solver.plan(timesteps=[here.t], stop=there.t)
+        assert plan.levels == (here, middle, middle, there, there)
+        assert [row.stage for row in plan.rows] == [True, True, True, False]
+    assert PRKSolver(LINEAR) == PRKSolver(LINEAR, "rk4", "time")
+    assert_refused(
+        [
+            (lambda: PRKSolver(LINEAR, fractions="t"), ValueError, "^fractions is 't'; known are 'time', 'ratio'"),
+            (lambda: PRKSolver(LINEAR, tableau="rk5"), ValueError, "^tableau is 'rk5'; known are"),
+            (lambda: PRKSolver(LINEAR, tableau=None), TypeError, "^tableau is None; known are"),
+        ]
+    )
+
+
 def test_a_pseudo_tableau_is_of_second_order_at_most():
     """The paper's theorem: weights for steps in t leave second order where φ steps in σ/α."""
     for tableau in TABLEAUX.values():

@@ -87,5 +87,5 @@ def test_a_pilot_that_shows_nothing_is_refused():
         with pytest.raises(ValueError, match=message):
             DDIMSolver(LINEAR).plan_within(0.1, model, x)
     for unknown in ({"num_inference_steps": 5}, {"spcing": "trailing"}):
-        with pytest.raises(TypeError, match=r"make_grid\(\) got .*" + next(iter(unknown))):
+        with pytest.raises(TypeError, match=r"plan_within\(\) got .*" + next(iter(unknown))):
             DDIMSolver(LINEAR).plan_within(0.1, RING.model, RING.x, **unknown)

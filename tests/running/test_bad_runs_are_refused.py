@@ -52,6 +52,18 @@ def test_options_that_mean_nothing_are_refused():
         initial_noise((2, 3), jax.random.key(0))
 
 
+def test_an_unknown_option_is_named_with_the_nearest_that_there_is():
+    solver = PLMSSolver(LINEAR)
+    for call, message in (
+        (lambda: solver.plan(5, spaceing="trailing"), r"plan\(\) got .* 'spaceing'; did you mean spacing"),
+        (lambda: solver.plan(num_steps=5), r"plan\(\) got .* 'num_steps'; did you mean timesteps"),
+        (lambda: solver.sample(never, START, 4, predict="flow"), "'predict'; did you mean prediction"),
+        (lambda: solver.plan(5).run(never, START, zzz=1), r"run\(\) got .* 'zzz'; options are generator, "),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
 def test_answers_of_another_kind_or_shape_are_refused_before_their_numbers_are_looked_at():
     for answer, error, fault in (
         (START[:1], ValueError, r"of shape \(1, 3\); beside the state it must be of shape \(4, 3\)"),

@@ -6,7 +6,11 @@
 returned, not in the scheduler. So runs can interleave on one scheduler, and a run can go on from an earlier sample.
 """
 
-from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401 — diffusers looks for it here
+try:
+    import diffusers  # noqa: F401 — its absence is reported here, with the remedy
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401 — diffusers looks for it here
+except ImportError as error:
+    raise ImportError("the schedulers need diffusers: pip install 'pndm_solvers[diffusers]'") from error
 
 from pndm_solvers.adapters.diffusers.scheduler import SchedulerOutput
 from pndm_solvers.adapters.diffusers.schedulers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
