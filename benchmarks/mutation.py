@@ -248,7 +248,8 @@ def report(name: str, watch: Watch) -> None:
         else:
             survivors += 1
             before, after = (" ".join(ast.unparse(part).split())[:160] for part in (node, new))
-            where = f"{name}.py:{new.lineno}" + (f", {function.name}" if function else "")
+            line = getattr(new, "lineno", function.lineno if function else 0)  # a comprehension's `for` has none
+            where = f"{name}.py:{line}" + (f", {function.name}" if function else "")
             print(f"{where}: `{before}` -> `{after}`", flush=True)
     count, took = killed + survivors, time.perf_counter() - began
     print(f"{name}: {killed} of {count} killed, {killed / count:.1%}, {took:.0f} s", flush=True)
