@@ -316,7 +316,6 @@ def test_a_callable_cannot_be_saved(network, tmp_path):
         ({"guidance_scale": 2.0}, "without class_labels"),
         ({"image_shape": (8, 8)}, r"image_shape=\(channels, height, width\)"),
     ],
-    ids=str,
 )
 def test_calls_that_are_refused(arguments, message):
     for kind in PIPELINES:
