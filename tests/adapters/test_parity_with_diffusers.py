@@ -151,7 +151,7 @@ def test_ddim(steps, spacing):
         assert_equal(result, expected, mine)
 
 
-# One step that ends above σ = 0 is Euler's in theirs and Heun's in latent diffusion: test_known_defects_are_mended.py has it.
+# One step that ends above σ = 0 is Euler's in theirs and Heun's in latent diffusion: the known defects test it.
 @pytest.mark.parametrize(("steps", "spacing"), DISTINCT)
 def test_plms(steps, spacing):
     for dtype, clean in product(dtypes(steps), [False, True] if steps > 1 else [True]):
