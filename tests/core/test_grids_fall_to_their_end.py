@@ -259,3 +259,17 @@ def test_what_is_wrong_with_a_grid_is_named(what):
         (lambda options=options: make_grid(**{"schedule": LINEAR} | options), error, message)
         for options, error, message in REFUSED[what]
     )
+
+
+def test_more_steps_than_a_table_has_levels_name_the_spacings_that_have_more():
+    others = ", ".join(repr(name) for name in SPACINGS if name not in ("leading", "trailing", "linspace"))
+    for spacing in ("leading", "trailing", "linspace"):
+        with pytest.raises(ValueError, match=f"use at most 1000, or a spacing not bound to integers: {others}$"):
+            make_grid(SCHEDULES["linear"], 1001, spacing=spacing)
+
+
+def test_an_offset_belongs_to_the_name_of_one_spacing():
+    """Not to a function or an array in its place, even one that compares with the name entry by entry."""
+    for spacing in ("trailing", SPACINGS["leading"], np.array(["leading", "leading"])):
+        with pytest.raises(ValueError, match="steps_offset belongs to spacing='leading' alone"):
+            make_grid(SCHEDULES["linear"], 5, spacing=spacing, steps_offset=1)
