@@ -134,7 +134,7 @@ TABLEAUX = {tableau.name: tableau for tableau in (EULER, HEUN, RK4)}
 
 
 def runge_kutta_step(
-    program: Program, tableau: ButcherTableau, x: Form, there: Level, move: Move, fractions: Fractions = "time"
+    program: Program, tableau: ButcherTableau, x: Form, there: Level, move: Move, fractions: Fractions
 ) -> tuple[Form, Answer]:
     """One step of a tableau from `x` to `there`: the new state, and the answer at `x`.
 
