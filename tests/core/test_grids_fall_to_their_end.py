@@ -273,3 +273,10 @@ def test_an_offset_belongs_to_the_name_of_one_spacing():
     for spacing in ("trailing", SPACINGS["leading"], np.array(["leading", "leading"])):
         with pytest.raises(ValueError, match="steps_offset belongs to spacing='leading' alone"):
             make_grid(SCHEDULES["linear"], 5, spacing=spacing, steps_offset=1)
+
+
+@pytest.mark.parametrize("name", ["zero_terminal_snr", "rectified_flow"])
+def test_the_balanced_grid_begins_at_pure_noise_too(name):
+    levels = make_grid(SCHEDULES[name], 6).levels
+    assert (levels[0].alpha, levels[0].t) == (0, SCHEDULES[name].t_max)
+    assert all(level.alpha > 0 for level in levels[1:])
