@@ -54,7 +54,7 @@ class Saved(NamedTuple):
     noise: NoiseSource
     dtype: Any
     library: str
-    first: str  # the digest of x_T, by which a run recognises its own file
+    first: str  # the digest of x_T: a run recognises its own file by it
 
 
 class CheckpointFile(Observer):
@@ -115,7 +115,7 @@ class CheckpointFile(Observer):
 
 
 def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the field's name for it
-    """See `State.save`. `x_T` is the digest of the first state, by which a run recognises its own checkpoint."""
+    """See `State.save`. `x_T` is the digest of the first state: a run recognises its checkpoint by it."""
     _check_repeatable(state.plan, state.row, state.noise)
     arrays = {f"state.{i}": x for i, x in state.states.items()}
     arrays |= {f"answer.{j}": x for j, x in state.answers.items()}

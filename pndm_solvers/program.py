@@ -148,7 +148,8 @@ class Program:
         for answer, of_state, of_answer in weights:
             add(self._written(answer.at), of_state)
             if of_answer:
-                add(Form(answer.level, (), ((self._rows[answer], 1.0),)), of_answer)
+                row = self._rows[answer]
+                answers[row] = answers.get(row, 0.0) + of_answer
         # Two noises without a model call between them are one noise. Its variance is the sum of theirs.
         noise = math.hypot(scale * written.noise, noise)
         self._draws += noise > 0

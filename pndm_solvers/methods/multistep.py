@@ -76,12 +76,13 @@ def exact_mean(
     # The last step leads below the trained levels. There the tighter bound holds for every starter.
     bound = rule.bound if careful or there.sigma == 0 else rule.wide_bound
     chosen = well_apart(ratios, there.ratio, rule.order(ratios, order) if careful else order, bound, rule)
-    weights = exact_weights([ratios[i] for i in chosen], ratios[0], there.ratio, rule.coordinate)
-    return dict(zip((history[i] for i in chosen), weights, strict=True))
+    return {history[i]: weight for i, weight in chosen.items()}
 
 
-def well_apart(ratios: Sequence[float], there: float, most: int, bound: float, rule: Rule = RULE) -> Sequence[int]:
-    """The indices of the past answers that a step to the σ/α `there` combines. `ratios` are theirs, the newest first.
+def well_apart(
+    ratios: Sequence[float], there: float, most: int, bound: float, rule: Rule = RULE
+) -> Mapping[int, float]:
+    """The past answers that a step to the σ/α `there` combines: indices in `ratios`, the newest first, and weights.
 
     They are the last `most`, unless the step reaches so far beyond them that the absolute weights sum to more than
     `bound` (those of Adams–Bashforth 4 sum to 6.7). Then they are at least the step's length apart, `most` at most.
@@ -90,17 +91,22 @@ def well_apart(ratios: Sequence[float], there: float, most: int, bound: float, r
     ratios = [ratio for ratio in ratios if math.isfinite(ratio)] or [math.inf]
     last = list(range(min(most, len(ratios))))
     if len(last) == 1 or math.isinf(there):
-        return last[:1]
+        return {0: 1.0}
+
+    def weighed(chosen: Sequence[int]) -> Mapping[int, float]:
+        weights = exact_weights([ratios[i] for i in chosen], ratios[0], there, rule.coordinate)
+        return dict(zip(chosen, weights, strict=True))
+
     u, reach = rule.coordinate(ratios), abs(rule.coordinate(there) - rule.coordinate(ratios[0]))
-    nodes = [ratios[i] for i in last]
-    distinct = np.all(np.diff(u[last]))
-    if distinct and np.abs(exact_weights(nodes, ratios[0], there, rule.coordinate)).sum() <= bound:
-        return last
+    if np.all(np.diff(u[last])):
+        weights = weighed(last)
+        if np.abs(list(weights.values())).sum() <= bound:
+            return weights
     apart = [0]
     for i in range(1, len(ratios)):
         if abs(u[i] - u[apart[-1]]) >= max(reach, 1e-12):
             apart.append(i)
-    return apart[:most]
+    return weighed(apart[:most])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`Solver.plan`: how long a plan is, how a budget of model calls is used, and which grids are warned of."""
+"""`Solver.plan`: how long a plan is, how a budget of model calls is used, and which grids give a warning."""
 
 import warnings
 
