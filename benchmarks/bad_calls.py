@@ -146,6 +146,7 @@ TAKES: dict[str, set[str]] = {
         "shape b c": "table, list, terms, empty",
         "a": "terms, broken terms",
         "config": "text, mapping",
+        "disable_corrector": "empty, table",
         "checkpoint": "none, path, text",
     }.items()
     for name in names.split()

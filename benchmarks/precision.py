@@ -24,6 +24,7 @@ from pndm_solvers.analytic import GaussianMixture
 from pndm_solvers.measure import deterministic_solvers
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.noise import NoiseSource
+from pndm_solvers.prediction import conversion
 
 Float64 = NDArray[np.float64]
 RING = GaussianMixture.ring()
@@ -108,13 +109,13 @@ def bounds(run: Recorded, dtype: torch.dtype, state_dtype: torch.dtype) -> tuple
         for j, weight in row.answers:
             of_answers[j] += weight * of_states[k + 1]
         # The row combines p·x + q·answer.
-        p, q = run.prediction.weights(row.level.space, row.alpha, row.sigma)
+        p, q = conversion(run.prediction.type, row.space, row.alpha, row.sigma)
         of_states[k] += p * of_answers[k]
         inputs += abs(q * of_answers[k]) * rounding(run.answers[k], dtype)
         terms = [w * run.states[i] for i, w in row.states] + [w * run.combined[j] for j, w in row.answers]
         terms += [row.noise * NoiseSource(seed=SEED).draw(k, like=run.x)] if row.noise else []
         own += abs(of_states[k + 1]) * arithmetic(terms, state_dtype)
-        if row.level.space != run.prediction.type:
+        if row.space != run.prediction.type:
             own += abs(of_answers[k]) * arithmetic([p * run.states[k], q * run.answers[k]], state_dtype)
     inputs += abs(of_states[0]) * rounding(run.x, dtype)
     return inputs, own + rounding(np.abs(run.states[-1]) + inputs + own, dtype)

@@ -11,7 +11,18 @@ from pndm_solvers.estimate import ErrorEstimate, StepError
 from pndm_solvers.grid import SPACINGS, Grid, make_grid
 from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.latents import add_noise, convert, slerp, transfer
-from pndm_solvers.methods import DDIMSolver, DDPMSolver, FONSolver, PLMSSolver, PNDMSolver, PRKSolver
+from pndm_solvers.methods import (
+    DDIMSolver,
+    DDPMSolver,
+    DEISSolver,
+    DPMMultistepSolver,
+    DPMSinglestepSolver,
+    FONSolver,
+    PLMSSolver,
+    PNDMSolver,
+    PRKSolver,
+    UniPCSolver,
+)
 from pndm_solvers.methods.adams import adams_bashforth
 from pndm_solvers.methods.runge_kutta import TABLEAUX, ButcherTableau
 from pndm_solvers.noise import initial_noise
@@ -31,6 +42,9 @@ __all__ = [
     "ButcherTableau",
     "DDIMSolver",
     "DDPMSolver",
+    "DEISSolver",
+    "DPMMultistepSolver",
+    "DPMSinglestepSolver",
     "ErrorEstimate",
     "FONSolver",
     "Grid",
@@ -47,6 +61,7 @@ __all__ = [
     "State",
     "Step",
     "StepError",
+    "UniPCSolver",
     "adams_bashforth",
     "add_noise",
     "advance_together",

@@ -12,13 +12,14 @@ import numpy as np
 from pndm_solvers.arrays import combine, library
 from pndm_solvers.methods.adams import exact_weights
 from pndm_solvers.plan import Step
+from pndm_solvers.prediction import conversion
 from pndm_solvers.schedule import Float64, Level
-from pndm_solvers.transfer import answer_weights, mean_parts, transfer_weights
+from pndm_solvers.transfer import transfer_weights
 
 __all__ = ["ErrorEstimate", "StepError"]
 
-# A point of the solution: its level, its state, and what the network answered there.
-_Point = tuple[Level, Any, Any]
+# A point of the solution: its level, its state, what the network answered there, and which prediction that is.
+_Point = tuple[Level, Any, Any, str]
 
 # Above this σ/α a picture is hardly begun.
 NOISY = 10.0
@@ -104,8 +105,9 @@ class ErrorEstimate:
             self._carried = _sum([(x, 0.0)]) if step.row == 0 else None
         self._expected = step.row + 1
         if step.row == 0 or not plan.rows[step.row - 1].stage:
-            here = plan.rows[step.row].level
-            self._points = points = [(here, x, step.answer), *self._points][: self._NODES + 1]
+            row = plan.rows[step.row]
+            here = row.level
+            self._points = points = [(here, x, step.answer, row.space), *self._points][: self._NODES + 1]
             if len(points) > 1:
                 self._add(points[1], here, x, _difference(points[1], here, x, points[: self._NODES]))
         if step.state.done:
@@ -119,7 +121,7 @@ class ErrorEstimate:
             self._points, self._carried, self._expected = [], None, 0
 
     def _add(self, origin: _Point, there: Level, reached: Any, error: Any) -> None:
-        here, x, _ = origin
+        here, x, *_ = origin
         self.steps.append(StepError(here, there, _rms(error)))
         if self._carried is not None:
             self._carried = _sum([(self._carried, _growth(x, reached)), (error, 1.0)])
@@ -149,19 +151,18 @@ def _size(x: Any) -> float:
 
 def _difference(origin: _Point, there: Level, reached: Any, points: list[_Point]) -> Any:
     """The end of the polynomial that leads from `origin` through the answers at `points`, minus `reached`."""
-    here, x, _ = origin
+    here, x, *_ = origin
     if here.ratio < NOISY or points[0] is origin:
-        ratios = [level.ratio for level, _, _ in points]
+        ratios = [level.ratio for level, *_ in points]
         space, weights = here.space, exact_weights(ratios, here.ratio, there.ratio)
     else:
         # Near pure noise the predicted picture is what changes evenly, in α/σ: both ends count alike.
         points, space, weights = [origin, points[0]], "sample", (0.5, 0.5)
     p, q = transfer_weights(here, there, space)
     terms = [(x, p)]
-    for (level, state, answer), weight in zip(points, weights, strict=True):
-        if weight:
-            of_state, of_answer = answer_weights(level, *mean_parts(level, space, weight * q))
-            terms += [(state, of_state), (answer, of_answer)]
+    for (level, state, answer, given), weight in zip(points, weights, strict=True):
+        of_state, of_answer = conversion(given, space, level.alpha, level.sigma) if weight else (0.0, 0.0)
+        terms += [(state, weight * q * of_state), (answer, weight * q * of_answer)]
     return _sum([*((array, w) for array, w in terms if w), (reached, -1.0)])
 
 

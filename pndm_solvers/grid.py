@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pndm_solvers.arguments import choice, function, reals, whole
+from pndm_solvers.coordinates import COORDINATES, Coordinate
 from pndm_solvers.rule import RULE, Rule
 from pndm_solvers.schedule import Level, Schedule
 
@@ -53,20 +54,20 @@ class Grid:
         """Each step's first and last level."""
         return pairwise(self.levels)
 
-    def between(self, here: Level, there: Level, fraction: float, *, by: Literal["time", "ratio"] = "time") -> Level:
-        """The level at a fraction of the step in time, or in ρ = σ/α; on an integral grid rounded, halves to even.
+    def between(self, here: Level, there: Level, fraction: float, *, by: Coordinate | None = None) -> Level:
+        """The level at a fraction of the step in time, or in a coordinate; on an integral grid rounded, halves to even.
 
         Were all halves rounded up, the middle of every odd step would lie too high.
-        Where ρ is infinite at `here`, it is a fraction of the step in 1/ρ.
+        Where the coordinate is infinite at `here`, it is a fraction of the step in 1/ρ.
         """
         if fraction == 1:
             return there
-        if by == "time":
+        if by is None:
             t = here.t + fraction * (there.t - here.t)
-        elif math.isfinite(here.ratio):
-            t = self.schedule.level_at(here.ratio + fraction * (there.ratio - here.ratio)).t
         else:
-            t = self.schedule.level_at(there.ratio / fraction).t
+            by = by if math.isfinite(by.of(here.ratio)) else COORDINATES["inverse_ratio"]
+            first, last = by.of(here.ratio), by.of(there.ratio)
+            t = self.schedule.level_at(float(by.ratio(first + fraction * (last - first)))).t
         return self.schedule.level(round(t) if self.integral else t)
 
 
@@ -134,7 +135,9 @@ def make_grid(
         first = float(times[0])
 
     low, high = sorted((first, end.t))
-    inner = np.sort(times[(low < times) & (times < high)])[:: 1 if end.t > first else -1]
+    # A time that differs from the first by its rounding alone would be a step, and a model call, of no length.
+    inside = (low < times) & (times < high) & (np.abs(times - first) > 1e-12 * abs(first))
+    inner = np.sort(times[inside])[:: 1 if end.t > first else -1]
     whole_times = times.dtype.kind in "iu" and first.is_integer() and float(end.t).is_integer()
     integral = whole_times and schedule.num_train_timesteps is not None
     levels = [_trained(schedule, t, "spacing") for t in (first, *inner)]

@@ -8,7 +8,7 @@ from typing import Any
 from pndm_solvers import arrays
 from pndm_solvers.arguments import choice, real
 from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
-from pndm_solvers.prediction import Prediction
+from pndm_solvers.prediction import Prediction, conversion
 from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.transfer import transfer_weights
 
@@ -71,8 +71,8 @@ def converted(ours: arrays.ArrayLibrary, prediction: Prediction, wanted: str, x:
     if prediction.clip is None and prediction.threshold is None:
         if wanted == prediction.type:
             return answer
-        return ours.combine([x, answer], prediction.weights(wanted, level.alpha, level.sigma), x.dtype)
-    sample = ours.combine([x, answer], prediction.weights("sample", level.alpha, level.sigma), x.dtype)
+        return ours.combine([x, answer], conversion(prediction.type, wanted, level.alpha, level.sigma), x.dtype)
+    sample = ours.combine([x, answer], conversion(prediction.type, "sample", level.alpha, level.sigma), x.dtype)
     if prediction.threshold is not None:
         sample = ours.dynamic_threshold(sample, prediction.threshold, prediction.bound, prediction.threshold_max)
     else:

@@ -74,7 +74,7 @@ class Plan(Table):
                 f"state_dtype is {state_dtype!r}; it must be a floating dtype of x's library, as x.dtype is"
             ) from error
         prediction = Prediction.of(prediction)
-        prediction.check(self.levels[:-1])
+        prediction.check((row.level, row.space) for row in self.rows)
         advise_on_size(x, self.levels[0])
         noise = NoiseSource.of(seed, generator)
         noise.check(x)
@@ -270,9 +270,9 @@ class State:
             raise type(error)(f"at t = {self._row.t:g}, {error} ({hint})") from error
 
     def converted(self, answer: Any, *, own: bool = False) -> Any:
-        """The network's `answer`, which was checked, as what the row combines: ε, or x̂_0 where α = 0."""
-        level = self._row.level
-        used = converted(self.library, self.prediction, level.space, self.states[self.row], answer, level)
+        """The network's `answer`, which was checked, as what the row combines: its `space`, mostly ε."""
+        row = self._row
+        used = converted(self.library, self.prediction, row.space, self.states[self.row], answer, row.level)
         if used is answer and (own or self.row not in self.plan.last_uses[self.row][1]):
             return self.library.copy(answer)  # later rows need it, and a network may write into its memory again
         return used
@@ -369,11 +369,11 @@ class Step:
 
     @property
     def answer(self) -> Any:
-        """What the row combines: ε, or x̂_0 where α = 0. A copy, which may be written into."""
+        """What the row combines: its `space`, mostly ε. A copy, which may be written into."""
         return self.before.library.copy(self._answer)
 
     @property
     def x0(self) -> Any:
         """The preview x̂_0 = (x − σ·ε)/α: the picture that the network sees in x, computed when read."""
-        level = self.before.plan.rows[self.row].level
-        return converted(self.before.library, Prediction(level.space), "sample", self.x, self.answer, level)
+        row = self.before.plan.rows[self.row]
+        return converted(self.before.library, Prediction(row.space), "sample", self.x, self.answer, row.level)

@@ -15,7 +15,7 @@ from typing import Any
 from pndm_solvers.arguments import choice, real
 from pndm_solvers.schedule import Level
 
-__all__ = ["PREDICTIONS", "Prediction"]
+__all__ = ["PREDICTIONS", "Prediction", "conversion"]
 
 # name: (a, b) at the level (α, σ)
 PREDICTIONS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
@@ -25,6 +25,25 @@ PREDICTIONS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
     "score": lambda alpha, sigma: (0.0, -1.0 / sigma),  # ∇ log p_t(x) = −ε/σ
     "flow": lambda alpha, sigma: (-1.0, 1.0),  # dx/dt of the straight path, Liu et al. (2023)
 }
+
+
+def conversion(given: str, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
+    """(p, q) such that `p·x + q·e` is the prediction named `wanted`, where e is the one named `given`, at (α, σ).
+
+    With e = a·x_0 + b·ε, and a' and b' for the wanted one: p = (a'·b − b'·a)/D and q = (α·b' − σ·a')/D, where
+    D = α·b − σ·a. Raises ValueError where D = 0, as for ε at α = 0: there x and e do not determine x_0.
+    """
+    if given == wanted:
+        return 0.0, 1.0
+    if sigma > 0 or "score" not in (given, wanted):
+        a, b = PREDICTIONS[given](alpha, sigma)
+        mine, other = PREDICTIONS[wanted](alpha, sigma)
+        if determinant := alpha * b - sigma * a:
+            return (mine * b - other * a) / determinant, (alpha * other - sigma * mine) / determinant
+    raise ValueError(
+        f"prediction is {given!r}, which does not determine {wanted!r} at α = {alpha:g}, σ = {sigma:g}; use "
+        f"a network that predicts 'v_prediction', 'sample' or 'flow', or times away from that end"
+    )
 
 
 @dataclass(frozen=True)
@@ -73,11 +92,11 @@ class Prediction:
             raise TypeError(f"prediction is {value!r}; it is a name such as 'epsilon', or a Prediction")
         return value
 
-    def check(self, levels: Iterable[Level]) -> None:
-        """ValueError unless an answer at each of the `levels` determines what the rows of a plan combine there."""
-        for level in levels:
+    def check(self, rows: Iterable[tuple[Level, str]]) -> None:
+        """ValueError unless an answer determines what each of the `rows`, a level and a space, combines."""
+        for level, space in rows:
             try:
-                self.weights(level.space, level.alpha, level.sigma)
+                conversion(self.type, space, level.alpha, level.sigma)
             except ValueError as error:
                 raise ValueError(f"at t = {level.t:g}: {error}") from error
 
@@ -85,22 +104,3 @@ class Prediction:
     def bound(self) -> float:
         """The bound to which clipping and thresholding hold |x̂_0|."""
         return 1.0 if self.clip is None else self.clip
-
-    def weights(self, wanted: str, alpha: float, sigma: float) -> tuple[float, float]:
-        """(p, q) such that `p·x + q·answer` is ε or x̂_0 at the level (α, σ); `wanted` is "epsilon" or "sample".
-
-        Raises ValueError where the answer does not determine the wanted one: ε does not determine x̂_0 at α = 0.
-        """
-        if wanted == self.type:
-            return 0.0, 1.0
-        if sigma > 0 or self.type != "score":
-            a, b = PREDICTIONS[self.type](alpha, sigma)
-            determinant = alpha * b - sigma * a
-            if determinant and wanted == "epsilon":
-                return -a / determinant, alpha / determinant
-            if determinant and wanted == "sample":
-                return b / determinant, -sigma / determinant
-        raise ValueError(
-            f"prediction is {self.type!r}, which does not determine {wanted!r} at α = {alpha:g}, σ = {sigma:g}; use "
-            f"a network that predicts 'v_prediction', 'sample' or 'flow', or times away from that end"
-        )

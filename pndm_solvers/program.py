@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from pndm_solvers.arguments import choice
 from pndm_solvers.grid import Grid
-from pndm_solvers.prediction import PREDICTIONS
+from pndm_solvers.prediction import conversion
 from pndm_solvers.schedule import Level
-from pndm_solvers.table import Row, Table, Terms
-from pndm_solvers.transfer import answer_weights, mean_parts, transfer_weights
+from pndm_solvers.table import SYMBOLS, Row, Table, Terms
+from pndm_solvers.transfer import SPACES, transfer_weights
 
 __all__ = ["Answer", "Form", "Mean", "Program"]
 
@@ -35,14 +35,20 @@ class Form:
 
 @dataclass(eq=False)
 class Answer:
-    """What the network answers at a state: ε, or x̂_0 where α = 0."""
+    """What the network answers at a state, as the prediction that the first move along it needs."""
 
     at: Form
+    space: str = ""
 
     @property
     def level(self) -> Level:
         """The level of the state."""
         return self.at.level
+
+    def become(self, space: str) -> None:
+        """Fixes what rows combine: the prediction `space` where it determines the picture and tables know it, or ε."""
+        if not self.space:
+            self.space = space if space in SYMBOLS and space != "epsilon" else self.level.space
 
 
 # One answer, or answers with weights that sum to 1.
@@ -101,9 +107,9 @@ class Program:
         mean:
             An answer, or a dict from answers to weights that sum to 1.
         space:
-            The prediction whose mean is taken: one of `PREDICTIONS`. "epsilon" is the paper's eq. (9), "sample" the
-            data space of DPM-Solver++. A prediction may not determine the picture, as ε at α = 0. Then
-            `x.level.space` takes its place, which gives φ's limit.
+            The prediction whose mean is taken, which stays the same on the way: one of `SPACES`. "epsilon" is the
+            paper's eq. (9), "sample" the data space of DPM-Solver++. ε does not determine the picture at α = 0. There
+            "sample" takes its place, which gives φ's limit.
         sigma:
             The weight of the predicted ε in the new state, by default the σ of `to`. Where fresh noise replaces a part
             it is √(σ² − noise²), DDIM's eq. (12).
@@ -112,25 +118,33 @@ class Program:
         stage:
             Whether the new state is a Runge–Kutta stage, not a point of the solution.
         """
-        a, b = PREDICTIONS[choice("space", space, PREDICTIONS)](x.level.alpha, x.level.sigma)
-        if x.level.alpha * b == x.level.sigma * a:
+        weights = mean if isinstance(mean, Mapping) else {mean: 1.0}
+        for answer in weights:
+            answer.become(choice("space", space, SPACES))
+        if SPACES[space].scale(x.level.alpha, x.level.sigma) == 0:
             space = x.level.space
         p, q = transfer_weights(x.level, to if sigma is None else to._replace(sigma=sigma), space)
-        weights = mean if isinstance(mean, Mapping) else {mean: 1.0}
-        parts = {answer: mean_parts(answer.level, space, weight * q) for answer, weight in weights.items()}
+        size = SPACES[space].size
+        parts = {
+            answer: {space: weight * q / size(answer.level.alpha, answer.level.sigma)}
+            for answer, weight in weights.items()
+        }
         return self.combine(x, p, parts, to, noise=noise, stage=stage)
 
     def combine(
         self,
         x: Form,
         scale: float,
-        parts: Mapping[Answer, tuple[float, float]],
+        parts: Mapping[Answer, Mapping[str, float]],
         to: Level,
         *,
         noise: float = 0.0,
         stage: bool = False,
     ) -> Form:
-        """scale·x + Σ (picture·x̂_0 + epsilon·ε) + noise·z at the level `to`; `parts` holds (picture, epsilon)."""
+        """scale·x + Σ weight·prediction + noise·z at the level `to`.
+
+        `parts` holds the predictions and their weights for each answer, as {"sample": 0.5, "epsilon": -1.0}.
+        """
         states: dict[int, float] = {}
         answers: dict[int, float] = {}
 
@@ -139,7 +153,7 @@ class Program:
                 for index, own in terms:
                     mine[index] = mine.get(index, 0.0) + weight * own
 
-        weights = [(answer, *answer_weights(answer.level, *part)) for answer, part in parts.items()]
+        weights = [(answer, *_weights(answer, part)) for answer, part in parts.items()]
         for answer, _, of_answer in weights:
             if of_answer or answer.at.noise:
                 self._call(answer)
@@ -179,8 +193,8 @@ class Program:
             )
         asked = [answer.at for answer in self._rows]
         rows = tuple(
-            Row(*at.level, made.states, made.answers, made.noise, made.stage)
-            for at, made in zip(asked, [*asked[1:], end], strict=False)
+            Row(*answer.level, made.states, made.answers, made.noise, made.stage, answer.space)
+            for answer, made in zip(self._rows, [*asked[1:], end], strict=False)
         )
         tabular = self.grid.schedule.num_train_timesteps is not None
         return Table(rows, end.level, tabular and all(row.t.is_integer() for row in rows), name)
@@ -197,6 +211,13 @@ class Program:
         """`x` itself; once the network is called at it, the form that names it as a state."""
         answer = self._answers.get(x)
         return x if answer not in self._rows else Form(x.level, ((self._rows[answer], 1.0),), ())
+
+
+def _weights(answer: Answer, part: Mapping[str, float]) -> tuple[float, float]:
+    """(p, q) such that p·x + q·answer is the sum of a part's predictions, each with its weight."""
+    answer.become("epsilon")
+    pairs = [(weight, *conversion(answer.space, name, *answer.level[1:])) for name, weight in part.items()]
+    return sum(weight * p for weight, p, _ in pairs), sum(weight * q for weight, _, q in pairs)
 
 
 def _terms(weights: Mapping[int, float]) -> Terms:

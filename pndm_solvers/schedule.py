@@ -35,7 +35,7 @@ class Level(NamedTuple):
 
     @property
     def space(self) -> str:
-        """What the rows of a plan combine at this level: "epsilon", or "sample" where α = 0.
+        """What ε becomes at this level: "epsilon", or "sample" where α = 0.
 
         At α = 0 the state is pure noise, so ε does not determine the picture; x̂_0 and the state determine ε.
         """

@@ -6,8 +6,9 @@ Row k means, in exact arithmetic,
     x_{k+1} = Σ_i A[k,i]·x_i + Σ_j B[k,j]·ε_j + c_k·z_k    (i, j ≤ k; z_k ~ N(0, I))
 
 x_0 is the state that the run begins with, the last state is the sample. Whatever the network predicts is converted
-to ε first. In a row with α = 0, where ε does not determine the picture, ε_k stands for x̂_0. A table may come from a
-solver, from a file, or from a fit: whatever runs it treats all alike.
+first, to ε_k or to what else the row's `space` names: a method in data space combines x̂_0, and so does a row with
+α = 0, where ε does not determine the picture. A table may come from a solver, from a file, or from a fit: whatever runs
+it treats all alike.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
-from pndm_solvers.arguments import boolean, real, whole
+from pndm_solvers.arguments import boolean, choice, real, whole
 from pndm_solvers.schedule import Level
 
-__all__ = ["Row", "Table", "Terms"]
+__all__ = ["SYMBOLS", "Row", "Table", "Terms"]
 
 Terms = tuple[tuple[int, float], ...]
-FORMAT = "pndm_solvers.plan/1"
+FORMAT = "pndm_solvers.plan/2"
+# What a row can combine, and how it is printed.
+SYMBOLS = {"epsilon": "ε", "sample": "x̂", "v_prediction": "v", "flow": "u"}
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,12 @@ class Row:
         c_k ≥ 0, the standard deviation of the fresh noise.
     stage:
         Whether the state made is a Runge–Kutta stage, not a point of the solution.
+    space:
+        What the network's answer is converted to before rows combine it: "epsilon", "sample" (x̂_0), "v_prediction" or
+        "flow". By default "epsilon", or "sample" where α = 0.
 
     Raises TypeError for entries of the wrong kind, and ValueError for numbers that are not finite, levels and
-    deviations below 0, indices that do not rise, and a row without states and answers.
+    deviations below 0, indices that do not rise, a row without states and answers, and ε at α = 0.
     """
 
     t: float
@@ -54,6 +60,7 @@ class Row:
     answers: Terms
     noise: float = 0.0
     stage: bool = False
+    space: str = ""
 
     def __post_init__(self) -> None:
         # As Python's own numbers and tuples: entries of arrays could not be written as JSON, nor hashed.
@@ -61,10 +68,13 @@ class Row:
         checked |= {"states": _terms("states", self.states), "answers": _terms("answers", self.answers)}
         checked |= {"stage": boolean("stage", self.stage)}
         vars(self).update(checked)
+        vars(self).update(space=choice("space", self.space or self.level.space, SYMBOLS))
         if min(self.alpha, self.sigma, self.noise) < 0:
             raise ValueError(f"alpha, sigma and noise must not be negative: {self}")
         if not self.states and not self.answers:
             raise ValueError(f"states and answers are both empty, so the row makes no state: {self}")
+        if self.space == "epsilon" and self.alpha == 0:
+            raise ValueError(f"space is 'epsilon' at α = 0, where ε does not determine the picture: {self}")
 
     @property
     def level(self) -> Level:
@@ -176,7 +186,7 @@ class Table:
 
     def _lines(self) -> Iterator[str]:
         yield f"{self.name}: {self.cost()}, at most {self.max_stored} arrays stored, ends at t = {self.end.t:g}"
-        symbols = ["ε" if row.level.space == "epsilon" else "x̂" for row in self.rows]
+        symbols = [SYMBOLS[row.space] for row in self.rows]
         cells = [("row", "t", "alpha", "sigma", "next state")]
         for k, row in enumerate(self.rows):
             terms = [(w, f"x{i}") for i, w in row.states] + [(w, f"{symbols[j]}{j}") for j, w in row.answers]
@@ -254,8 +264,10 @@ def _table(*, name: Any, integer_times: Any, end: Any, rows: Any) -> dict[str, A
     return {"rows": made, "end": Level(**end), "integer_times": integer_times, "name": name}
 
 
-def _row(k: int, *, t: Any, alpha: Any, sigma: Any, states: Any, answers: Any, noise: Any, stage: Any) -> Row:
+def _row(
+    k: int, *, t: Any, alpha: Any, sigma: Any, states: Any, answers: Any, noise: Any, stage: Any, space: Any
+) -> Row:
     try:
-        return Row(t, alpha, sigma, states, answers, noise, stage)
+        return Row(t, alpha, sigma, states, answers, noise, stage, choice("space", space, SYMBOLS))
     except (TypeError, ValueError) as error:
         raise type(error)(f"row {k}: {error}") from error

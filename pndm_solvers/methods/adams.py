@@ -1,9 +1,9 @@
-"""Adams' weights: how past answers are averaged over the next step, on even grids and on any grid."""
+"""Adams' weights: how answers are averaged over a step, on even grids and on any grid."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 
@@ -11,9 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pndm_solvers.arguments import whole
+from pndm_solvers.program import Answer
 from pndm_solvers.rule import RULE
+from pndm_solvers.schedule import Level
+from pndm_solvers.transfer import SPACES
 
-__all__ = ["adams_bashforth", "exact_weights"]
+__all__ = ["Interpolate", "adams_bashforth", "exact_weights", "polynomial_mean", "quadrature"]
+
+# v(ρ): the place of a ratio ρ = σ/α, for a polynomial.
+Interpolate = Callable[[ArrayLike], NDArray[np.float64]]
 
 
 @cache
@@ -40,49 +46,74 @@ def exact_weights(
     nodes: Sequence[float],
     here: float,
     there: float,
-    coordinate: Callable[[ArrayLike], NDArray[np.float64]] = RULE.coordinate,
+    coordinate: Interpolate = RULE.coordinate,
+    space: str = "epsilon",
 ) -> tuple[float, ...]:
-    """Weights of ε at the `nodes`, for a step from `here` to `there`, all of them ratios ρ = σ/α.
+    """Weights of the answers at the `nodes`, for a step from `here` to `there`, all of them ratios ρ = σ/α.
 
-    The step is x/α += ∫ ε dρ. ε is replaced by the polynomial in u = coordinate(ρ) through its values at the
-    nodes, so the weight of node j is w_j = ∫ L_j(u(ρ)) dρ / ∫ dρ over the step, with
-    Lagrange's L_j: Adams' construction (Bashforth and Adams, 1883) on any grid. They sum to 1, and
-    where the nodes are even in u and dρ is proportional to du they are `adams_bashforth`.
+    A step in a space is a transfer along the mean of its slope e: ∫ e du / ∫ du, with du = dρ/D(1, ρ)² as in
+    `transfer.py`; for ε, du = dρ. e is replaced by the polynomial in v = coordinate(ρ) through its values at the
+    nodes, so the weight of node j is w_j = ∫ L_j(v(ρ)) du / ∫ du over the step, with Lagrange's L_j: Adams'
+    construction (Bashforth and Adams, 1883) on any grid. They sum to 1, and where the nodes are even in v and du is
+    proportional to dv they are `adams_bashforth`.
 
     The quadrature is Gauss's on panels no wider than a factor e in ρ. Relative to the largest weight the
     result is good to 1e-12. In a step below a hundredth of ρ it is worse, by the rounding of the nodes.
-    A node at ρ = ∞ (α = 0) is infinitely far in u and so has no weight. In a step that begins or ends
-    there, or is too short for float64, the first node has all the weight; for a corrector that node is the
-    new answer. Raises ValueError for two nodes at one u.
+    A node where v is infinite, as most coordinates are at ρ = ∞, has no weight: a single other node has all of it, and
+    without one the first. So it is too in a step that is too short for float64. Where u is infinite at the step's end,
+    as 1/ρ at σ = 0, the mean is the value there; where v is infinite there too, the first node's.
+    Raises ValueError for two nodes at one v.
     """
-    finite = [node for node in nodes if math.isfinite(node)]
-    if len(finite) < 2 or not math.isfinite(here + there) or math.isclose(here, there, rel_tol=1e-12):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = np.asarray(coordinate(np.asarray(nodes, np.float64)), np.float64)
+    finite = [i for i, place in enumerate(at) if math.isfinite(place)]
+    if len(finite) < 2 or math.isclose(here, there, rel_tol=1e-12):
+        newest = finite[0] if len(finite) == 1 else 0
+        return tuple(float(i == newest) for i in range(len(nodes)))
+    ratios, parts = quadrature(here, there, space)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        v = np.asarray(coordinate(ratios), np.float64)
+    if not np.isfinite(v).all():
         return (1.0,) + (0.0,) * (len(nodes) - 1)
-    ratios, parts = _quadrature(here, there)
-    u, at = coordinate(ratios), coordinate(finite)
-    if len(np.unique(at)) < len(at):
+    if len(np.unique(at[finite])) < len(finite):
         raise ValueError(f"no polynomial goes through two values at one place; the nodes are {list(nodes)}")
 
     def weight(i: int) -> float:
-        return float(parts @ math.prod((u - at[j]) / (at[i] - at[j]) for j in range(len(at)) if j != i))
+        return float(parts @ math.prod((v - at[j]) / (at[i] - at[j]) for j in finite if j != i))
 
-    weights = iter([weight(i) for i in range(len(at))])
-    return tuple(next(weights) if math.isfinite(node) else 0.0 for node in nodes)
-
-
-# Panels are even in log ρ above this ρ and in ρ below it, where no network is trained.
-_FLOOR = 1e-3
+    return tuple(weight(i) if i in finite else 0.0 for i in range(len(nodes)))
 
 
-def _quadrature(here: float, there: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points ρ of the step and their shares in a mean over dρ: Gauss's, on panels even in asinh(ρ/floor)."""
-    first, last = math.asinh(here / _FLOOR), math.asinh(there / _FLOOR)
+def polynomial_mean(
+    answers: Sequence[Answer], here: Level, there: Level, coordinate: Interpolate, space: str
+) -> Mapping[Answer, float]:
+    """The mean that integrates the polynomial through all `answers` exactly over the step from `here` to `there`.
+
+    Of answers at one level, as stages that are rounded to one trained time give, the last counts.
+    """
+    at = {e.level.ratio: e for e in answers}
+    weights = exact_weights(list(at), here.ratio, there.ratio, coordinate, space)
+    return dict(zip(at.values(), weights, strict=True))
+
+
+def quadrature(here: float, there: float, space: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points ρ of the step and their shares in a mean over du: Gauss's, on panels even in log ρ."""
+    space = "sample" if math.isinf(here) and space == "epsilon" else space  # as φ itself
+    with np.errstate(divide="ignore"):
+        if not np.isfinite(SPACES[space].coordinate.of(np.float64(there))):
+            return np.array([there]), np.ones(1)
+    # Where an end is 0 or infinite, nothing is left beyond e^±50 of the other.
+    middle = next((ratio for ratio in (here, there) if 0 < ratio < math.inf), 1.0)
+    first, last = (
+        math.log(ratio / middle) if 0 < ratio < math.inf else math.copysign(50, ratio - middle)
+        for ratio in (here, there)
+    )
     edges = np.linspace(first, last, 2 + int(abs(last - first)))
     points, parts = _gauss(16)
     middles, halves = (edges[1:] + edges[:-1])[:, None] / 2, np.diff(edges)[:, None] / 2
-    v = middles + halves * points
-    parts = halves * parts * np.cosh(v)
-    return _FLOOR * np.sinh(v).ravel(), (parts / parts.sum()).ravel()
+    ratios = np.maximum(middle * np.exp(middles + halves * points), np.finfo(np.float64).tiny)
+    parts = halves * parts * ratios / SPACES[space].scale(1.0, ratios) ** 2
+    return ratios.ravel(), (parts / parts.sum()).ravel()
 
 
 @cache

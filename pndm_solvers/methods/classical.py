@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pndm_solvers.methods.multistep import classical_mean, multistep
+from pndm_solvers.methods.runge_kutta import RK4
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
@@ -24,7 +25,7 @@ def classical_move(program: Program, x: Form, mean: Mapping[Answer, float], to: 
     for answer, weight in mean.items():
         step = weight * (to.t - x.level.t)
         alpha_rate, sigma_rate = program.grid.schedule.rates(answer.level.t)
-        parts[answer] = (step * alpha_rate, step * sigma_rate)
+        parts[answer] = {"sample": step * alpha_rate, "epsilon": step * sigma_rate}
     return program.combine(x, 1.0, parts, to, stage=stage)
 
 
@@ -50,4 +51,4 @@ class FONSolver(Solver):
 
     def write(self, program: Program, x: Form) -> Form:
         move = partial(classical_move, program)
-        return multistep(program, x, 4, "rk4", partial(classical_mean, order=4), move)
+        return multistep(program, x, partial(classical_mean, order=4), move, tableau=RK4, starts=3)

@@ -10,18 +10,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from pndm_solvers.arguments import choice, whole
-from pndm_solvers.methods.adams import adams_bashforth, exact_weights
-from pndm_solvers.methods.runge_kutta import EULER, HEUN, RK4, ButcherTableau, Fractions, Move, runge_kutta_step
+from pndm_solvers.arguments import boolean, choice, whole
+from pndm_solvers.coordinates import COORDINATES, Coordinate
+from pndm_solvers.methods.adams import Interpolate, adams_bashforth, exact_weights, polynomial_mean
+from pndm_solvers.methods.runge_kutta import EULER, HEUN, RK4, ButcherTableau, Move, runge_kutta_step
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.rule import RULE, Rule
-from pndm_solvers.schedule import Level
+from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
+from pndm_solvers.transfer import SPACES
 
 __all__ = [
     "STARTERS",
@@ -29,12 +31,15 @@ __all__ = [
     "PNDMSolver",
     "Starter",
     "classical_mean",
-    "exact_mean",
+    "interpolation",
     "multistep",
+    "ruled_mean",
+    "steps_left",
     "well_apart",
 ]
 
 Starter = Literal["ramp", "heun", "rk4"]
+Interpolation = Literal["balanced", "time", "ratio", "log_ratio", "inverse_ratio", "angle", "noise_share"]
 
 # How a multistep method makes its first steps, which lack a history: the tableau, and how many steps it makes at most.
 STARTERS: dict[Starter, tuple[ButcherTableau, float]] = {"ramp": (EULER, 0), "heun": (HEUN, 1), "rk4": (RK4, math.inf)}
@@ -42,21 +47,56 @@ STARTERS: dict[Starter, tuple[ButcherTableau, float]] = {"ramp": (EULER, 0), "he
 # (the answers so far, the newest first; where the step leads) -> the mean of them to move along
 MeanOf = Callable[[Sequence[Answer], Level], Mapping[Answer, float]]
 
+# (the answer at the step's end and those that made the step; where it began and ended) -> the mean to repeat it along
+Corrector = Callable[[Sequence[Answer], Level, Level], Mapping[Answer, float]]
+
 
 def multistep(
-    program: Program, x: Form, order: int, starter: Starter, mean: MeanOf, move: Move, fractions: Fractions = "time"
+    program: Program,
+    x: Form,
+    mean: MeanOf,
+    move: Move,
+    *,
+    tableau: ButcherTableau = EULER,
+    starts: float = 0,
+    fractions: Coordinate | None = None,
+    corrector: Corrector | None = None,
 ) -> Form:
-    """The end of the run: at most `order` − 1 steps of the starter, then a move along the `mean` in each step."""
-    tableau, most = STARTERS[starter]
+    """The end of the run: at most `starts` steps of the tableau, then a move along the `mean` in each step.
+
+    A `corrector` repeats a multistep move with the answer at its end. The next step needs that answer in any case, so a
+    corrector costs no model call. Where its mean is empty the step stays as it is.
+    """
     history: list[Answer] = []  # each step's first answer, the newest first
+    last: tuple[Form, Sequence[Answer]] | None = None  # the last multistep move: from which state, along which answers
     for _, there in program.grid.steps:
-        if len(history) < min(most, order - 1) and there.sigma > 0:
+        if len(history) < starts and there.sigma > 0:
             x, e = runge_kutta_step(program, tableau, x, there, move, fractions)
             history.insert(0, e)
-        else:
-            history.insert(0, program.ask(x))
-            x = move(x, mean(history, there), there)
+            continue
+        e = program.ask(x)
+        if corrector and last:
+            before, combined = last
+            if weights := corrector([e, *combined], before.level, x.level):
+                x = program.rebase(move(before, weights, x.level), on=x)
+        history.insert(0, e)
+        weights = mean(history, there)
+        last = x, list(weights)
+        x = move(x, weights, there)
     return x
+
+
+def steps_left(program: Program) -> Mapping[Level, int]:
+    """How many steps are left, for each level that a step leads to; the step to it counts."""
+    levels = program.grid.levels[1:]
+    return {level: len(levels) - i for i, level in enumerate(levels)}
+
+
+def interpolation(coordinate: str, schedule: Schedule) -> Interpolate:
+    """v(ρ) of a coordinate by its name: "time", or one of `COORDINATES`."""
+    if coordinate == "time":
+        return lambda ratio: schedule.time_at(-2 * np.log(ratio))
+    return COORDINATES[coordinate].of
 
 
 def classical_mean(history: Sequence[Answer], there: Level, order: int) -> Mapping[Answer, float]:
@@ -65,22 +105,22 @@ def classical_mean(history: Sequence[Answer], there: Level, order: int) -> Mappi
     return dict(zip(last, map(float, adams_bashforth(len(last))), strict=True))
 
 
-def exact_mean(
-    history: Sequence[Answer], there: Level, order: int, rule: Rule, *, careful: bool
+def ruled_mean(
+    history: Sequence[Answer], there: Level, order: int, rule: Rule, careful: bool, space: str
 ) -> Mapping[Answer, float]:
-    """The mean that integrates the polynomial through at most `order` answers exactly over the step to `there`.
+    """`polynomial_mean` of at most `order` answers, in the coordinate and within the limits of the library's own rule.
 
     With `careful`, the rule also limits the order of long steps, and the weights keep within its tighter bound.
     """
     ratios = [e.level.ratio for e in history]
     # The last step leads below the trained levels. There the tighter bound holds for every starter.
     bound = rule.bound if careful or there.sigma == 0 else rule.wide_bound
-    chosen = well_apart(ratios, there.ratio, rule.order(ratios, order) if careful else order, bound, rule)
+    chosen = well_apart(ratios, there.ratio, rule.order(ratios, order) if careful else order, bound, rule, space)
     return {history[i]: weight for i, weight in chosen.items()}
 
 
 def well_apart(
-    ratios: Sequence[float], there: float, most: int, bound: float, rule: Rule = RULE
+    ratios: Sequence[float], there: float, most: int, bound: float, rule: Rule = RULE, space: str = "epsilon"
 ) -> Mapping[int, float]:
     """The past answers that a step to the σ/α `there` combines: indices in `ratios`, the newest first, and weights.
 
@@ -94,7 +134,7 @@ def well_apart(
         return {0: 1.0}
 
     def weighed(chosen: Sequence[int]) -> Mapping[int, float]:
-        weights = exact_weights([ratios[i] for i in chosen], ratios[0], there, rule.coordinate)
+        weights = exact_weights([ratios[i] for i in chosen], ratios[0], there, rule.coordinate, space)
         return dict(zip(chosen, weights, strict=True))
 
     u, reach = rule.coordinate(ratios), abs(rule.coordinate(there) - rule.coordinate(ratios[0]))
@@ -111,20 +151,28 @@ def well_apart(
 
 @dataclass(frozen=True)
 class PLMSSolver(Solver):
-    """Pseudo linear multistep: a mean of the ε of the last steps, then one transfer along it.
+    """Pseudo linear multistep: a mean of the answers of the last steps, then one transfer along it.
 
     `order`, at least 1, is how many steps' answers are averaged. `weights` chooses how: "exact" integrates the
-    polynomial through them over the step, in σ/α, on any grid; "classical" are those of
-    Adams–Bashforth for even steps. `starter` makes the first steps, which lack a history: "ramp"
-    takes orders 1, 2, 3, … first; "heun" makes the first step by improved Euler; "rk4" makes the first
-    order − 1 steps by Runge–Kutta. `rule` holds the numbers of the library's own rule,
-    for exact weights; with "ramp" it also limits the order of long steps, to 4 at most. `spacing=` chooses the grid.
+    polynomial through them over the step, on any grid; "classical" are those of Adams–Bashforth for even steps.
+    `starter` makes the first steps, which lack a history: "ramp" takes orders 1, 2, 3, … first; "heun" makes the first
+    step by improved Euler; "rk4" makes the first order − 1 steps by Runge–Kutta.
+
+    `space` is the prediction that is averaged, whatever the network predicts: "epsilon", "sample" (the data space of
+    DPM-Solver++), "v_prediction" or "flow". Each solves its own constants exactly. `coordinate` is what the
+    polynomial is one in: "balanced", the library's own; "time"; or a function of ρ = σ/α: "ratio" (ρ), "log_ratio",
+    "inverse_ratio", "angle" (arctan ρ), "noise_share" (ρ/(1 + ρ)). With `corrector` each multistep step is repeated
+    along the polynomial through the next answer too, which costs no call. `rule` holds the numbers of the library's own
+    rule, which "balanced" brings along: its coordinate, the bound of the weights, and with "ramp" the order of long
+    steps, to 4 at most. The other coordinates take the polynomial as it is.
 
     Also known as: PLMS (latent diffusion, with `weights="classical", starter="heun"`), iPNDM
-    (`weights="classical"`), F-PNDM (`weights="classical", starter="rk4"`, see `PNDMSolver`).
+    (`weights="classical"`), F-PNDM (`weights="classical", starter="rk4"`, see `PNDMSolver`); LMS (k-diffusion, with
+    `coordinate="ratio"`); DEIS (`coordinate="log_ratio"`, or "time" for tAB-DEIS); exponential Adams–Bashforth;
+    DPM-Solver++(2M) of type "heun" (`order=2, space="sample", coordinate="log_ratio"`).
     Orders: formula `order`; convergence with exact weights `order`, and at most what the starter permits: ramp
     2, heun 3, rk4 5. With classical weights at most 2, since they are right for steps in t while φ
-    steps in σ/α.
+    steps in σ/α. A corrector adds 1 to the formula's order and to what the ramp permits.
     Model calls for N steps: N with "ramp", N + 1 with "heun", N + 3·(order − 1) with "rk4". A step
     to σ = 0 is always multistep, so runs with fewer steps than the starter has cost less.
     On integer times the stages of a starter are rounded to trained times, so its order shows only on longer steps.
@@ -135,6 +183,9 @@ class PLMSSolver(Solver):
     order: int = 4
     starter: Starter = "ramp"
     weights: Literal["classical", "exact"] = "exact"
+    space: Literal["epsilon", "sample", "v_prediction", "flow"] = "epsilon"
+    coordinate: Interpolation = "balanced"
+    corrector: bool = False
     rule: Rule = field(default=RULE, repr=False)
 
     def __post_init__(self) -> None:
@@ -142,25 +193,49 @@ class PLMSSolver(Solver):
         object.__setattr__(self, "order", whole("order", self.order))
         choice("starter", self.starter, STARTERS)
         choice("weights", self.weights, ("classical", "exact"))
+        choice("space", self.space, SPACES)
+        choice("coordinate", self.coordinate, get_args(Interpolation))
+        boolean("corrector", self.corrector)
         if not isinstance(self.rule, Rule):
             raise TypeError(f"rule is {self.rule!r}; it must be a Rule")
 
     @property
     def name(self) -> str:
-        return f"PLMS {self.order} ({self.weights}, {self.starter})"
+        places = self.coordinate if self.weights == "exact" or self.corrector else "balanced"
+        extras = [self.space if self.space != "epsilon" else "", places if places != "balanced" else ""]
+        extras += ["corrector" if self.corrector else ""]
+        return f"PLMS {self.order} ({', '.join(filter(None, [self.weights, self.starter, *extras]))})"
 
     @property
     def convergence_order(self) -> int:
-        # A first step by a tableau of order p leaves an error of order p + 1, however good the other steps are.
-        tableau, _ = STARTERS[self.starter]
-        return min(self.order, 2 if self.weights == "classical" else 1 + tableau.order)
+        # A first step by a tableau of order p leaves an error of order p + 1, however good the other steps are. The
+        # ramp's first step is corrected too.
+        tableau, most = STARTERS[self.starter]
+        formula = min(self.order, 2) if self.weights == "classical" else self.order
+        return min(formula + self.corrector, 1 + tableau.order + (self.corrector and not most))
 
     def write(self, program: Program, x: Form) -> Form:
-        if self.weights == "classical":
-            mean = partial(classical_mean, order=self.order)
-            return multistep(program, x, self.order, self.starter, mean, program.transfer)
-        mean = partial(exact_mean, order=self.order, rule=self.rule, careful=self.starter == "ramp")
-        return multistep(program, x, self.order, self.starter, mean, program.transfer, "ratio")
+        tableau, most = STARTERS[self.starter]
+        own = self.coordinate == "balanced"
+        places = self.rule.coordinate if own else interpolation(self.coordinate, self.schedule)
+
+        def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
+            if self.weights == "classical":
+                return classical_mean(history, there, self.order)
+            if own:
+                return ruled_mean(history, there, self.order, self.rule, self.starter == "ramp", self.space)
+            return polynomial_mean(history[: self.order], history[0].level, there, places, self.space)
+
+        return multistep(
+            program,
+            x,
+            mean,
+            partial(program.transfer, space=self.space),
+            tableau=tableau,
+            starts=min(most, self.order - 1),
+            fractions=None if self.weights == "classical" else SPACES[self.space].coordinate,
+            corrector=partial(polynomial_mean, coordinate=places, space=self.space) if self.corrector else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -191,5 +266,5 @@ class PNDMSolver(Solver):
         return 2
 
     def write(self, program: Program, x: Form) -> Form:
-        starter, mean = "rk4" if self.order == 4 else "heun", partial(classical_mean, order=self.order)
-        return multistep(program, x, self.order, starter, mean, program.transfer)
+        tableau, mean = RK4 if self.order == 4 else HEUN, partial(classical_mean, order=self.order)
+        return multistep(program, x, mean, program.transfer, tableau=tableau, starts=self.order - 1)

@@ -14,15 +14,30 @@ from typing import Literal
 import numpy as np
 
 from pndm_solvers.arguments import choice
+from pndm_solvers.coordinates import COORDINATES, Coordinate
+from pndm_solvers.methods.adams import polynomial_mean
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
 
-__all__ = ["TABLEAUX", "ButcherTableau", "Fractions", "Move", "PRKSolver", "runge_kutta_step"]
+__all__ = [
+    "FRACTIONS",
+    "TABLEAUX",
+    "ButcherTableau",
+    "Move",
+    "PRKSolver",
+    "Stages",
+    "exponential_step",
+    "runge_kutta_step",
+]
 
-# In which coordinate a stage stands at a fraction of the step: t, or σ/α.
-Fractions = Literal["time", "ratio"]
+# In which coordinate a stage stands at a fraction of the step: t, σ/α, or log(σ/α).
+FRACTIONS: dict[str, Coordinate | None] = {
+    "time": None,
+    "ratio": COORDINATES["ratio"],
+    "log_ratio": COORDINATES["log_ratio"],
+}
 
 # How a state is moved along a mean of answers: `Program.transfer`, or the classical step of `classical.py`.
 Move = Callable[..., Form]
@@ -130,11 +145,22 @@ RK4 = ButcherTableau(
     b=["1/6", "1/3", "1/3", "1/6"],
 )
 
-TABLEAUX = {tableau.name: tableau for tableau in (EULER, HEUN, RK4)}
+# The tableau of order 2 with the least bound on its error: Ralston (1962).
+RALSTON = ButcherTableau("ralston", c=[0, "2/3"], a=[[], ["2/3"]], b=["1/4", "3/4"])
+
+# Kutta's 3/8 rule, of 1901.
+KUTTA38 = ButcherTableau(
+    "kutta38",
+    c=[0, "1/3", "2/3", 1],
+    a=[[], ["1/3"], ["-1/3", 1], [1, -1, 1]],
+    b=["1/8", "3/8", "3/8", "1/8"],
+)
+
+TABLEAUX = {tableau.name: tableau for tableau in (EULER, HEUN, RALSTON, RK4, KUTTA38)}
 
 
 def runge_kutta_step(
-    program: Program, tableau: ButcherTableau, x: Form, there: Level, move: Move, fractions: Fractions
+    program: Program, tableau: ButcherTableau, x: Form, there: Level, move: Move, fractions: Coordinate | None
 ) -> tuple[Form, Answer]:
     """One step of a tableau from `x` to `there`: the new state, and the answer at `x`.
 
@@ -156,24 +182,43 @@ def runge_kutta_step(
     return move(x, mean(tableau.b, Fraction(1)), there), answers[0]
 
 
+# Each stage's fraction of the step in log(σ/α), and the stages before it whose answers make its mean. The last is the
+# step itself.
+Stages = Sequence[tuple[float, tuple[int, ...]]]
+
+
+def exponential_step(program: Program, stages: Stages, x: Form, there: Level, space: str) -> Form:
+    """One step from `x` to `there` whose every stage integrates a polynomial in log(σ/α) exactly."""
+    answers: list[Answer] = []
+    log_ratio = COORDINATES["log_ratio"]
+    y = x
+    for fraction, chosen in stages:
+        answers.append(program.ask(y))
+        level = program.grid.between(x.level, there, fraction, by=log_ratio)
+        mean = polynomial_mean([answers[i] for i in chosen], x.level, level, log_ratio.of, space)
+        y = program.transfer(x, mean, level, space=space, stage=level != there)
+    return y
+
+
 @dataclass(frozen=True)
 class PRKSolver(Solver):
     """Pseudo Runge–Kutta: any explicit tableau, with the transfer in place of addition.
 
     Also known as: pseudo Heun, pseudo RK4. `tableau` is one of `TABLEAUX` by name, or a `ButcherTableau`.
-    `fractions` says where a step's stages stand: "time", the paper's choice, or "ratio", fractions of σ/α.
-    Orders: formula as the tableau; convergence as the tableau with "ratio", and at most 2 with "time", since weights
-    that are right for steps in t serve steps in σ/α. Model calls: stages · N; a step to σ = 0 takes only one.
+    `fractions` says where a step's stages stand: at fractions of t ("time", the paper's choice), of σ/α ("ratio") or of
+    log(σ/α) ("log_ratio").
+    Orders: formula as the tableau; convergence as the tableau with "ratio", and at most 2 with the others, since φ
+    steps in σ/α and the weights serve even steps there. Model calls: stages · N; a step to σ = 0 takes only one.
     Reference: Liu et al. (2022), eq. (9) and (13).
     """
 
     schedule: NoiseSchedule
     tableau: str | ButcherTableau = "rk4"
-    fractions: Fractions = "time"
+    fractions: Literal["time", "ratio", "log_ratio"] = "time"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choice("fractions", self.fractions, ("time", "ratio"))
+        choice("fractions", self.fractions, FRACTIONS)
         if not isinstance(self.tableau, ButcherTableau):
             object.__setattr__(self, "tableau", TABLEAUX[choice("tableau", self.tableau, TABLEAUX)])
 
@@ -184,7 +229,7 @@ class PRKSolver(Solver):
 
     @property
     def name(self) -> str:
-        return f"PRK ({self._tableau.name})" if self.fractions == "time" else f"PRK ({self._tableau.name}, ratio)"
+        return f"PRK ({self._tableau.name}{'' if self.fractions == 'time' else f', {self.fractions}'})"
 
     @property
     def order(self) -> int:
@@ -200,5 +245,5 @@ class PRKSolver(Solver):
             # The last stages of a step to σ = 0 would call the network there, where none was trained. So that step
             # is one of Euler's, with a local error of second order.
             tableau = self._tableau if there.sigma > 0 else EULER
-            x, _ = runge_kutta_step(program, tableau, x, there, program.transfer, self.fractions)
+            x, _ = runge_kutta_step(program, tableau, x, there, program.transfer, FRACTIONS[self.fractions])
         return x

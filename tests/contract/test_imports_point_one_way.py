@@ -89,6 +89,7 @@ METHODS = [module for module in EDGES if module.split(".")[0] == "methods"]
 NUMBERS = (
     "arguments",
     "config",
+    "coordinates",
     "grid",
     "prediction",
     "program",

@@ -32,7 +32,7 @@ def test_json_restores_every_bit(name):
 def test_a_text_that_is_no_plan_is_refused():
     assert_refused(
         (lambda text=text: Plan.from_json(text), ValueError, r"not the JSON of a plan|format is 'other'")
-        for text in ("", "{}", "[]", "3", '{"format": "pndm_solvers.plan/1"}', '{"format": "other"}')
+        for text in ("", "{}", "[]", "3", '{"format": "pndm_solvers.plan/2"}', '{"format": "other"}')
     )
 
 
@@ -267,7 +267,7 @@ def test_numbers_of_arrays_become_numbers_of_python():
     assert plan == Plan.from_json(plan.to_json()) == ours
     assert hash(plan) == hash(ours)
     values = [*dataclasses.astuple(plan.rows[0]), *plan.end, plan.integer_times]
-    assert {type(value) for value in values} == {float, tuple, bool}
+    assert {type(value) for value in values} == {float, tuple, bool, str}
     assert {type(value) for terms in (plan.rows[0].states, plan.rows[0].answers) for value in terms[0]} == {int, float}
     assert type(Plan([odd], plan.end).rows) is tuple
 
@@ -332,7 +332,7 @@ def test_a_plan_by_hand_has_its_times_levels_and_memory():
     assert plan.levels is plan.levels
     assert plan.last_uses == ((set(), set()), ({0, 1}, {0}), ({2}, {1, 2}))
     assert isinstance(hash(plan.last_uses), int)
-    assert [part.level.space for part in BY_HAND] == ["epsilon", "sample", "epsilon"]
+    assert [part.space for part in BY_HAND] == ["epsilon", "sample", "epsilon"]
     # Stored while x1 is made: x0, ε0, x1. While x2 is made: x0, x1, ε0, x̂1, z1, x2. While x3 is made: x2, x̂1, ε2, x3.
     assert [Plan(BY_HAND[:calls], END).max_stored for calls in range(4)] == [1, 3, 6, 6]
     without_noise = (BY_HAND[0], dataclasses.replace(BY_HAND[1], noise=0.0), BY_HAND[2])

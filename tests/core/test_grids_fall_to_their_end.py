@@ -9,6 +9,7 @@ from conftest import SCHEDULES, assert_refused
 from scipy import optimize
 
 from pndm_solvers import SPACINGS, NoiseSchedule, make_grid
+from pndm_solvers.coordinates import COORDINATES
 
 LINEAR = SCHEDULES["linear"]
 
@@ -113,7 +114,7 @@ def test_a_fraction_of_a_step_may_be_one_of_the_ratio():
     """From σ/α = 4 to 1 the ratio falls evenly. From ∞ to 1 its inverse rises evenly."""
     for first, ratio in ((0.8, 3.25), (1.0, 4)):
         grid = make_grid(SCHEDULES["rectified_flow"], timesteps=[first], stop=0.5)
-        assert grid.between(*grid.levels, 0.25, by="ratio").ratio == pytest.approx(ratio)
+        assert grid.between(*grid.levels, 0.25, by=COORDINATES["ratio"]).ratio == pytest.approx(ratio)
 
 
 def test_a_grid_may_be_cut_at_its_own_times():
@@ -142,7 +143,7 @@ def test_the_ends_of_a_step_are_fractions_of_it():
     for first, second in ([25, 10], [25.5, 10.25]):
         grid = make_grid(LINEAR, timesteps=[first, second])
         here, there = grid.levels[:2]
-        for by in ("time", "ratio"):
+        for by in (None, *COORDINATES.values()):
             assert grid.between(here, there, 0, by=by).t == pytest.approx(first)
             assert grid.between(here, there, 1, by=by) is there
     assert grid.between(here, there, 0.5) == LINEAR.level(17.875)

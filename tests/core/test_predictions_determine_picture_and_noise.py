@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, classifier_free_guidance, convert
-from pndm_solvers.prediction import PREDICTIONS
+from pndm_solvers.prediction import PREDICTIONS, conversion
 from pndm_solvers.problems import random_mixture
 
 LINEAR = SCHEDULES["linear"]
@@ -76,7 +76,7 @@ def test_epsilon_is_refused_at_pure_noise_before_any_call(name):
 
 def test_a_score_does_not_determine_a_clean_state():
     with pytest.raises(ValueError, match="does not determine 'epsilon' at α = 1, σ = 0"):
-        Prediction("score").weights("epsilon", 1.0, 0.0)
+        conversion("score", "epsilon", 1.0, 0.0)
 
 
 # ------------------------------------------------------------------ the picture kept in range

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 from conftest import SCHEDULES
+from scipy.integrate import solve_ivp
 
 from pndm_solvers import Grid, Level, PLMSSolver, PRKSolver, make_grid
-from pndm_solvers.prediction import PREDICTIONS, Prediction
+from pndm_solvers.prediction import PREDICTIONS, conversion
 from pndm_solvers.program import Form, Program
-from pndm_solvers.transfer import answer_weights, transfer_weights
+from pndm_solvers.transfer import SPACES, transfer_weights
 
 LINEAR = SCHEDULES["linear"]
 HERE, THERE, BELOW = LINEAR.level(700), LINEAR.level(400), LINEAR.level(90)
@@ -23,16 +24,60 @@ def program(times=(700, 400), stop=90):
 # ------------------------------------------------------------------ φ along any prediction
 
 
-@pytest.mark.parametrize("space", PREDICTIONS)
-@pytest.mark.parametrize(("here", "there"), [(HERE, BELOW), (BELOW, HERE), (HERE, Level(-1.0, 1.0, 0.0))])
+CLEAN = Level(-1.0, 1.0, 0.0)
+LOUD = Level(3.0, 1.0, 7.0)  # of a variance-exploding schedule
+
+
+@pytest.mark.parametrize("space", [space for space in SPACES if space != "v_prediction"])
+@pytest.mark.parametrize(("here", "there"), [(HERE, BELOW), (BELOW, HERE), (HERE, CLEAN), (LOUD, HERE)])
 def test_phi_keeps_the_picture_and_the_noise(space, here, there):
-    """x_t = α_t·x_0 + σ_t·ε and the prediction e = a·x_0 + b·ε give x_s = α_s·x_0 + σ_s·ε, exactly."""
+    """x_t = α_t·x_0 + σ_t·ε and the prediction e = a·x_0 + b·ε give x_s = α_s·x_0 + σ_s·ε, exactly.
+
+    v turns with the angle where picture and noise stay, so only its own constants are exact.
+    """
     p, q = transfer_weights(here, there, space)
     for picture, noise in ((1.0, 0.0), (0.0, 1.0), (0.7, -1.3)):
         a, b = PREDICTIONS[space](here.alpha, here.sigma)
         x = here.alpha * picture + here.sigma * noise
         moved = p * x + q * (a * picture + b * noise)
         assert moved == pytest.approx(there.alpha * picture + there.sigma * noise, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize(("here", "there"), [(HERE, BELOW), (BELOW, HERE), (HERE, CLEAN), (LOUD, HERE), (THERE, LOUD)])
+def test_phi_follows_the_flow_while_its_prediction_stays(space, here, there):
+    """dx/dt = α'·x_0 + σ'·ε, with x_0 and ε from the state and the constant e, by SciPy's integrator."""
+    size = SPACES[space].size
+
+    def slope(s, x, e=0.7):
+        alpha, sigma = (a + s * (b - a) for a, b in zip(here[1:], there[1:], strict=True))
+        p, q = conversion(space, "sample", alpha, sigma)
+        picture = p * x + q * e * size(alpha, sigma)
+        noise = (x - alpha * picture) / sigma
+        return (there.alpha - here.alpha) * picture + (there.sigma - here.sigma) * noise
+
+    p, q = transfer_weights(here, there, space)
+    last = 1 - 1e-9 if there.sigma == 0 else 1.0
+    exact = solve_ivp(slope, (0, last), [1.3], rtol=1e-12, atol=1e-13, method="DOP853").y[0, -1]
+    assert p * 1.3 + q * 0.7 == pytest.approx(exact, rel=1e-8)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_space_is_its_scale(space):
+    """Its slope is the prediction: ±((∂D/∂α)·ε − (∂D/∂σ)·x_0); and u, a function of ρ, has du = dρ/D(1, ρ)²."""
+    scale, shift, coordinate, size = SPACES[space]
+    for alpha, sigma in ((0.6, 0.8), (1.0, 3.0), (0.3, 0.2)):
+        by_alpha, by_sigma = (
+            (scale(alpha + h, sigma + k) - scale(alpha - h, sigma - k)) / 2e-6 for h, k in ((1e-6, 0), (0, 1e-6))
+        )
+        a, b = (weight / size(alpha, sigma) for weight in PREDICTIONS[space](alpha, sigma))
+        sign = -1 if space == "sample" else 1
+        np.testing.assert_allclose((sign * a, sign * b), (-by_sigma, by_alpha), atol=1e-8)
+        assert shift(alpha, sigma) / scale(alpha, sigma) == pytest.approx(coordinate.of(sigma / alpha), rel=1e-14)
+        ratio = sigma / alpha
+        slope = (coordinate.of(ratio + 1e-6) - coordinate.of(ratio - 1e-6)) / 2e-6
+        assert sign * slope == pytest.approx(1 / scale(1.0, ratio) ** 2, rel=1e-8)
+        assert coordinate.ratio(coordinate.of(ratio)) == pytest.approx(ratio, rel=1e-14)
 
 
 def test_phi_along_epsilon_is_equation_9():
@@ -51,10 +96,9 @@ def test_phi_along_the_picture_is_the_step_of_data_space():
     assert transfer_weights(HERE, THERE, "sample") == pytest.approx(expected, rel=1e-12)
 
 
-def test_at_pure_noise_only_epsilon_and_score_are_refused():
-    for space in PREDICTIONS:
-        determined = PURE_NOISE.sigma * PREDICTIONS[space](0.0, 1.0)[0] != 0
-        if determined:
+def test_at_pure_noise_only_epsilon_is_refused():
+    for space in SPACES:
+        if space != "epsilon":
             transfer_weights(PURE_NOISE, THERE, space)
         else:
             with pytest.raises(ValueError, match=f"'{space}' does not determine the picture at t = 1, where α = 0"):
@@ -62,21 +106,28 @@ def test_at_pure_noise_only_epsilon_and_score_are_refused():
 
 
 @pytest.mark.parametrize("level", [HERE, THERE, PURE_NOISE, Level(1.0, 0.0, 2.0), Level(0.3, 0.7, 0.3)])
-def test_answers_hold_the_picture_and_the_noise(level):
-    """picture·x̂_0 + epsilon·ε as weights of the state and of what a row combines there."""
-    for picture, epsilon in ((1.0, 0.0), (0.0, 1.0), (-0.4, 2.5)):
-        x0, noise = 0.8, -1.7
-        x = level.alpha * x0 + level.sigma * noise
-        answer = noise if level.space == "epsilon" else x0
-        p, q = answer_weights(level, picture, epsilon)
-        assert p * x + q * answer == pytest.approx(picture * x0 + epsilon * noise, rel=1e-12)
+def test_any_prediction_is_weights_of_the_state_and_of_any_other(level):
+    x0, noise = 0.8, -1.7
+    x = level.alpha * x0 + level.sigma * noise
+    values = {
+        name: a * x0 + b * noise
+        for name, (a, b) in ((name, of(level.alpha, level.sigma)) for name, of in PREDICTIONS.items())
+    }
+    for given in PREDICTIONS:
+        for wanted in PREDICTIONS:
+            if level.alpha == 0 and given in ("epsilon", "score") and wanted not in (given, "epsilon", "score"):
+                with pytest.raises(ValueError, match=f"'{given}', which does not determine '{wanted}' at α = 0"):
+                    conversion(given, wanted, level.alpha, level.sigma)
+            elif level.alpha or given not in ("epsilon", "score"):
+                p, q = conversion(given, wanted, level.alpha, level.sigma)
+                assert p * x + q * values[given] == pytest.approx(values[wanted], rel=1e-12), (given, wanted)
 
 
 def test_levels_name_what_rows_combine():
     assert (HERE.space, PURE_NOISE.space) == ("epsilon", "sample")
     assert PURE_NOISE.ratio == math.inf
     for level in (HERE, PURE_NOISE):
-        assert Prediction(level.space).weights(level.space, level.alpha, level.sigma) == (0, 1)
+        assert conversion(level.space, level.space, level.alpha, level.sigma) == (0, 1)
 
 
 # ------------------------------------------------------------------ asking and moving
@@ -137,7 +188,7 @@ def test_a_program_begins_with_the_state_it_is_given():
     written = program()
     assert written.start == Form(HERE, ((0, 1.0),), ())
     assert (written.start.noise, written.start.draw, written.start.stage) == (0.0, 0, False)
-    plain = written.combine(written.start, 0.5, {written.ask(written.start): (0.0, 0.25)}, THERE)
+    plain = written.combine(written.start, 0.5, {written.ask(written.start): {"epsilon": 0.25}}, THERE)
     assert (plain.states, plain.answers, plain.noise, plain.stage) == (((0, 0.5),), ((0, 0.25),), 0.0, False)
 
 
@@ -146,8 +197,8 @@ def test_epsilon_of_a_noisy_state_is_a_call_even_at_pure_noise():
     flow = SCHEDULES["rectified_flow"]
     written = Program(make_grid(flow, timesteps=[0.2], stop=0.9))
     e, end = written.ask(written.start), written.grid.levels[-1]
-    noisy = written.combine(written.start, 1.0, {e: (0.0, 1.0)}, PURE_NOISE, noise=0.5)
-    x = written.combine(written.start, 0.0, {written.ask(noisy): (0.0, 1.0)}, end)
+    noisy = written.combine(written.start, 1.0, {e: {"epsilon": 1.0}}, PURE_NOISE, noise=0.5)
+    x = written.combine(written.start, 0.0, {written.ask(noisy): {"epsilon": 1.0}}, end)
     assert written.table(x, "noisy").model_calls == 2
     assert x.states == ((1, 1.0),)
 
@@ -215,13 +266,13 @@ def test_less_epsilon_where_noise_replaces_it():
 
 
 def test_means_mix_answers():
-    """Of weights and answers in any space; what cancels is left out of the row."""
+    """Of weights and answers in any space, here with ε in the rows; what cancels is left out of the row."""
     written = program()
     e = written.ask(written.start)
     x = written.transfer(written.start, e, THERE)
     later = written.ask(x)
-    written.transfer(x, later, BELOW)  # states 0 and 1 have their numbers from now on
-    for space in PREDICTIONS:
+    written.transfer(x, later, BELOW)  # states 0 and 1 have their numbers from now on, and their rows hold ε
+    for space in SPACES:
         moved = written.transfer(x, {later: 1.5, e: -0.5}, BELOW, space=space)
         p, q = transfer_weights(THERE, BELOW, space)
         values = {0: (0.3, -0.8), 1: (0.3 * 2, 0.4)}  # (x, ε) of each row
@@ -230,10 +281,24 @@ def test_means_mix_answers():
             state, noise = values[row]
             a, b = PREDICTIONS[space](answer.level.alpha, answer.level.sigma)
             x0 = (state - answer.level.sigma * noise) / answer.level.alpha
-            means += weight * (a * x0 + b * noise)
+            means += weight * (a * x0 + b * noise)  # α² + σ² = 1, so v is its space's slope
         found = sum(w * values[i][0] for i, w in moved.states) + sum(w * values[j][1] for j, w in moved.answers)
         assert found == pytest.approx(p * values[1][0] + q * means, rel=1e-11)
-    assert written.combine(x, 1.0, {e: (0.0, 0.0)}, BELOW).answers == ()
+    assert written.combine(x, 1.0, {e: {"sample": 0.0, "epsilon": 0.0}}, BELOW).answers == ()
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_rows_combine_what_their_method_averages(space):
+    """A mean in a space stores one array a step: its answers are converted to that space, and need no state beside."""
+    written = program((700, 550, 400))
+    x, history = written.start, []
+    for _, there in written.grid.steps:
+        history.append(written.ask(x))
+        x = written.transfer(x, {e: 1 / len(history) for e in history}, there, space=space)
+    table = written.table(x, space)
+    assert [row.space for row in table.rows] == [space] * 3
+    assert [[i for i, _ in row.states] for row in table.rows] == [[0], [1], [2]]
+    assert [[i for i, _ in row.answers] for row in table.rows] == [[0], [0, 1], [0, 1, 2]]
 
 
 def test_a_corrected_state_is_written_on_the_state_it_corrects():
@@ -289,12 +354,11 @@ def test_what_a_program_cannot_write_is_refused():
             written.rebase(pair[0], on=pair[1])
 
 
-@pytest.mark.parametrize("space", ["epsilon", "score"])
-def test_what_does_not_determine_the_picture_gives_way_to_its_limit(space):
+def test_what_does_not_determine_the_picture_gives_way_to_its_limit():
     flow = SCHEDULES["rectified_flow"]
     written = Program(make_grid(flow, timesteps=[1.0], stop=0.2))
     e, end = written.ask(written.start), written.grid.levels[-1]
-    moved = written.transfer(written.start, e, end, space=space)
+    moved = written.transfer(written.start, e, end)
     assert moved == written.transfer(written.start, e, end, space="sample")
 
 

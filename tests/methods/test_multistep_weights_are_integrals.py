@@ -154,7 +154,7 @@ def test_the_coordinate_is_its_formula():
 
 
 def test_the_quadrature_takes_few_points_and_finds_a_logarithm():
-    """Panels are even in log ρ down to ρ = 1e-3, each no wider than a factor e, with 16 values of u each."""
+    """Panels are even in log ρ, each no wider than a factor e, with 16 values of u each."""
     asked = []
 
     def log(ratio):
@@ -165,6 +165,59 @@ def test_the_quadrature_takes_few_points_and_finds_a_logarithm():
     # ∫ log ρ dρ = ρ·log ρ − ρ, and u = log ρ is 0 and log 2 at the nodes.
     mean = (-1 - (0.01 * math.log(0.01) - 0.01)) / 0.99
     np.testing.assert_allclose(weights, [1 - mean / math.log(2), mean / math.log(2)], rtol=1e-13)
-    panels = asked[0].reshape(-1, 16)
+    panels = asked[1].reshape(-1, 16)
     assert len(panels) == 5
     assert all(1 < ends.max() / ends.min() < math.e for ends in panels)
+
+
+# ------------------------------------------------------------------ in any space
+
+
+MEASURES = {  # du/dρ, up to the sign
+    "epsilon": lambda r: 1.0,
+    "sample": lambda r: 1 / r**2,
+    "v_prediction": lambda r: 1 / (1 + r**2),
+    "flow": lambda r: 1 / (1 + r) ** 2,
+}
+
+
+@pytest.mark.parametrize("space", MEASURES)
+def test_in_every_space_the_mean_is_over_its_own_coordinate(space):
+    for nodes, there in ([0.5, 0.7, 1.0, 1.4], 0.35), ([5.0, 9.0, 40.0], 0.8), ([0.2, 0.15], 0.6):
+        weights = exact_weights(nodes, nodes[0], there, np.log, space)
+        at = np.log(nodes)
+        total, _ = quad(MEASURES[space], nodes[0], there, epsrel=1e-13)
+        for i, weight in enumerate(weights):
+            part, _ = quad(
+                lambda r, i=i, at=at: (
+                    math.prod((np.log(r) - at[j]) / (at[i] - at[j]) for j in range(len(at)) if j != i)
+                    * MEASURES[space](r)
+                ),
+                nodes[0],
+                there,
+                epsabs=0,
+                epsrel=1e-13,
+            )
+            assert weight == pytest.approx(part / total, abs=1e-11 * max(map(abs, weights)))
+
+
+def test_in_data_space_the_last_step_extrapolates_the_picture():
+    """At σ = 0 the mean over 1/ρ is the value there, where the coordinate has a value there."""
+    weights = exact_weights([0.1, 0.3], 0.1, 0.0, COORDINATES["ratio"], "sample")
+    np.testing.assert_allclose(weights, [1.5, -0.5], rtol=1e-14)  # the line through 0.1 and 0.3 at 0
+    assert exact_weights([0.1, 0.3], 0.1, 0.0, np.log, "sample") == (1.0, 0.0)
+
+
+def test_in_noise_space_the_last_step_integrates_a_logarithm_to_zero():
+    """∫ log ρ dρ from 0.1 to 0 is finite: its mean is log 0.1 − 1."""
+    weights = exact_weights([0.1, 0.3], 0.1, 0.0, np.log)
+    assert weights[1] == pytest.approx(-1 / math.log(3), rel=1e-12)
+
+
+def test_from_pure_noise_a_coordinate_that_is_finite_there_counts():
+    """In α/σ the answer at ρ = ∞ stands at 0. The step's mean in data space is then the trapezoid's."""
+    inverse = np.reciprocal
+    weights = exact_weights([2.0, math.inf], math.inf, 2.0, inverse, "sample")
+    np.testing.assert_allclose(weights, [0.5, 0.5], rtol=1e-12)
+    assert exact_weights([2.0, math.inf], math.inf, 2.0, np.log, "sample") == (1.0, 0.0)
+    assert exact_weights([math.inf, 2.0], math.inf, 1.0, np.log, "sample") == (0.0, 1.0)

@@ -14,8 +14,8 @@ from conftest import (
     where_steps_begin,
 )
 
-from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, Prediction, initial_noise
-from pndm_solvers.prediction import PREDICTIONS
+from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, initial_noise
+from pndm_solvers.prediction import PREDICTIONS, conversion
 from pndm_solvers.problems import random_gaussian
 
 GAUSSIAN = random_gaussian(3)
@@ -38,7 +38,7 @@ def sample(plan, schedule, x, prediction):
 def determines_pure_noise(name):
     """Whether a prediction determines the picture at α = 0."""
     try:
-        Prediction(name).weights("sample", 0.0, 1.0)
+        conversion(name, "sample", 0.0, 1.0)
     except ValueError:
         return False
     return True
@@ -123,6 +123,8 @@ def test_an_inversion_may_end_at_pure_noise(name):
     schedule = PURE_NOISE[name]
     pictures = GAUSSIAN.sample(16)
     for solver in deterministic_solvers(schedule):
+        if getattr(solver, "coordinate", "") == "ratio":
+            continue  # polynomials in σ/α itself are extrapolated to infinity
         plan = solver.plan(60, start=schedule.t_min, stop=schedule.t_max)
         assert plan.end.alpha == 0
         exact = GAUSSIAN.flow(pictures, plan.levels[0], plan.end)

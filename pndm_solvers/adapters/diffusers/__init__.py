@@ -12,11 +12,25 @@ try:
 except ImportError as error:
     raise ImportError("the schedulers need diffusers: pip install 'pndm_solvers[diffusers]'") from error
 
-from pndm_solvers.adapters.diffusers.scheduler import SchedulerOutput
+from pndm_solvers.adapters.diffusers.exponential import (
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+)
+from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler, SchedulerOutput
 from pndm_solvers.adapters.diffusers.schedulers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
 
-__all__ = ["DDIMScheduler", "DDPMScheduler", "PLMSScheduler", "PNDMScheduler", "SchedulerOutput"]
+__all__ = [
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "PLMSScheduler",
+    "PNDMScheduler",
+    "SchedulerOutput",
+    "UniPCMultistepScheduler",
+]
 
 # A saved pipeline names the module of its scheduler's class, and diffusers looks there for `SchedulerMixin` too.
-for _kind in (DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler):
+for _kind in PlanScheduler.__subclasses__():
     _kind.__module__ = __name__

@@ -53,7 +53,7 @@ def prediction_of(config: Any) -> Prediction:
     thresholds = config.thresholding
     return Prediction(
         config.prediction_type,
-        clip=config.clip_sample_range if config.clip_sample and not thresholds else None,
+        clip=config.clip_sample_range if config.get("clip_sample") and not thresholds else None,
         threshold=config.dynamic_thresholding_ratio if thresholds else None,
         threshold_max=config.sample_max_value if thresholds else math.inf,
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pndm_solvers.arguments import real
+from pndm_solvers.methods import UniPCSolver
 from pndm_solvers.plan import Plan
 from pndm_solvers.solver import Solver
 from pndm_solvers.table import Row
@@ -48,6 +49,16 @@ class Timetable:
     def entries(self, t: float) -> list[int]:
         """The model calls at the time `t`, which may have been rounded to float32."""
         return [i for i, time in enumerate(self.plan.times) if t in (time, float(np.float32(time)))]
+
+    def solver_from(self, begin: int) -> Solver:
+        """The method of a run that begins at an index of the times."""
+        if begin == 0:
+            return self.solver
+        if not isinstance(self.continuation, UniPCSolver):
+            return self.continuation
+        # As in diffusers, steps are numbered from the first time of the table.
+        later = tuple(step - begin for step in self.continuation.disable_corrector if step >= begin)
+        return replace(self.continuation, disable_corrector=later)
 
     def copied(self) -> Timetable:
         """For a copy of the scheduler: its runs go on independently."""
@@ -143,7 +154,7 @@ class Runs:
         begin = table.begin_index if table.begin_index in beginnings else min(beginnings)
         assert begin is not None  # None is no entry
         table.begun.add(begin)
-        return Position(table, table.continuation if begin else table.solver, begin, begin)
+        return Position(table, table.solver_from(begin), begin, begin)
 
     def _called_at(self, timestep: Any, known: Position | None) -> tuple[Timetable, list[int]]:
         """The table that `timestep` belongs to, and the entries of that table at this time."""

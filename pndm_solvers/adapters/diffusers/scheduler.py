@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import numpy as np
@@ -21,8 +21,9 @@ from torch import Tensor
 
 from pndm_solvers.adapters.diffusers import config as options
 from pndm_solvers.adapters.diffusers.runs import Position, Runs, Timetable, with_last_look
-from pndm_solvers.arguments import reals, shown
+from pndm_solvers.arguments import reals, shown, whole
 from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
+from pndm_solvers.grid import GridOptions
 from pndm_solvers.latents import converted
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.plan import Plan, State
@@ -65,9 +66,28 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         """The method of a run that begins at the first time."""
         raise NotImplementedError
 
-    def _continuation(self) -> Solver:
-        """The method of a run that begins further down, with one model call for each time that is left."""
+    def _solver_for(self, steps: int) -> Solver:
+        """The method of a run with so many steps."""
         return self._solver()
+
+    def _continuation(self, solver: Solver) -> Solver:
+        """The method of a run that begins further down, with one model call for each time that is left."""
+        return solver
+
+    def _end(self) -> Literal["clean", "first"]:
+        """Where a run ends: at no noise, or at the lowest trained level."""
+        return "clean" if self.config.set_alpha_to_one else "first"
+
+    def _grid(self) -> GridOptions:
+        """The options of the configured spacing."""
+        exponential = "log_snr" if self.config.use_exponential_sigmas else self.config.timestep_spacing
+        spacing = "karras" if self.config.use_karras_sigmas else exponential
+        return {"spacing": spacing, "steps_offset": self.config.steps_offset if spacing == "leading" else 0}
+
+    @classmethod
+    def _understood(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """A config of any class as this class reads it."""
+        return config
 
     def _prepare(self) -> None:
         """Reads the configuration and refuses what is wrong with it: the body of each `__init__`."""
@@ -84,7 +104,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         self.alphas_cumprod = torch.from_numpy(alphas_cumprod).float()
         self.alphas = torch.from_numpy(alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])).float()
         self.betas = 1 - self.alphas
-        self.final_alpha_cumprod = torch.tensor(1.0) if config.set_alpha_to_one else self.alphas_cumprod[0]
+        self.final_alpha_cumprod = torch.tensor(1.0) if self._end() == "clean" else self.alphas_cumprod[0]
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(len(self) - 1, -1, -1)
         self._runs = Runs()
@@ -97,7 +117,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def _clips(self) -> bool:
-        return self.config.clip_sample or self.config.thresholding
+        return self.config.get("clip_sample") or self.config.thresholding
 
     def __len__(self) -> int:
         assert self.schedule.num_train_timesteps is not None  # a config makes a table
@@ -123,7 +143,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(config, (str, os.PathLike)):
             config, kwargs = cls.load_config(config, return_unused_kwargs=True, **kwargs)  # type: ignore[misc] — two
         options.check_network(config, own)
-        config, network = options.completed(config, own)
+        config, network = options.completed(cls._understood(config), own)
         if unknown := [] if return_unused_kwargs else [key for key in kwargs if key not in own]:
             known = ", ".join(name for name in own if name != "self")
             raise TypeError(f"{cls.__name__} has no option {', '.join(unknown)}; it has {known}")
@@ -182,26 +202,24 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         named = [name for name, value in given.items() if value is not None]
         if len(named) != 1:
             raise ValueError(f"pass exactly one of {', '.join(given)}; got {' and '.join(named) or 'none'}")
-        solver, config = self._solver(), self.config
-        end: dict[str, Any] = {"final": "clean" if config.set_alpha_to_one else "first"}
+        end: dict[str, Any] = {"final": self._end()}
         if num_inference_steps is not None:
-            exponential = "log_snr" if config.use_exponential_sigmas else config.timestep_spacing
-            spacing = "karras" if config.use_karras_sigmas else exponential
-            offset = config.steps_offset if spacing == "leading" else 0
-            plan = solver.plan(num_inference_steps, spacing=spacing, steps_offset=offset, **end)
-            steps = num_inference_steps
+            steps = whole("num_inference_steps", num_inference_steps)
+            solver = self._solver_for(steps)
+            plan = solver.plan(steps, **self._grid(), **end)
         else:
             times = _on_host(timesteps)
             if sigmas is not None:
                 times, end = self._times_at(np.atleast_1d(reals("sigmas", _on_host(sigmas)).astype(np.float64)))
+            steps = np.size(times)
+            solver = self._solver_for(steps)
             plan = solver.plan(timesteps=times, **end)
-            steps = len(times)
         plan = with_last_look(plan, steps) if self._clips else plan
-        self.prediction.check(plan.levels[:-1])  # refuses now what a step would refuse
+        self.prediction.check((row.level, row.space) for row in plan.rows)  # refuses now what a step would refuse
         dtype = torch.int64 if plan.integer_times else torch.float32
         with torch.inference_mode(False):  # there, a view would not keep its tensor alive, nor what belongs to it
             laid_down = torch.tensor(plan.times, dtype=torch.float64).to(device, dtype)
-        self._runs.lay_down(laid_down, Timetable(solver, self._continuation(), plan, end))
+        self._runs.lay_down(laid_down, Timetable(solver, self._continuation(solver), plan, end))
         self.timesteps, self.num_inference_steps = laid_down, steps
 
     def _times_at(self, sigmas: np.ndarray) -> tuple[list[float], dict[str, Any]]:
@@ -306,7 +324,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         check_together(f"model_output at t = {time:g}", output, "sample", sample)
         if any(other.shape != sample.shape for other in (*at.states.values(), *at.answers.values())):
             raise ValueError(f"the sample is of shape {tuple(sample.shape)}, its run so far was not; keep to one batch")
-        here = plan.levels[plan.times.index(time) if row is None else row]
+        number = plan.times.index(time) if row is None else row
+        here, space = plan.levels[number], plan.rows[number].space
         prediction, clips, ours = self.prediction, self._clips, library(sample)
         x0 = converted(ours, prediction, "sample", sample, output, here)
         noise = self._noise(at, model_output, sample, noise or NoiseSource())
@@ -320,7 +339,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         else:
             # A clipped picture counts as the network's prediction.
             prediction, output = (Prediction("sample"), x0) if clips else (prediction, output)
-            answer = converted(ours, prediction, here.space, sample, output, here)
+            answer = converted(ours, prediction, space, sample, output, here)
             # Copies of what later rows need, since the caller may write into its own tensors.
             dead_states, dead_answers = plan.last_uses[row]
             answer = answer if row in dead_answers else answer.clone()

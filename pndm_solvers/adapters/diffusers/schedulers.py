@@ -68,7 +68,7 @@ class PNDMScheduler(PlanScheduler):
             return PLMSSolver(self.schedule, starter="heun", weights="classical")
         return PNDMSolver(self.schedule)
 
-    def _continuation(self) -> Solver:
+    def _continuation(self, solver: Solver) -> Solver:
         return PLMSSolver(self.schedule, weights="classical")
 
     def step(
@@ -133,7 +133,7 @@ class PLMSScheduler(PlanScheduler):
         config = self.config
         return PLMSSolver(self.schedule, config.multistep_order, config.starter, config.weights)
 
-    def _continuation(self) -> Solver:
+    def _continuation(self, solver: Solver) -> Solver:
         return PLMSSolver(self.schedule, self.config.multistep_order, "ramp", self.config.weights)
 
     step = PNDMScheduler.step

@@ -1,0 +1,263 @@
+"""The schedulers of the exponential integrators: DPM-Solver, DEIS and UniPC with diffusers' interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from diffusers.configuration_utils import register_to_config
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pndm_solvers.adapters.diffusers.config import BetaSchedule, PredictionType
+from pndm_solvers.adapters.diffusers.scheduler import Generators, PlanScheduler, SchedulerOutput
+from pndm_solvers.adapters.diffusers.schedulers import PNDMScheduler
+from pndm_solvers.arguments import choice, real
+from pndm_solvers.grid import GridOptions
+from pndm_solvers.methods import DEISSolver, DPMMultistepSolver, UniPCSolver
+from pndm_solvers.schedule import Level, Schedule
+from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.solver import Solver
+
+__all__ = ["DEISMultistepScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
+
+# Names of the sister classes' methods. As in diffusers, a config of one class makes another with its own default.
+SISTERS = ("deis", "dpmsolver", "dpmsolver++", "logrho", "midpoint", "heun", "bh1", "bh2")
+
+# With fewer steps than this, `lower_order_final` of DPM-Solver and DEIS lowers the order of the last two.
+FEW_STEPS = 15
+
+
+class _Exponential:
+    """The time grids that diffusers gives these classes: N + 1 times from end to end, without the last one."""
+
+    config: Any
+    schedule: NoiseSchedule
+    # Options of the class in diffusers that change its method and are not offered here, with their neutral values.
+    _not_offered: ClassVar[Mapping[str, Any]] = {"use_beta_sigmas": False, "use_dynamic_shifting": False}
+    # The values of options that name a method.
+    _methods: ClassVar[Mapping[str, Sequence[str]]]
+
+    @classmethod
+    def _understood(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """The config without the methods of sister classes. ValueError for options that are not offered here."""
+        for name, neutral in cls._not_offered.items():
+            if config.get(name, neutral) not in (neutral, None, [], ()):
+                raise ValueError(
+                    f"the config has {name}={config[name]!r}, which {cls.__name__} does not offer; leave it out, and "
+                    f"pass times of your own by set_timesteps(timesteps=...) or set_timesteps(sigmas=...)"
+                )
+        foreign = {
+            name for name, own in cls._methods.items() if config.get(name) in SISTERS and config[name] not in own
+        }
+        return {name: value for name, value in config.items() if name not in foreign}
+
+    def _check_methods(self) -> None:
+        for name, own in self._methods.items():
+            if str(self.config[name]).startswith("sde-"):
+                raise ValueError(
+                    f"{name} is {self.config[name]!r}, a stochastic method, which is not offered here; choose one of "
+                    f"{', '.join(map(repr, own))}, or the stochastic DDIMScheduler with eta"
+                )
+            choice(name, self.config[name], own)
+
+    def _solver(self) -> Solver:
+        self._check_methods()
+        return self._solver_for(FEW_STEPS)
+
+    def _solver_for(self, steps: int) -> Solver:
+        raise NotImplementedError
+
+    def _end(self) -> Literal["clean", "first"]:
+        kind = self.config.get("final_sigmas_type", "sigma_min")
+        return "clean" if choice("final_sigmas_type", kind, ("zero", "sigma_min")) == "zero" else "first"
+
+    def _grid(self) -> GridOptions:
+        named = super()._grid()  # type: ignore[misc] — of PlanScheduler
+        if self.config.get("use_lu_lambdas"):
+            return {"spacing": "log_snr"}
+        if named["spacing"] not in ("linspace", "leading", "trailing"):
+            return named
+        return {"spacing": self._evenly}
+
+    def _evenly(self, schedule: Schedule, steps: int, end: Level) -> NDArray[np.int64]:
+        """Diffusers' linspace, leading and trailing, below the level to which `lambda_min_clipped` cuts the table."""
+        size = schedule.num_train_timesteps
+        assert size is not None  # a config makes a table
+        lowest = self.config.get("lambda_min_clipped", -math.inf)
+        last = int(np.sum(schedule.log_snr(np.arange(size)) / 2 >= lowest))
+        if self.config.timestep_spacing == "trailing":
+            return np.arange(last, 0, -size / steps).round().astype(np.int64) - 1
+        if self.config.timestep_spacing == "linspace":
+            return np.linspace(0, last - 1, steps + 1).round().astype(np.int64)[:0:-1]
+        return np.arange(steps, 0, -1) * (last // (steps + 1)) + self.config.steps_offset
+
+
+class DPMSolverMultistepScheduler(_Exponential, PlanScheduler):
+    """DPM-Solver++ and DPM-Solver in the place of diffusers' `DPMSolverMultistepScheduler`, orders 1 to 3.
+
+    It has the options and defaults of that class, without its stochastic methods, flow matching and beta sigmas. The
+    network is called at the time of its level where diffusers rounds that to an integer, as with Karras' sigmas.
+    Model calls: N. Reference: Lu et al. (2022); `pndm_solvers.DPMMultistepSolver`.
+    """
+
+    _methods: ClassVar = {"algorithm_type": ("dpmsolver++", "dpmsolver"), "solver_type": ("midpoint", "heun")}
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        solver_order: int = 2,
+        prediction_type: PredictionType = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        algorithm_type: Literal["dpmsolver++", "dpmsolver"] = "dpmsolver++",
+        solver_type: Literal["midpoint", "heun"] = "midpoint",
+        lower_order_final: bool = True,
+        euler_at_final: bool = False,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+        use_lu_lambdas: bool = False,
+        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        lambda_min_clipped: float = -math.inf,
+        variance_type: Literal["learned", "learned_range"] | None = None,
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+    ) -> None:
+        real("lambda_min_clipped", lambda_min_clipped, "a number, or -inf for none", lambda value: True)
+        self._prepare()
+
+    def _solver_for(self, steps: int) -> Solver:
+        config = self.config
+        return DPMMultistepSolver(
+            self.schedule,
+            config.solver_order,
+            "sample" if config.algorithm_type == "dpmsolver++" else "epsilon",
+            config.solver_type,
+            config.lower_order_final and steps < FEW_STEPS,
+            config.euler_at_final,
+        )
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Generators = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """The next sample, from the network's answer at `sample` `(B, …)` and `timestep`, the next of `timesteps`.
+
+        Pipelines may pass `generator` and `variance_noise`, but no noise is drawn. Raises ValueError for another time
+        than the run's next, naming it, and for an answer of another shape.
+        """
+        return self._step(model_output, timestep, sample, return_dict)
+
+
+class DEISMultistepScheduler(_Exponential, PlanScheduler):
+    """DEIS in the place of diffusers' `DEISMultistepScheduler`, with its options and defaults.
+
+    It lacks flow matching and beta sigmas, and has `rescale_betas_zero_snr` beside. A run ends at the lowest trained
+    level. Model calls: N. Reference: Zhang and Chen (2023); `pndm_solvers.DEISSolver`.
+    """
+
+    _methods: ClassVar = {"algorithm_type": ("deis",), "solver_type": ("logrho",)}
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        solver_order: int = 2,
+        prediction_type: PredictionType = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        algorithm_type: Literal["deis"] = "deis",
+        solver_type: Literal["logrho"] = "logrho",
+        lower_order_final: bool = True,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+    ) -> None:
+        self._prepare()
+
+    def _solver_for(self, steps: int) -> Solver:
+        config = self.config
+        return DEISSolver(
+            self.schedule,
+            config.solver_order,
+            lower_order_final=config.lower_order_final and steps < FEW_STEPS,
+        )
+
+    step = PNDMScheduler.step
+
+
+class UniPCMultistepScheduler(_Exponential, PlanScheduler):
+    """UniPC in the place of diffusers' `UniPCMultistepScheduler`, orders 1, 2, 3, … with its options and defaults.
+
+    It lacks flow matching, beta sigmas and a predictor from another scheduler. The corrector costs no model call.
+    Model calls: N. Reference: Zhao et al. (2023); `pndm_solvers.UniPCSolver`.
+    """
+
+    _methods: ClassVar = {"solver_type": ("bh2", "bh1")}
+    _not_offered: ClassVar = {
+        **_Exponential._not_offered,
+        "solver_p": None,
+        "sigma_min": None,
+        "sigma_max": None,
+        "shift_terminal": None,
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: BetaSchedule = "linear",
+        trained_betas: Any = None,
+        solver_order: int = 2,
+        prediction_type: PredictionType = "epsilon",
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        predict_x0: bool = True,
+        solver_type: Literal["bh1", "bh2"] = "bh2",
+        lower_order_final: bool = True,
+        disable_corrector: Sequence[int] = (),
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        rescale_betas_zero_snr: bool = False,
+    ) -> None:
+        self._prepare()
+
+    def _solver_for(self, steps: int) -> Solver:
+        config = self.config
+        return UniPCSolver(
+            self.schedule,
+            config.solver_order,
+            config.solver_type,
+            "sample" if config.predict_x0 else "epsilon",
+            config.lower_order_final,
+            tuple(config.disable_corrector),
+        )
+
+    step = PNDMScheduler.step
