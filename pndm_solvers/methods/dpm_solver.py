@@ -6,6 +6,7 @@ it is x_s = α_s/α_t·x_t − σ_s·(e^h − 1)·ε, the paper's φ. The method
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +18,21 @@ import numpy as np
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES
 from pndm_solvers.methods.adams import polynomial_mean, quadrature
-from pndm_solvers.methods.multistep import multistep, steps_left
+from pndm_solvers.methods.multistep import has_no_length, multistep, steps_left
 from pndm_solvers.methods.runge_kutta import Stages, exponential_step
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
 
-__all__ = ["DPMMultistepSolver", "DPMSinglestepSolver", "half_slope_mean"]
+__all__ = ["DPMMultistepSolver", "DPMSinglestepSolver", "half_slope_mean", "is_unbounded"]
 
 LOG_RATIO = COORDINATES["log_ratio"].of
+
+
+def is_unbounded(here: Level, there: Level) -> bool:
+    """Whether a step ends where λ is infinite, or is too short to have a slope in λ. Then it takes order 1."""
+    return there.sigma == 0 or there.alpha == 0 or has_no_length(here, there)
 
 
 def half_slope_mean(base: Answer, other: Answer, here: Level, there: Level, factor: float = 1.0) -> dict[Answer, float]:
@@ -34,12 +40,11 @@ def half_slope_mean(base: Answer, other: Answer, here: Level, there: Level, fact
 
     The step's middle stands for the exact integral of the straight line: "midpoint" in the field's code.
     """
-    if other.level == there:
-        r = 1.0
-    else:
-        with np.errstate(divide="ignore"):
-            r = float(np.log(other.level.ratio / here.ratio) / np.log(there.ratio / here.ratio))
-    share = factor / 2 / r
+    if other.level != there and not (here.alpha and other.level.alpha):
+        return {base: 1.0}  # at λ = −∞ an answer is infinitely far away
+    share = factor / 2
+    if other.level != there:
+        share *= math.log(there.ratio / here.ratio) / math.log(other.level.ratio / here.ratio)
     return {base: 1 - share, other: share}
 
 
@@ -96,9 +101,10 @@ class DPMMultistepSolver(Solver):
 
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             most = min(self.order, left[there]) if self.lower_order_final else self.order
-            if there.sigma == 0 or there.alpha == 0 or (self.euler_at_final and left[there] == 1):
+            here = history[0].level
+            if is_unbounded(here, there) or (self.euler_at_final and left[there] == 1):
                 most = 1
-            answers, here = history[:most], history[0].level
+            answers = history[:most]
             if len(answers) == 3:
                 return self._third_order(answers, here, there)
             if len(answers) == 2 and self.solver_type == "midpoint":
@@ -165,6 +171,6 @@ class DPMSinglestepSolver(Solver):
 
     def write(self, program: Program, x: Form) -> Form:
         for _, there in program.grid.steps:
-            order = self.order if there.sigma and there.alpha else 1  # a stage in λ stands between two finite λ
+            order = 1 if is_unbounded(x.level, there) else self.order
             x = exponential_step(program, SINGLESTEP[order, self.solver_type], x, there, self.space)
         return x

@@ -11,7 +11,7 @@ from typing import Literal
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES
 from pndm_solvers.methods.adams import polynomial_mean
-from pndm_solvers.methods.dpm_solver import half_slope_mean
+from pndm_solvers.methods.dpm_solver import half_slope_mean, is_unbounded
 from pndm_solvers.methods.multistep import multistep, steps_left
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
@@ -75,7 +75,7 @@ class UniPCSolver(Solver):
 
         def predictor(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             most = min(self.order, left[there]) if self.lower_order_final else self.order
-            most = most if there.sigma and there.alpha else 1
+            most = 1 if is_unbounded(history[0].level, there) else most
             return self._mean(history[:most], history[0].level, there)
 
         def corrector(answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
