@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 
 from pndm_solvers.analytic import Distribution
 from pndm_solvers.grid import SPACINGS, Spacing
-from pndm_solvers.methods import SOLVERS, PLMSSolver, PNDMSolver, PRKSolver
-from pndm_solvers.methods.multistep import Starter
+from pndm_solvers.methods import (
+    SOLVERS,
+    DPMMultistepSolver,
+    DPMSinglestepSolver,
+    PLMSSolver,
+    PNDMSolver,
+    PRKSolver,
+    UniPCSolver,
+)
+from pndm_solvers.methods.multistep import Average, Starter
 from pndm_solvers.methods.runge_kutta import TABLEAUX
 from pndm_solvers.problems import Problem
 from pndm_solvers.schedules import NoiseSchedule
@@ -151,6 +159,11 @@ def deterministic_solvers(schedule: NoiseSchedule) -> list[Solver]:
     ]
     solvers += [PRKSolver(schedule, tableau) for tableau in TABLEAUX.values()]
     solvers += [PNDMSolver(schedule, order=2)]
+    solvers += [PLMSSolver(schedule, space=space) for space in get_args(Average)]
+    solvers += [PLMSSolver(schedule, coordinate="time"), PLMSSolver(schedule, corrector=True)]
+    solvers += [DPMMultistepSolver(schedule, order, "epsilon", "heun") for order in (1, 2, 3)]
+    solvers += [DPMSinglestepSolver(schedule, order, solver_type="heun") for order in (2, 3)]
+    solvers += [UniPCSolver(schedule, 1, "bh1"), UniPCSolver(schedule, 3, space="epsilon")]
     return [solver for solver in dict.fromkeys(solvers) if solver.convergence_order is not None]
 
 

@@ -282,6 +282,13 @@ class VarianceExploding(NoiseSchedule):
     def _rates(self, t: float) -> tuple[float, float]:
         return 0.0, 1.0
 
+    def time_at(self, log_snr: ArrayLike) -> Float64:
+        """σ = e^(−log-SNR/2), clamped to the schedule's range: bisection would not end on a hundred decades of σ."""
+        target = reals("log_snr", log_snr).astype(np.float64)
+        if np.isnan(target).any():
+            raise ValueError("log_snr holds NaN; its entries must be numbers, −∞ and ∞ included")
+        return np.exp(np.clip(-target / 2, math.log(self.t_min), math.log(self.t_max))).clip(self.t_min, self.t_max)
+
 
 @dataclass(frozen=True)
 class RectifiedFlow(NoiseSchedule):

@@ -24,11 +24,35 @@ except ImportError as error:
 
 from pndm_solvers.arguments import function
 from pndm_solvers.arrays import check_state, library
-from pndm_solvers.methods import DDIMSolver, PLMSSolver, PNDMSolver
+from pndm_solvers.methods import (
+    DDIMSolver,
+    DEISSolver,
+    DPMMultistepSolver,
+    DPMSinglestepSolver,
+    PLMSSolver,
+    PNDMSolver,
+    PRKSolver,
+    UniPCSolver,
+)
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
 
-__all__ = ["SAMPLERS", "sample_ddim", "sample_plms", "sample_plms_classical", "sample_pndm"]
+__all__ = [
+    "SAMPLERS",
+    "sample_ddim",
+    "sample_deis",
+    "sample_dpm_2",
+    "sample_dpmpp_2m",
+    "sample_dpmpp_2s",
+    "sample_dpmpp_3m",
+    "sample_heun",
+    "sample_lms",
+    "sample_plms",
+    "sample_plms_classical",
+    "sample_pndm",
+    "sample_uni_pc",
+    "sample_uni_pc_bh2",
+]
 
 # A sampler receives the sigmas of a run, never the range that the network was trained for.
 EVERY_SIGMA = NoiseSchedule.ve(sys.float_info.min, 1e100)
@@ -158,10 +182,65 @@ sample_ddim = _sampler(
     "DDIM with η = 0, which k-diffusion calls Euler: N model calls for N steps. See `DDIMSolver`.",
 )
 
+sample_heun = _sampler(
+    "heun",
+    PRKSolver(EVERY_SIGMA, "heun"),
+    "Heun's method in σ: 2·N − 1 model calls for N steps to 0. See `PRKSolver`.",
+)
+sample_dpm_2 = _sampler(
+    "dpm_2",
+    DPMSinglestepSolver(EVERY_SIGMA, 2, "epsilon"),
+    "DPM-Solver-2, its stage halfway in log σ: 2·N − 1 model calls for N steps to 0. See `DPMSinglestepSolver`.",
+)
+sample_dpmpp_2s = _sampler(
+    "dpmpp_2s",
+    DPMSinglestepSolver(EVERY_SIGMA, 2),
+    "DPM-Solver++(2S), k-diffusion's dpmpp_2s_ancestral without noise: 2·N − 1 model calls. See `DPMSinglestepSolver`.",
+)
+sample_lms = _sampler(
+    "lms",
+    PLMSSolver(EVERY_SIGMA, coordinate="ratio"),
+    "Linear multistep of order 4, polynomials in σ: N model calls for N steps. See `PLMSSolver`.",
+)
+sample_deis = _sampler(
+    "deis",
+    DEISSolver(EVERY_SIGMA, 3, lower_order_final=False),
+    "DEIS of order 3, polynomials in log σ: N model calls for N steps. See `DEISSolver`.",
+)
+sample_dpmpp_2m = _sampler(
+    "dpmpp_2m",
+    DPMMultistepSolver(EVERY_SIGMA, 2, lower_order_final=False),
+    "DPM-Solver++(2M): N model calls for N steps. See `DPMMultistepSolver`.",
+)
+sample_dpmpp_3m = _sampler(
+    "dpmpp_3m",
+    DPMMultistepSolver(EVERY_SIGMA, 3, lower_order_final=False),
+    "DPM-Solver++(3M): N model calls for N steps. See `DPMMultistepSolver`.",
+)
+sample_uni_pc = _sampler(
+    "uni_pc",
+    UniPCSolver(EVERY_SIGMA, 2, "bh1", lower_order_final=False),
+    "UniPC-2 with B(h) = h: N model calls for N steps. See `UniPCSolver`.",
+)
+sample_uni_pc_bh2 = _sampler(
+    "uni_pc_bh2",
+    UniPCSolver(EVERY_SIGMA, 2, lower_order_final=False),
+    "UniPC-2 with B(h) = e^h − 1: N model calls for N steps. See `UniPCSolver`.",
+)
+
 # By the name in a program's table of samplers.
 SAMPLERS: dict[str, Sampler] = {
     "plms": sample_plms,
     "plms_classical": sample_plms_classical,
     "pndm": sample_pndm,
     "ddim": sample_ddim,
+    "heun": sample_heun,
+    "dpm_2": sample_dpm_2,
+    "dpmpp_2s": sample_dpmpp_2s,
+    "lms": sample_lms,
+    "deis": sample_deis,
+    "dpmpp_2m": sample_dpmpp_2m,
+    "dpmpp_3m": sample_dpmpp_3m,
+    "uni_pc": sample_uni_pc,
+    "uni_pc_bh2": sample_uni_pc_bh2,
 }

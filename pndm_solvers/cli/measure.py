@@ -27,7 +27,7 @@ from pndm_solvers.reference import NETWORK_NAMES
 from pndm_solvers.schedules import NoiseSchedule
 
 DETERMINISTIC = [name for name, make in SOLVERS.items() if make(NoiseSchedule.linear()).convergence_order is not None]
-COMPARED = ("ddim", "plms", "plms-classical", "pndm")
+COMPARED = ("ddim", "plms", "plms-classical", "pndm", "dpmpp-2m", "unipc")
 CALLS = (5, 8, 10, 15, 20, 50)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead, and draw a plot only with --out.")]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.methods import SOLVERS
+from pndm_solvers.methods.multistep import Interpolation
+from pndm_solvers.methods.runge_kutta import FRACTIONS
 from pndm_solvers.plan import Plan
 from pndm_solvers.schedules import SCHEDULES, NoiseSchedule
 from pndm_solvers.solver import Solver
+from pndm_solvers.transfer import SPACES
 
 ScheduleName = Annotated[
     str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}; or a diffusers scheduler config file.")
@@ -31,10 +34,25 @@ class SolverOptions:
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid. [default: as --calls allows]")] = None
     calls: Annotated[int | None, typer.Option(help="At most this many model calls. [default: 20]", min=1)] = None
     spacing: Annotated[str, typer.Option(help=f"One of: {', '.join(SPACINGS)}.")] = DEFAULT_SPACING
-    order: Annotated[int | None, typer.Option(help="plms and pndm: the order of the formula.")] = None
+    order: Annotated[int | None, typer.Option(help="Multistep methods and unipc: the order of the formula.")] = None
     starter: Annotated[str | None, typer.Option(help="plms: ramp, heun or rk4.")] = None
     weights: Annotated[str | None, typer.Option(help="plms: exact or classical.")] = None
-    fractions: Annotated[str | None, typer.Option(help="prk-heun and prk-rk4: time or ratio.")] = None
+    space: Annotated[
+        str | None, typer.Option(help=f"plms, dpm and unipc: the prediction that is averaged, {', '.join(SPACES)}.")
+    ] = None
+    coordinate: Annotated[
+        str | None, typer.Option(help=f"plms and deis: what polynomials are in, {', '.join(get_args(Interpolation))}.")
+    ] = None
+    corrector: Annotated[
+        bool | None, typer.Option("--corrector/--no-corrector", help="plms: repeat steps with the next answer.")
+    ] = None
+    solver_type: Annotated[str | None, typer.Option(help="dpm and dpmpp: midpoint or heun.")] = None
+    variant: Annotated[str | None, typer.Option(help="unipc: bh1 or bh2.")] = None
+    lower_order_final: Annotated[
+        bool | None,
+        typer.Option("--lower-order-final/--full-order-final", help="deis, dpmpp and unipc: end with orders …, 2, 1."),
+    ] = None
+    fractions: Annotated[str | None, typer.Option(help=f"prk: {', '.join(FRACTIONS)}.")] = None
     eta: Annotated[float | None, typer.Option(help="ddim: how much fresh noise, 0 to 1.")] = None
     variance: Annotated[str | None, typer.Option(help="ddpm: fixed_small or fixed_large.")] = None
 
@@ -43,14 +61,10 @@ class SolverOptions:
         check_known("--solver", self.solver, SOLVERS)
         make = SOLVERS[self.solver]
         taken = inspect.signature(make).parameters.keys() - getattr(make, "keywords", {}).keys()
-        passed = {
-            name: value
-            for name in ("order", "starter", "weights", "fractions", "eta", "variance")
-            if (value := getattr(self, name)) is not None
-        }
+        passed = {name: value for name in METHOD_OPTIONS if (value := getattr(self, name)) is not None}
         for name in passed:
             if name not in taken:
-                raise ValueError(f"--{name} is not an option of the solver {self.solver!r}")
+                raise ValueError(f"--{name.replace('_', '-')} is not an option of the solver {self.solver!r}")
         return make(schedule, **passed)
 
     def make_plan(self, solver: Solver, **cut: Any) -> Plan:
@@ -60,6 +74,10 @@ class SolverOptions:
         if self.steps is not None:
             return solver.plan(self.steps, spacing=self.spacing, **cut)
         return solver.plan(max_model_calls=self.calls or 20, spacing=self.spacing, **cut)
+
+
+# The options of solvers: those that come after the grid's.
+METHOD_OPTIONS = [option.name for option in fields(SolverOptions)][4:]
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 Starter = Literal["ramp", "heun", "rk4"]
+Average = Literal["epsilon", "sample", "v_prediction", "flow"]
 Interpolation = Literal["balanced", "time", "ratio", "log_ratio", "inverse_ratio", "angle", "noise_share"]
 
 # How a multistep method makes its first steps, which lack a history: the tableau, and how many steps it makes at most.
@@ -191,7 +192,7 @@ class PLMSSolver(Solver):
     order: int = 4
     starter: Starter = "ramp"
     weights: Literal["classical", "exact"] = "exact"
-    space: Literal["epsilon", "sample", "v_prediction", "flow"] = "epsilon"
+    space: Average = "epsilon"
     coordinate: Interpolation = "balanced"
     corrector: bool = False
     rule: Rule = field(default=RULE, repr=False)

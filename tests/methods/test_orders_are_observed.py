@@ -1,12 +1,24 @@
 """Every deterministic solver converges to the exact flow, with the order that it declares."""
 
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
 from conftest import BOGACKI_SHAMPINE, SCHEDULES, named, pseudo_solvers, relative_error
 
-from pndm_solvers import TABLEAUX, DDIMSolver, FONSolver, PLMSSolver, PNDMSolver, PRKSolver
+from pndm_solvers import (
+    TABLEAUX,
+    DDIMSolver,
+    DEISSolver,
+    DPMMultistepSolver,
+    DPMSinglestepSolver,
+    FONSolver,
+    PLMSSolver,
+    PNDMSolver,
+    PRKSolver,
+    UniPCSolver,
+)
 from pndm_solvers.measure import GRIDS, deterministic_solvers, observed_order
 from pndm_solvers.methods.multistep import STARTERS
 from pndm_solvers.problems import random_gaussian, random_mixture
@@ -116,6 +128,109 @@ def test_a_cheaper_starter_permits_what_is_declared(solver):
     found = measured(solver, order=solver.order, high=(226, 452))
     assert found.declared == min(solver.order, tableau.order + 1)
     assert found.observed > found.declared - 0.15
+
+
+# ------------------------------------------------------------------ in any space and coordinate
+
+# Each space in its own coordinate and in the library's; and the coordinate of DPM-Solver, DEIS and UniPC.
+PLACES = [
+    *(("sample", coordinate) for coordinate in ("log_ratio", "inverse_ratio", "balanced")),
+    *(("v_prediction", coordinate) for coordinate in ("angle", "balanced")),
+    *(("flow", coordinate) for coordinate in ("noise_share", "time")),
+    *(("epsilon", coordinate) for coordinate in ("log_ratio", "time", "ratio")),
+]
+
+
+def in_space(schedule, order, space, coordinate, corrector=False):
+    """With a starter that permits the full order."""
+    starter = "ramp" if order + corrector <= 2 + corrector else "rk4"
+    return PLMSSolver(schedule, order, starter, space=space, coordinate=coordinate, corrector=corrector)
+
+
+# Published methods, without lower orders at the end: there the last step's would be seen.
+PUBLISHED = [
+    *(partial(DPMMultistepSolver, order=order, lower_order_final=False) for order in (1, 2, 3)),
+    *(partial(DPMMultistepSolver, order=order, space="epsilon", lower_order_final=False) for order in (2, 3)),
+    *(partial(DPMMultistepSolver, solver_type="heun", space=space) for space in ("sample", "epsilon")),
+    *(
+        partial(DPMSinglestepSolver, order=order, space=space, solver_type=kind)
+        for order, space, kind in product((2, 3), ("sample", "epsilon"), ("midpoint", "heun"))
+    ),
+    *(partial(DEISSolver, order=2, coordinate=coordinate) for coordinate in ("log_ratio", "time", "ratio")),
+    *(
+        partial(UniPCSolver, order=order, variant=variant, space=space, lower_order_final=False)
+        for order, variant, space in product((1, 2), ("bh1", "bh2"), ("sample", "epsilon"))
+    ),
+    UniPCSolver,
+]
+
+
+# On each schedule, on each of two data and on each of two grids, in turn.
+CASES = [
+    ("linear", GAUSSIAN, "uniform"),
+    ("linear", MIXTURE, "graded"),
+    ("cosine", MIXTURE, "uniform"),
+    ("scaled_linear", GAUSSIAN, "graded"),
+]
+
+
+@pytest.mark.parametrize("make", PUBLISHED, ids=lambda make: make(LINEAR).name)
+def test_published_methods_have_their_declared_order(make):
+    for name, distribution, grid in CASES:
+        found = measured(make(SCHEDULES[name]), distribution, grid=GRIDS[grid])
+        assert found.observed == pytest.approx(found.declared, abs=0.15), (name, grid)
+
+
+@pytest.mark.parametrize(("space", "coordinate"), PLACES)
+def test_exact_weights_have_their_order_in_every_space(space, coordinate):
+    for order, (name, distribution, grid) in zip((2, 3, 4, 1), CASES, strict=True):
+        solver = in_space(SCHEDULES[name], order, space, coordinate)
+        found = measured(solver, distribution, grid=GRIDS[grid])
+        assert found.declared == order
+        assert found.observed == pytest.approx(order, abs=0.15), (order, name)
+
+
+@pytest.mark.parametrize(("space", "coordinate"), PLACES)
+def test_exact_weights_have_their_order_in_every_space_on_random_grids(space, coordinate):
+    grids = [partial(GRIDS["perturbed"], seed=seed) for seed in range(3)]
+    solver = in_space(LINEAR, 3, space, coordinate)
+    slopes = [observed_order(solver, MIXTURE, grid=grid, steps=(57, 226)).observed for grid in grids]
+    assert np.mean(slopes) == pytest.approx(3, abs=0.3)
+
+
+@pytest.mark.parametrize(("space", "coordinate"), PLACES)
+def test_a_corrector_raises_its_predictors_order_by_one(space, coordinate):
+    """The predictors alone are measured above."""
+    for order, (name, distribution, grid) in zip((2, 1, 3), CASES, strict=False):
+        found = measured(in_space(SCHEDULES[name], order, space, coordinate, True), distribution, grid=GRIDS[grid])
+        assert found.declared == order + 1
+        assert found.observed == pytest.approx(order + 1, abs=0.15), (order, name)
+
+
+def test_a_corrector_raises_the_order_of_classical_weights_too():
+    for corrector in (False, True):
+        found = measured(PLMSSolver(LINEAR, 4, "rk4", "classical", corrector=corrector))
+        assert found.observed == pytest.approx(2 + corrector, abs=0.15)
+
+
+@pytest.mark.parametrize("variant", ["bh1", "bh2"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_unips_order_rises_by_one_with_unic(variant, order):
+    """UniP is UniPC whose corrector is switched off in every step."""
+    alone = UniPCSolver(LINEAR, order, variant, lower_order_final=False, disable_corrector=range(1000))
+    both = UniPCSolver(LINEAR, order, variant, lower_order_final=False)
+    for distribution in (GAUSSIAN, MIXTURE):
+        found = [measured(solver, distribution, order=order + 1).observed for solver in (alone, both)]
+        assert found == pytest.approx([order, order + 1], abs=0.15)
+
+
+def test_three_answers_of_dpm_solver_are_of_second_order_and_exact_weights_of_third():
+    """3M has half of the weight that the parabola's curvature needs; doubled, it is the exact integral."""
+    for space in ("sample", "epsilon"):
+        published = DPMMultistepSolver(LINEAR, 3, space, lower_order_final=False)
+        exact = PLMSSolver(LINEAR, 3, "rk4", space=space, coordinate="log_ratio")
+        assert measured(published, order=3).observed == pytest.approx(2, abs=0.15)
+        assert measured(exact).observed == pytest.approx(3, abs=0.15)
 
 
 # ------------------------------------------------------------------ where t is σ/α
