@@ -11,6 +11,11 @@ ratio (ours / peer's). The script writes JSON after each cell and budget. A peer
 again; our sampler always is. The script prints Markdown.
 
     python benchmarks/work_precision.py work_precision.json
+
+With --own it compares the library's own methods with the default instead, without peers, on the exact problems: each
+method on the default's grid, and on the grid of `SPACINGS` that suits it best.
+
+    python benchmarks/work_precision.py --own
 """
 
 import argparse
@@ -22,7 +27,8 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +38,10 @@ import torch
 from peers import PEERS, Peer, run
 from tqdm import tqdm
 
-from pndm_solvers import PLMSSolver
+from pndm_solvers import SPACINGS, NoiseSchedule, PLMSSolver, Solver, UniPCSolver
+from pndm_solvers.grid import DEFAULT_SPACING
+from pndm_solvers.measure import compare
+from pndm_solvers.methods import SOLVERS
 from pndm_solvers.problems import Problem, exact_problem, network_problem
 from pndm_solvers.reference import NETWORK_NAMES
 from pndm_solvers.schedules import SCHEDULES
@@ -215,9 +224,64 @@ def report(exact: Cells, networks: Cells, calls: list[int], strict: bool) -> Non
         print(f"\n### 20 calls against PNDM's 50\n\nMedians.\n\n{pndm_table(exact | networks, strict)}")
 
 
+# ------------------------------------------------------------------ the library's own methods
+
+OWN: dict[str, Callable[[NoiseSchedule], Solver]] = {
+    "PLMSSolver(schedule), the default": PLMSSolver,
+    **{name: make for name, make in SOLVERS.items() if name not in ("plms", "ddpm")},
+    "unipc, order 3": partial(UniPCSolver, order=3),
+    **{f"plms, space {space}": partial(PLMSSolver, space=space) for space in ("sample", "v_prediction", "flow")},
+    "plms with a corrector": partial(PLMSSolver, corrector=True),
+}
+
+
+Medians = dict[tuple[str, str], np.ndarray]  # (method, spacing) -> by budget
+
+
+def own_medians(problems: list[str], schedules: list[str], calls: list[int]) -> Medians:
+    """Geometric means of the median errors over all cells; infinite where a method has no plan."""
+    found: dict[tuple[str, str], list] = {pair: [] for pair in itertools.product(OWN, SPACINGS)}
+    for name, schedule in tqdm(list(itertools.product(problems, schedules)), unit="problem"):
+        problem = exact_problem(name, SCHEDULES[schedule]())
+        for method, make in OWN.items():
+            curves = compare(problem, [make(problem.schedule)], SPACINGS, calls)
+            for spacing, curve in zip(SPACINGS, curves, strict=True):
+                found[method, spacing].append(curve.median)
+    return {pair: np.exp(np.mean(np.log(cells), axis=0)) for pair, cells in found.items()}
+
+
+def report_own(problems: list[str], schedules: list[str], calls: list[int]) -> None:
+    print(
+        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, NumPy "
+        f"{np.__version__}\n`python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}`"
+    )
+    medians = own_medians(problems, schedules, calls)
+    default = medians[next(iter(OWN)), DEFAULT_SPACING]
+
+    def entry(method: str, spacing: str, budget: int) -> str:
+        error = medians[method, spacing][budget]
+        return f"{error:.1e} ({error / default[budget]:.2f})" if math.isfinite(error) else "none"
+
+    def best_spacing(method: str, budget: int) -> str:
+        return min(SPACINGS, key=lambda spacing: medians[method, spacing][budget])
+
+    budgets = range(len(calls))
+    print(
+        f"\nGeometric means of the median errors over {len(problems)} problems and {len(schedules)} schedules, and in "
+        f"brackets their ratio to the default's.\n\n### On the default's grid, \"{DEFAULT_SPACING}\"\n"
+    )
+    heads = ("method, calls", *calls)
+    print(table(heads, ([method, *(entry(method, DEFAULT_SPACING, k) for k in budgets)] for method in OWN)))
+    print("\n### On the grid that suits the method best at that number of calls\n")
+    grids = {method: [best_spacing(method, k) for k in budgets] for method in OWN}
+    rows = [[method, *(f"{entry(method, grids[method][k], k)} {grids[method][k]}" for k in budgets)] for method in OWN]
+    print(table(heads, rows))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", help="the JSON file of the peers' results")
+    parser.add_argument("--own", action="store_true", help="the library's own methods, without peers")
     parser.add_argument("--problems", nargs="+", choices=[*EXACT, *NETWORK_NAMES], default=[*EXACT, *NETWORK_NAMES])
     parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), default=SCHEDULE_NAMES)
     parser.add_argument("--calls", nargs="+", type=int, default=CALLS)
@@ -227,6 +291,11 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="take the peer with the highest ratio as the best")
     arguments = parser.parse_args()
     calls = sorted(arguments.calls)
+    if arguments.own:
+        report_own([name for name in arguments.problems if name in EXACT], list(arguments.schedules), calls)
+        return
+    if arguments.out is None:
+        parser.error("pass a JSON file for the peers' results, or --own")
     results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     exact: Cells = {}
     networks: Cells = {}

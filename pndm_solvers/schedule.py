@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pndm_solvers.arguments import real, reals
 
-__all__ = ["Float64", "Level", "Schedule"]
+__all__ = ["Float64", "Level", "Schedule", "bisected"]
 
 Float64 = NDArray[np.float64]
 
@@ -40,6 +41,15 @@ class Level(NamedTuple):
         At α = 0 the state is pure noise, so ε does not determine the picture; x̂_0 and the state determine ε.
         """
         return "epsilon" if self.alpha else "sample"
+
+
+def bisected(of: Callable[[Float64], Float64], value: Float64, low: Float64, high: Float64) -> Float64:
+    """The lowest times in `[low, high]` at which a strictly falling function is at most `value`, to the last bit."""
+    for _ in range(80):
+        middle = (low + high) / 2
+        above = of(middle) > value
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.where(of(low) <= value, low, high)
 
 
 class Schedule(ABC):
@@ -122,17 +132,15 @@ class Schedule(ABC):
     def time_at(self, log_snr: ArrayLike) -> Float64:
         """The times at which log-SNR takes the given values (nats, any shape), clamped to `[t_min, t_max]`.
 
-        Bisection to the last bit, since log-SNR falls strictly with time in every schedule. ValueError for NaN.
+        Raises ValueError for NaN.
         """
         target = reals("log_snr", log_snr).astype(np.float64)
         if np.isnan(target).any():
             raise ValueError("log_snr holds NaN; its entries must be numbers, −∞ and ∞ included")
-        low, high = np.full(target.shape, self.t_min), np.full(target.shape, self.t_max)
-        for _ in range(80):
-            middle = (low + high) / 2
-            too_clean = self._log_snr(middle) > target
-            low, high = np.where(too_clean, middle, low), np.where(too_clean, high, middle)
-        return np.where(self._log_snr(low) <= target, low, high)
+        return self._time_at(target)
+
+    def _time_at(self, log_snr: Float64) -> Float64:
+        return bisected(self._log_snr, log_snr, np.full(log_snr.shape, self.t_min), np.full(log_snr.shape, self.t_max))
 
     def _times(self, t: ArrayLike) -> tuple[Float64, NDArray[np.bool_]]:
         """(`t` clipped to `[t_min, t_max]`, whether `t` is the clean time); ValueError for other times."""

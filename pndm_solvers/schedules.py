@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from pndm_solvers.arguments import real, reals, whole
 from pndm_solvers.config import read_config
-from pndm_solvers.schedule import Float64, Level, Schedule
+from pndm_solvers.schedule import Float64, Level, Schedule, bisected
 
 __all__ = ["SCHEDULES", "NoiseSchedule"]
 
@@ -199,9 +199,22 @@ class LevelTable(NoiseSchedule):
         i = np.minimum(t.astype(np.int64), max(len(values) - 2, 0))
         j = np.minimum(i + 1, len(values) - 1)
         s = t - i
-        rise, left, right = values[j] - values[i], slopes[i], slopes[j]
-        curve, twist = 3 * rise - 2 * left - right, left + right - 2 * rise
+        left, (curve, twist) = slopes[i], _cubic(values[j] - values[i], slopes[i], slopes[j])
         return values[i] + s * (left + s * (curve + s * twist)), left + s * (2 * curve + s * 3 * twist)
+
+    def _time_at(self, log_snr: Float64) -> Float64:
+        values, slopes = self._knots
+        if len(values) < 2 or np.any(log_snr < values[-1]):
+            return super()._time_at(log_snr)
+        # Between two levels the interpolant is one cubic.
+        i = (np.searchsorted(-values, -log_snr) - 1).clip(0, len(values) - 2)
+        start, left, curve, twist = values[i], slopes[i], *_cubic(values[i + 1] - values[i], slopes[i], slopes[i + 1])
+
+        def of(t: Float64) -> Float64:
+            s = t - i
+            return start + s * (left + s * (curve + s * twist))
+
+        return bisected(of, log_snr, i.astype(np.float64), i + 1.0)
 
     def _beyond(self, t: ArrayLike) -> Float64:
         """How far `t` lies past the last finite level, 0 to 1."""
@@ -231,6 +244,11 @@ class LevelTable(NoiseSchedule):
         if len(alphas) < 2:
             raise ValueError("a table of one level cannot both keep its first level and end at zero SNR")
         return NoiseSchedule.from_alphas_cumprod(((alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))) ** 2)
+
+
+def _cubic(rise: Any, left: Any, right: Any) -> tuple[Any, Any]:
+    """The coefficients of s² and s³ in Hermite's cubic, from its rise and its slopes at 0 and 1."""
+    return 3 * rise - 2 * left - right, left + right - 2 * rise
 
 
 @dataclass(frozen=True)
@@ -282,12 +300,9 @@ class VarianceExploding(NoiseSchedule):
     def _rates(self, t: float) -> tuple[float, float]:
         return 0.0, 1.0
 
-    def time_at(self, log_snr: ArrayLike) -> Float64:
-        """σ = e^(−log-SNR/2), clamped to the schedule's range: bisection would not end on a hundred decades of σ."""
-        target = reals("log_snr", log_snr).astype(np.float64)
-        if np.isnan(target).any():
-            raise ValueError("log_snr holds NaN; its entries must be numbers, −∞ and ∞ included")
-        return np.exp(np.clip(-target / 2, math.log(self.t_min), math.log(self.t_max))).clip(self.t_min, self.t_max)
+    def _time_at(self, log_snr: Float64) -> Float64:
+        # Bisection would not end on the two hundred decades that σ may span.
+        return np.exp(np.clip(-log_snr / 2, math.log(self.t_min), math.log(self.t_max))).clip(self.t_min, self.t_max)
 
 
 @dataclass(frozen=True)

@@ -208,9 +208,10 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             solver = self._solver_for(steps)
             plan = solver.plan(steps, **self._grid(), **end)
         else:
-            times = _on_host(timesteps)
             if sigmas is not None:
                 times, end = self._times_at(np.atleast_1d(reals("sigmas", _on_host(sigmas)).astype(np.float64)))
+            else:
+                times = reals("timesteps", _on_host(timesteps))
             steps = np.size(times)
             solver = self._solver_for(steps)
             plan = solver.plan(timesteps=times, **end)
