@@ -195,7 +195,7 @@ def test_exact_weights_have_their_order_in_every_space(space, coordinate):
 def test_the_fourth_order_is_observed_on_cosine_too(space, coordinate):
     """There polynomials in log(σ/α) show it only over more steps."""
     schedule = SCHEDULES["cosine" if coordinate != "time" else "rectified_flow"]
-    found = measured(in_space(schedule, 4, space, coordinate), high=(320, 640))
+    found = measured(in_space(schedule, 4, space, coordinate), GAUSSIAN, high=(320, 640))
     assert found.observed == pytest.approx(4, abs=0.15)
 
 

@@ -8,7 +8,15 @@ from runs import LINEAR, ONE_OF_EACH_KIND, START, smooth
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, Prediction, advance_together
+from pndm_solvers import (
+    DDIMSolver,
+    DDPMSolver,
+    DPMMultistepSolver,
+    PLMSSolver,
+    Prediction,
+    UniPCSolver,
+    advance_together,
+)
 
 
 @pytest.mark.parametrize("library", [library for library in LIBRARIES if library.mutable], ids=named)
@@ -71,6 +79,9 @@ def test_max_stored_by_hand():
     assert DDIMSolver(LINEAR).plan(9).max_stored == 3  # x, ε and the new x
     assert DDPMSolver(LINEAR).plan(9).max_stored == 4  # and z
     assert PLMSSolver(LINEAR, 4, weights="classical").plan(9).max_stored == 6  # three older ε
+    assert DPMMultistepSolver(LINEAR).plan(9).max_stored == 4  # x, two pictures and the new x: no older state
+    # The corrector of order p needs the answers of p + 1 levels.
+    assert [UniPCSolver(LINEAR, order).plan(9).max_stored for order in (1, 2, 3)] == [4, 5, 6]
 
 
 def test_runs_that_share_a_call_do_not_keep_each_others_answers():
