@@ -25,5 +25,5 @@ COORDINATES = {
     "log_ratio": Coordinate(np.log, np.exp),  # −λ, where λ = log(α/σ) is DPM-Solver's half log-SNR
     "inverse_ratio": Coordinate(lambda ratio: 1.0 / ratio, lambda u: 1.0 / u),
     "angle": Coordinate(np.arctan, np.tan),
-    "noise_share": Coordinate(lambda ratio: 1.0 - 1.0 / (1.0 + ratio), lambda u: u / (1.0 - u)),  # σ/(α + σ)
+    "noise_share": Coordinate(lambda ratio: 1.0 / (1.0 + 1.0 / ratio), lambda u: u / (1.0 - u)),  # σ/(α + σ)
 }

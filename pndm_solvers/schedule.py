@@ -36,7 +36,7 @@ class Level(NamedTuple):
 
     @property
     def space(self) -> str:
-        """What ε becomes at this level: "epsilon", or "sample" where α = 0.
+        """The prediction that a row stores for a method that averages ε: "epsilon", or "sample" where α = 0.
 
         At α = 0 the state is pure noise, so ε does not determine the picture; x̂_0 and the state determine ε.
         """

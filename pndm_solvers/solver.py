@@ -51,6 +51,10 @@ class Solver(ABC):
     def write(self, program: Program, x: Form) -> Form:
         """The method's steps over `program.grid`, from the state `x` that a run begins with to the one it ends with."""
 
+    def from_step(self, begin: int) -> Solver:
+        """The method for a run that begins at step `begin` of a grid, counted from 0."""
+        return self
+
     def plan(
         self,
         num_inference_steps: int | None = None,

@@ -42,8 +42,15 @@ def deterministic_solvers(schedule):
 
 
 def pseudo_solvers(schedule):
-    """The solvers whose steps are transfers: all deterministic ones except FON."""
-    return [solver for solver in deterministic_solvers(schedule) if solver.name != "FON"]
+    """The solvers that are exact while x_0 and ε stay: all deterministic ones except FON and those that average v.
+
+    v turns on the way between the two. Methods that average it solve a constant v.
+    """
+    return [
+        solver
+        for solver in deterministic_solvers(schedule)
+        if solver.name != "FON" and getattr(solver, "space", "epsilon") != "v_prediction"
+    ]
 
 
 def where_steps_begin(schedule, steps, **options):

@@ -77,7 +77,10 @@ def print_orders(
         for result in found
     ]
     typer.echo(text_table([("solver", "declared", "observed", *map(str, numbers)), *rows]))
-    typer.echo(f"observed: the slope of the errors in a log-log plot; {picture}")
+    typer.echo(
+        f"observed: the slope of the errors in a log-log plot; declared: what a method guarantees, and one whose first "
+        f"step errs little may show more; {picture}"
+    )
 
 
 def print_comparison(

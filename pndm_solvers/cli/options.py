@@ -38,13 +38,19 @@ class SolverOptions:
     starter: Annotated[str | None, typer.Option(help="plms: ramp, heun or rk4.")] = None
     weights: Annotated[str | None, typer.Option(help="plms: exact or classical.")] = None
     space: Annotated[
-        str | None, typer.Option(help=f"plms, dpm and unipc: the prediction that is averaged, {', '.join(SPACES)}.")
+        str | None,
+        typer.Option(
+            help=f"plms: the prediction that is averaged, {', '.join(SPACES)}; dpmpp and unipc: the first two."
+        ),
     ] = None
     coordinate: Annotated[
-        str | None, typer.Option(help=f"plms and deis: what polynomials are in, {', '.join(get_args(Interpolation))}.")
+        str | None,
+        typer.Option(
+            help=f"plms: what polynomials are in, {', '.join(get_args(Interpolation))}; deis: three of these."
+        ),
     ] = None
     corrector: Annotated[
-        bool | None, typer.Option("--corrector/--no-corrector", help="plms: repeat steps with the next answer.")
+        bool | None, typer.Option("--corrector/--no-corrector", help="plms and lms: repeat steps with the next answer.")
     ] = None
     solver_type: Annotated[str | None, typer.Option(help="dpm and dpmpp: midpoint or heun.")] = None
     variant: Annotated[str | None, typer.Option(help="unipc: bh1 or bh2.")] = None
@@ -76,8 +82,10 @@ class SolverOptions:
         return solver.plan(max_model_calls=self.calls or 20, spacing=self.spacing, **cut)
 
 
-# The options of solvers: those that come after the grid's.
-METHOD_OPTIONS = [option.name for option in fields(SolverOptions)][4:]
+# Those that go to the solver.
+METHOD_OPTIONS = [
+    option.name for option in fields(SolverOptions) if option.name not in ("solver", "steps", "calls", "spacing")
+]
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

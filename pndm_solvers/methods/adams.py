@@ -59,10 +59,11 @@ def exact_weights(
 
     The quadrature is Gauss's on panels no wider than a factor e in ρ. Relative to the largest weight the
     result is good to 1e-12. In a step below a hundredth of ρ it is worse, by the rounding of the nodes.
-    A node where v is infinite, as most coordinates are at ρ = ∞, has no weight: a single other node has all of it, and
-    without one the first. So it is too in a step that is too short for float64. Where u is infinite at the step's end,
-    as 1/ρ at σ = 0, the mean is the value there; where v is infinite there too, the first node's.
-    Raises ValueError for two nodes at one v.
+    Some steps have no polynomial, or no finite mean of it, and then one node has all the weight. A node where v is
+    infinite, as most coordinates are at ρ = ∞, has no place: a single other node counts, and without one the first. The
+    first counts too in a step that is too short for float64, and where the polynomial's mean is infinite, as that of a
+    power of 1/ρ over dρ down to ρ = 0. Where u is infinite at the step's end, as 1/ρ at σ = 0, the mean is the value
+    there. Raises ValueError for two nodes at one v.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         at = np.asarray(coordinate(np.asarray(nodes, np.float64)), np.float64)
@@ -73,7 +74,7 @@ def exact_weights(
     ratios, parts = quadrature(here, there, space)
     with np.errstate(divide="ignore", invalid="ignore"):
         v = np.asarray(coordinate(ratios), np.float64)
-    if not np.isfinite(v).all():
+    if not np.isfinite(v).all() or not _has_a_mean(np.abs(v) ** (len(finite) - 1) * parts, here, there):
         return (1.0,) + (0.0,) * (len(nodes) - 1)
     if len(np.unique(at[finite])) < len(finite):
         raise ValueError(f"no polynomial goes through two values at one place; the nodes are {list(nodes)}")
@@ -94,6 +95,12 @@ def polynomial_mean(
     at = {e.level.ratio: e for e in answers}
     weights = exact_weights(list(at), here.ratio, there.ratio, coordinate, space)
     return dict(zip(at.values(), weights, strict=True))
+
+
+def _has_a_mean(terms: NDArray[np.float64], here: float, there: float) -> bool:
+    """Whether an integral up to ρ = 0 or ∞ has converged where the quadrature breaks off; `terms` are its summands."""
+    ends = [terms[-16:]] * (there in (0, math.inf)) + [terms[:16]] * (here == math.inf)
+    return len(terms) < 16 or all(end.sum() <= 1e-9 * terms.sum() for end in ends)
 
 
 def quadrature(here: float, there: float, space: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -25,13 +25,13 @@ from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
 
-__all__ = ["DPMMultistepSolver", "DPMSinglestepSolver", "half_slope_mean", "is_unbounded"]
+__all__ = ["DPMMultistepSolver", "DPMSinglestepSolver", "half_slope_mean", "takes_order_one"]
 
 LOG_RATIO = COORDINATES["log_ratio"].of
 
 
-def is_unbounded(here: Level, there: Level) -> bool:
-    """Whether a step ends where λ is infinite, or is too short to have a slope in λ. Then it takes order 1."""
+def takes_order_one(here: Level, there: Level) -> bool:
+    """Whether a step ends where λ is infinite, or is too short to have a slope in λ."""
     return there.sigma == 0 or there.alpha == 0 or has_no_length(here, there)
 
 
@@ -40,11 +40,10 @@ def half_slope_mean(base: Answer, other: Answer, here: Level, there: Level, fact
 
     The step's middle stands for the exact integral of the straight line: "midpoint" in the field's code.
     """
-    if other.level != there and not (here.alpha and other.level.alpha):
-        return {base: 1.0}  # at λ = −∞ an answer is infinitely far away
     share = factor / 2
-    if other.level != there:
-        share *= math.log(there.ratio / here.ratio) / math.log(other.level.ratio / here.ratio)
+    if other.level != there:  # at λ = −∞ an answer is infinitely far away
+        distance = math.log(other.level.ratio / here.ratio) if here.alpha and other.level.alpha else math.inf
+        share *= math.log(there.ratio / here.ratio) / distance
     return {base: 1 - share, other: share}
 
 
@@ -102,7 +101,7 @@ class DPMMultistepSolver(Solver):
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             most = min(self.order, left[there]) if self.lower_order_final else self.order
             here = history[0].level
-            if is_unbounded(here, there) or (self.euler_at_final and left[there] == 1):
+            if takes_order_one(here, there) or (self.euler_at_final and left[there] == 1):
                 most = 1
             answers = history[:most]
             if len(answers) == 3:
@@ -145,7 +144,8 @@ class DPMSinglestepSolver(Solver):
     answers at 0 and 2/3. "heun" goes through all answers. So all published weights are exact here.
 
     Also known as: DPM2 (k-diffusion's dpm_2), DPM++ 2S (dpmpp_2s_ancestral without noise), the steps of dpm_fast.
-    Orders: formula and convergence `order`. Model calls: `order`·N for N steps; a step to σ = 0 takes only one.
+    Orders: formula and convergence `order`. Model calls: `order`·N for N steps. A step to σ = 0 is Euler's and takes
+    only one. On integer times the stages are rounded to trained times.
     Reference: Lu et al. (2022b), algorithms 1 and 2 and eq. (B.4) of DPM-Solver; Lu et al. (2022a), algorithm 1.
     """
 
@@ -171,6 +171,6 @@ class DPMSinglestepSolver(Solver):
 
     def write(self, program: Program, x: Form) -> Form:
         for _, there in program.grid.steps:
-            order = 1 if is_unbounded(x.level, there) else self.order
+            order = 1 if takes_order_one(x.level, there) else self.order
             x = exponential_step(program, SINGLESTEP[order, self.solver_type], x, there, self.space)
         return x

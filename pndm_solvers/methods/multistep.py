@@ -205,6 +205,11 @@ class PLMSSolver(Solver):
         choice("space", self.space, SPACES)
         choice("coordinate", self.coordinate, get_args(Interpolation))
         boolean("corrector", self.corrector)
+        if self.weights == "classical" and self.coordinate != "balanced" and not self.corrector:
+            raise ValueError(
+                f"coordinate is {self.coordinate!r}, but classical weights are those of even steps; pass "
+                f"weights='exact', or a corrector, which integrates a polynomial"
+            )
         if not isinstance(self.rule, Rule):
             raise TypeError(f"rule is {self.rule!r}; it must be a Rule")
 

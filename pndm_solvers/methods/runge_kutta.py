@@ -196,7 +196,7 @@ def exponential_step(program: Program, stages: Stages, x: Form, there: Level, sp
         answers.append(program.ask(y))
         level = program.grid.between(x.level, there, fraction, by=log_ratio)
         mean = polynomial_mean([answers[i] for i in chosen], x.level, level, log_ratio.of, space)
-        y = program.transfer(x, mean, level, space=space, stage=level != there)
+        y = program.transfer(x, mean, level, space=space, stage=fraction < 1)
     return y
 
 

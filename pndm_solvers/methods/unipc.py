@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES
 from pndm_solvers.methods.adams import polynomial_mean
-from pndm_solvers.methods.dpm_solver import half_slope_mean, is_unbounded
+from pndm_solvers.methods.dpm_solver import half_slope_mean, takes_order_one
 from pndm_solvers.methods.multistep import multistep, steps_left
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
@@ -34,9 +34,10 @@ class UniPCSolver(Solver):
     published a_1 is 1/2, and `variant` matters: B(h) is k for "bh1", and e^k − 1 for "bh2". UniP-2 with "bh2" is
     DPM-Solver++(2M).
 
-    The corrector makes no model call. `disable_corrector` holds the numbers of the steps, from 0, that it leaves alone:
-    the first ones, for strong guidance. A step to σ = 0 takes order 1. With `lower_order_final` the last steps take
-    orders …, 2, 1.
+    The corrector makes no model call. In a plan each state is the predicted one, where the network is called, and its
+    correction is part of the next row. `disable_corrector` holds the numbers, from 0, of the steps that it leaves
+    alone: the first ones, for strong guidance. A step to σ = 0 takes order 1. With `lower_order_final` the last steps
+    take orders …, 2, 1.
 
     Orders: formula p for the predictor and p + 1 with the corrector; convergence p + 1 and at most 3, since the first
     step is Euler's and corrected once. With `lower_order_final` at most 2: the last step is Euler's and not corrected.
@@ -69,13 +70,17 @@ class UniPCSolver(Solver):
     def convergence_order(self) -> int:
         return min(self.order + 1, 2 if self.lower_order_final else 3)
 
+    def from_step(self, begin: int) -> UniPCSolver:
+        """As `Solver.from_step`: the numbers in `disable_corrector` go on counting from the first step."""
+        return replace(self, disable_corrector=tuple(step - begin for step in self.disable_corrector if step >= begin))
+
     def write(self, program: Program, x: Form) -> Form:
         left = steps_left(program)
         plain = {program.grid.levels[step] for step in self.disable_corrector if step < len(left)}
 
         def predictor(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             most = min(self.order, left[there]) if self.lower_order_final else self.order
-            most = 1 if is_unbounded(history[0].level, there) else most
+            most = 1 if takes_order_one(history[0].level, there) else most
             return self._mean(history[:most], history[0].level, there)
 
         def corrector(answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:

@@ -261,3 +261,38 @@ def test_a_method_of_a_sister_class_becomes_the_own_default():
         ours.UniPCMultistepScheduler(solver_type="bh3")
     with pytest.raises(ValueError, match="final_sigmas_type is 'none'"):
         ours.UniPCMultistepScheduler(final_sigmas_type="none")
+
+
+@pytest.mark.filterwarnings("ignore:.*has no such options:UserWarning")
+def test_options_that_a_class_lacks_do_not_count():
+    """A config keeps the options of the class that it came from, for the way back."""
+    named = {"final_sigmas_type": "zero", "use_lu_lambdas": True, "lambda_min_clipped": -3.0}
+    config = diffusers.DPMSolverMultistepScheduler(**named).config
+    for name in ("DEISMultistepScheduler", "UniPCMultistepScheduler"):
+        theirs, mine = (getattr(library, name).from_config(config) for library in (diffusers, ours))
+        for scheduler in (theirs, mine):
+            scheduler.set_timesteps(5)
+        assert torch.equal(theirs.timesteps, mine.timesteps)
+        ratios = [level.ratio for level in mine.plan.levels]
+        np.testing.assert_allclose(ratios, theirs.sigmas, rtol=1e-3)
+        assert mine.config.use_lu_lambdas
+
+
+def test_karras_sigmas_come_before_lus():
+    theirs, mine = pair("DPMSolverMultistepScheduler", use_karras_sigmas=True, use_lu_lambdas=True)
+    for scheduler in (theirs, mine):
+        scheduler.set_timesteps(10)
+    np.testing.assert_allclose([level.ratio for level in mine.plan.levels], theirs.sigmas, rtol=1e-5)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="'linspace' spacing has 999 distinct times at most"):
+        ours.UniPCMultistepScheduler().set_timesteps(1000)
+    ours.UniPCMultistepScheduler(timestep_spacing="trailing").set_timesteps(1000)
+    with pytest.raises(ValueError, match=r"^solver_order is 4; it must be a whole number of at most 3"):
+        ours.DPMSolverMultistepScheduler(solver_order=4)
+    with pytest.raises(ValueError, match=r"solver_p=a DPMSolverMultistepScheduler, which UniPC"):
+        ours.UniPCMultistepScheduler.from_config(
+            {**diffusers.UniPCMultistepScheduler().config, "solver_p": diffusers.DPMSolverMultistepScheduler()}
+        )
+    ours.UniPCMultistepScheduler(disable_corrector=None).set_timesteps(5)

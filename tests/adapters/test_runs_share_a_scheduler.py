@@ -1,6 +1,7 @@
 """Runs on one scheduler do not disturb each other: to which run a step belongs, and where runs begin."""
 
 import copy
+import inspect
 from itertools import product
 
 import pytest
@@ -52,7 +53,8 @@ def test_the_caller_may_write_into_the_tensors_of_a_step(kind):
 
 
 def runs_with_and_without_writing(kind, prediction, clips):
-    options = {"prediction_type": prediction, "clip_sample": clips, "rescale_betas_zero_snr": prediction != "epsilon"}
+    clipping = "clip_sample" if "clip_sample" in inspect.signature(kind.__init__).parameters else "thresholding"
+    options = {"prediction_type": prediction, clipping: clips, "rescale_betas_zero_snr": prediction != "epsilon"}
     scheduler = ready(kind, timestep_spacing="trailing", **options)
     buffer, results = noise(), []
     for written in (False, True):

@@ -11,7 +11,7 @@ every = pytest.mark.parametrize("kind", SCHEDULERS.values(), ids=SCHEDULERS)
 
 @every
 def test_sigmas_are_exact_and_within_the_trained_range(kind):
-    scheduler = kind(set_alpha_to_one=True)
+    scheduler = kind()
     times = [900, 500, 100]
     scheduler.set_timesteps(sigmas=[*(LINEAR.level(t).ratio for t in times), 0])
     rows = scheduler.plan.rows

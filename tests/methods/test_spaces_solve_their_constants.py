@@ -1,15 +1,27 @@
 """A method that averages a prediction solves a constant one exactly, on any grid, whatever the network predicts."""
 
+import math
 from functools import partial
 from itertools import product
+from typing import get_args
 
 import numpy as np
 import pytest
 from conftest import SCHEDULES, relative_error
 
-from pndm_solvers import DPMMultistepSolver, DPMSinglestepSolver, PLMSSolver, PRKSolver, UniPCSolver, initial_noise
-from pndm_solvers.methods.multistep import STARTERS
+from pndm_solvers import (
+    DPMMultistepSolver,
+    DPMSinglestepSolver,
+    ErrorEstimate,
+    PLMSSolver,
+    PRKSolver,
+    UniPCSolver,
+    initial_noise,
+)
+from pndm_solvers.coordinates import COORDINATES
+from pndm_solvers.methods.multistep import STARTERS, Average, Interpolation
 from pndm_solvers.prediction import PREDICTIONS, conversion
+from pndm_solvers.table import SYMBOLS
 from pndm_solvers.transfer import SPACES
 
 START, CONSTANT = initial_noise((4, 3), seed=1), initial_noise((4, 3), seed=2)
@@ -128,6 +140,53 @@ def test_scaling_a_schedule_changes_nothing(space):
             .run(lambda x, t: picture(x, t[0]), START / levels[0].alpha, prediction="sample")
         )
         assert relative_error(other, one) < 1e-9, make
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("coordinate", get_args(Interpolation))
+def test_weights_stay_bounded_at_both_ends(space, coordinate):
+    """Where the mean of a polynomial is infinite, as of 1/ρ over dρ down to 0, one answer has all the weight."""
+    for name in ("linear", "rectified_flow", "zero_terminal_snr"):
+        schedule = SCHEDULES[name]
+        solver = PLMSSolver(schedule, space=space, coordinate=coordinate)
+        for options in ({}, {"final": "first"}, {"start": 0.05 * schedule.t_max, "stop": schedule.t_max}):
+            plan = solver.plan(10, **options)
+            weights = [abs(weight) for row in plan.rows for _, weight in row.answers]
+            # A step from σ/α = 157 and one up to α = 0 have such weights by themselves.
+            assert max(weights) < 1e5, (name, options, max(weights))
+            last = plan.rows[-1]
+            if plan.end.sigma == 0:
+                assert sum(abs(weight) for _, weight in last.answers) < 50, (name, last)
+
+
+def test_the_names_of_spaces_and_coordinates_are_those_of_the_registries():
+    assert set(get_args(Average)) == set(SPACES) == set(SYMBOLS) <= set(PREDICTIONS)
+    assert set(get_args(Interpolation)) == {*COORDINATES, "balanced", "time"}
+
+
+def test_coordinates_are_precise_near_the_data():
+    ratios = np.geomspace(1e-12, 1e12, 49)
+    for name, coordinate in COORDINATES.items():
+        np.testing.assert_allclose(coordinate.ratio(coordinate.of(ratios[:25])), ratios[:25], rtol=1e-13, err_msg=name)
+    share = COORDINATES["noise_share"].of
+    np.testing.assert_allclose(share(ratios), ratios / (1 + ratios), rtol=1e-15)
+    assert share(math.inf) == 1.0
+
+
+def test_a_coordinate_without_a_polynomial_is_refused():
+    with pytest.raises(ValueError, match="coordinate is 'angle', but classical weights are those of even steps"):
+        PLMSSolver(SCHEDULES["linear"], weights="classical", coordinate="angle")
+    PLMSSolver(SCHEDULES["linear"], weights="classical", coordinate="angle", corrector=True)
+
+
+def test_rounded_stages_are_no_points_of_the_solution():
+    schedule = SCHEDULES["linear"]
+    for order in (2, 3):
+        plan = DPMSinglestepSolver(schedule, order).plan(timesteps=[12, 11, 9, 7, 5], final="first")
+        assert sum(not row.stage for row in plan.rows) == 5
+        estimate = ErrorEstimate()
+        plan.run(lambda x, t: np.tanh(x), START, callback=estimate)
+        assert len(estimate.steps) == 5
 
 
 def test_fractions_place_the_stages():

@@ -100,6 +100,7 @@ def warn_of_foreign_options(scheduler: str, config: Mapping[str, Any], own: Mapp
         if not key.startswith("_")
         and key not in silent
         and value is not None
+        and value != []  # an empty list, such as `disable_corrector`, changes nothing
         and value != defaults.get(key)
         and not str(value).startswith("learned")  # a learned variance: its channels are dropped, which is enough
     }

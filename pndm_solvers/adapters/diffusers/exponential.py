@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,7 @@ from torch import Tensor
 from pndm_solvers.adapters.diffusers.config import BetaSchedule, PredictionType
 from pndm_solvers.adapters.diffusers.scheduler import Generators, PlanScheduler, SchedulerOutput
 from pndm_solvers.adapters.diffusers.schedulers import PNDMScheduler
-from pndm_solvers.arguments import choice, real
+from pndm_solvers.arguments import choice, real, whole
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.methods import DEISSolver, DPMMultistepSolver, UniPCSolver
 from pndm_solvers.schedule import Level, Schedule
@@ -44,10 +45,12 @@ class _Exponential:
     def _understood(cls, config: dict[str, Any]) -> dict[str, Any]:
         """The config without the methods of sister classes. ValueError for options that are not offered here."""
         for name, neutral in cls._not_offered.items():
-            if config.get(name, neutral) not in (neutral, None, [], ()):
+            value = config.get(name, neutral)
+            if value is not neutral and value is not None:
+                shown = value if isinstance(value, (bool, int, float, str)) else f"a {type(value).__name__}"
                 raise ValueError(
-                    f"the config has {name}={config[name]!r}, which {cls.__name__} does not offer; leave it out, and "
-                    f"pass times of your own by set_timesteps(timesteps=...) or set_timesteps(sigmas=...)"
+                    f"the config has {name}={shown}, which {cls.__name__} does not offer; leave it out. Times of your "
+                    f"own are passed by set_timesteps(timesteps=...) or set_timesteps(sigmas=...)"
                 )
         foreign = {
             name for name, own in cls._methods.items() if config.get(name) in SISTERS and config[name] not in own
@@ -70,13 +73,17 @@ class _Exponential:
     def _solver_for(self, steps: int) -> Solver:
         raise NotImplementedError
 
+    def _option(self, name: str, default: Any) -> Any:
+        """An option that not all of these classes have. A foreign config's option of that name does not count."""
+        return self.config[name] if name in inspect.signature(type(self).__init__).parameters else default
+
     def _end(self) -> Literal["clean", "first"]:
-        kind = self.config.get("final_sigmas_type", "sigma_min")
+        kind = self._option("final_sigmas_type", "sigma_min")
         return "clean" if choice("final_sigmas_type", kind, ("zero", "sigma_min")) == "zero" else "first"
 
     def _grid(self) -> GridOptions:
         named = super()._grid()  # type: ignore[misc] — of PlanScheduler
-        if self.config.get("use_lu_lambdas"):
+        if self._option("use_lu_lambdas", False) and not self.config.use_karras_sigmas:
             return {"spacing": "log_snr"}
         if named["spacing"] not in ("linspace", "leading", "trailing"):
             return named
@@ -86,8 +93,13 @@ class _Exponential:
         """Diffusers' linspace, leading and trailing, below the level to which `lambda_min_clipped` cuts the table."""
         size = schedule.num_train_timesteps
         assert size is not None  # a config makes a table
-        lowest = self.config.get("lambda_min_clipped", -math.inf)
+        lowest = self._option("lambda_min_clipped", -math.inf)
         last = int(np.sum(schedule.log_snr(np.arange(size)) / 2 >= lowest))
+        if self.config.timestep_spacing != "trailing" and steps >= last:
+            raise ValueError(
+                f"num_inference_steps is {steps}; {self.config.timestep_spacing!r} spacing has {last - 1} distinct "
+                f"times at most, and 'trailing' has {size}"
+            )
         if self.config.timestep_spacing == "trailing":
             return np.arange(last, 0, -size / steps).round().astype(np.int64) - 1
         if self.config.timestep_spacing == "linspace":
@@ -139,7 +151,7 @@ class DPMSolverMultistepScheduler(_Exponential, PlanScheduler):
         config = self.config
         return DPMMultistepSolver(
             self.schedule,
-            config.solver_order,
+            whole("solver_order", config.solver_order, most=3),
             "sample" if config.algorithm_type == "dpmsolver++" else "epsilon",
             config.solver_type,
             config.lower_order_final and steps < FEW_STEPS,
@@ -257,7 +269,7 @@ class UniPCMultistepScheduler(_Exponential, PlanScheduler):
             config.solver_type,
             "sample" if config.predict_x0 else "epsilon",
             config.lower_order_final,
-            tuple(config.disable_corrector),
+            tuple(config.disable_corrector or ()),
         )
 
     step = PNDMScheduler.step

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pndm_solvers.arguments import real
-from pndm_solvers.methods import UniPCSolver
 from pndm_solvers.plan import Plan
 from pndm_solvers.solver import Solver
 from pndm_solvers.table import Row
@@ -52,13 +51,7 @@ class Timetable:
 
     def solver_from(self, begin: int) -> Solver:
         """The method of a run that begins at an index of the times."""
-        if begin == 0:
-            return self.solver
-        if not isinstance(self.continuation, UniPCSolver):
-            return self.continuation
-        # As in diffusers, steps are numbered from the first time of the table.
-        later = tuple(step - begin for step in self.continuation.disable_corrector if step >= begin)
-        return replace(self.continuation, disable_corrector=later)
+        return self.continuation.from_step(begin) if begin else self.solver
 
     def copied(self) -> Timetable:
         """For a copy of the scheduler: its runs go on independently."""
