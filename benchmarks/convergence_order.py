@@ -4,13 +4,15 @@ The order is the slope of the error against the number of steps (113 to 452), be
 length. The script prints one Markdown table per grid. An asterisk marks a figure that differs by more than 0.15 from
 the declared order.
 
-    python benchmarks/convergence_order.py
+    python benchmarks/convergence_order.py [TEXT …]      only solvers with one of the texts in their names
 """
 
 import datetime
 import itertools
 import os
 import platform
+import sys
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -24,9 +26,13 @@ DISTRIBUTIONS = {"gaussian": PROBLEMS["gaussian"](), "mixture": PROBLEMS["smooth
 
 def main() -> None:
     print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
-    print("`python benchmarks/convergence_order.py`")
+    texts = sys.argv[1:] or [""]
+    print(f"`python benchmarks/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`")
     cells = list(itertools.product(SCHEDULE_NAMES, DISTRIBUTIONS))
-    solvers = [deterministic_solvers(SCHEDULES[name]()) for name in SCHEDULE_NAMES]
+    solvers = [
+        [solver for solver in deterministic_solvers(SCHEDULES[name]()) if any(text in solver.name for text in texts)]
+        for name in SCHEDULE_NAMES
+    ]
     with tqdm(total=len(GRIDS) * len(cells) * len(solvers[0])) as bar:
         for grid, times in GRIDS.items():
             print(f"\n| {grid} grid | declared | " + " | ".join(f"{s}, {d}" for s, d in cells) + " |")
