@@ -191,6 +191,16 @@ def test_exact_weights_have_their_order_in_every_space(space, coordinate):
         assert found.observed == pytest.approx(order, abs=0.15), (order, name)
 
 
+@pytest.mark.parametrize("space", ["epsilon", "sample", "v_prediction", "flow"])
+def test_orders_five_and_six_are_observed(space):
+    """The starter permits 5."""
+    for order in (5, 6):
+        found = measured(in_space(SCHEDULES["vp"], order, space, "log_ratio"), GAUSSIAN, high=(80, 160))
+        assert found.declared == 5
+        assert found.observed > 5 - 0.15
+        assert found.observed < 5 + 0.15 or order == 6
+
+
 @pytest.mark.parametrize("space", ["epsilon", "sample"])
 def test_the_fourth_order_is_observed_on_cosine_too(space):
     """There polynomials in log(σ/α) show it only over more steps."""
