@@ -18,8 +18,26 @@ import pytest
 import torch
 from PIL import Image
 
-from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PNDMSolver, add_noise
-from pndm_solvers.adapters.diffusers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
+from pndm_solvers import (
+    DDIMSolver,
+    DDPMSolver,
+    DEISSolver,
+    DPMMultistepSolver,
+    NoiseSchedule,
+    PLMSSolver,
+    PNDMSolver,
+    UniPCSolver,
+    add_noise,
+)
+from pndm_solvers.adapters.diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    PLMSScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 
 parts = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tiny_stable_diffusion.py"))["parts"]
 PARTS = parts()
@@ -49,6 +67,14 @@ SCHEDULERS = {
     ),
     "ddim": (DDIMScheduler.from_config(CONFIG, clip_sample=False), DDIMSolver(SCHEDULE), DDIMSolver(SCHEDULE)),
     "ddpm": (DDPMScheduler.from_config(CONFIG, clip_sample=False), DDPMSolver(SCHEDULE), DDPMSolver(SCHEDULE)),
+    **{
+        name: (kind.from_config(CONFIG, timestep_spacing="trailing", lower_order_final=False), solver, solver)
+        for name, kind, solver in (
+            ("dpmpp-2m", DPMSolverMultistepScheduler, DPMMultistepSolver(SCHEDULE, lower_order_final=False)),
+            ("deis", DEISMultistepScheduler, DEISSolver(SCHEDULE, 2, lower_order_final=False)),
+            ("unipc", UniPCMultistepScheduler, UniPCSolver(SCHEDULE, lower_order_final=False)),
+        )
+    },
 }
 
 
@@ -110,7 +136,8 @@ def options(scheduler):
     """The options for the end of the plan, and those with its spacing."""
     config = scheduler.config
     offset = config.steps_offset if config.timestep_spacing == "leading" else 0
-    final = {"final": "clean" if config.set_alpha_to_one else "first"}
+    clean = config.get("set_alpha_to_one", config.get("final_sigmas_type") == "zero")  # DEIS has neither
+    final = {"final": "clean" if clean else "first"}
     return final, final | {"spacing": config.timestep_spacing, "steps_offset": offset}
 
 
