@@ -30,16 +30,28 @@ import pytest  # noqa: E402 — likewise
 
 # Each module that holds the mathematics, and the tests of its own.
 TESTS = {
+    "coordinates": ["tests/methods/test_spaces_solve_their_constants.py"],
     "transfer": ["tests/core/test_a_transfer_keeps_picture_and_noise.py", "tests/core/test_programs_write_rows.py"],
-    "program": ["tests/core/test_programs_write_rows.py", "tests/core/test_a_plan_is_a_table.py"],
+    "program": [
+        "tests/core/test_programs_write_rows.py",
+        "tests/core/test_a_plan_is_a_table.py",
+        "tests/methods/test_published_means_by_hand.py",
+    ],
     "grid": ["tests/core/test_grids_fall_to_their_end.py", "tests/core/test_budgets_and_lengths_are_kept.py"],
     "table": ["tests/core/test_a_plan_is_a_table.py", "tests/running/test_any_text_as_a_plan.py"],
-    "methods.adams": ["tests/methods/test_multistep_weights_are_integrals.py"],
+    "methods.adams": [
+        "tests/methods/test_multistep_weights_are_integrals.py",
+        "tests/methods/test_spaces_solve_their_constants.py",
+    ],
     "methods.runge_kutta": [
         "tests/methods/test_tableaux_meet_the_order_conditions.py",
         "tests/methods/test_methods_write_their_equations.py",
+        "tests/methods/test_spaces_solve_their_constants.py",
         "tests/core/test_programs_write_rows.py",
     ],
+    "methods.dpm_solver": ["tests/methods/test_published_means_by_hand.py"],
+    "methods.unipc": ["tests/methods/test_published_means_by_hand.py"],
+    "methods.deis": ["tests/methods/test_published_means_by_hand.py"],
 }
 MODULES = tuple(TESTS)
 SECONDS = 3  # of the processor for the tests of one mutant: what takes longer without a mutant is not asked

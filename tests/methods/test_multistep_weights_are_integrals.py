@@ -25,6 +25,7 @@ BOOK = {
 COORDINATES = {
     "default": RULE.coordinate,
     "ratio": lambda r: np.asarray(r, float),
+    "noise_share": lambda r: 1 / (1 + 1 / np.asarray(r, float)),
     "root": lambda r: np.sqrt(np.asarray(r) + 0.1),
     "log": np.log1p,
 }
@@ -219,5 +220,9 @@ def test_from_pure_noise_a_coordinate_that_is_finite_there_counts():
     inverse = np.reciprocal
     weights = exact_weights([2.0, math.inf], math.inf, 2.0, inverse, "sample")
     np.testing.assert_allclose(weights, [0.5, 0.5], rtol=1e-12)
+    # There φ along ε is φ along x_0, its limit.
+    assert exact_weights([2.0, math.inf], math.inf, 2.0, inverse) == weights
+    flow = exact_weights([2.0, math.inf], math.inf, 2.0, COORDINATES["noise_share"], "flow")
+    np.testing.assert_allclose(flow, [0.5, 0.5], rtol=1e-12)
     assert exact_weights([2.0, math.inf], math.inf, 2.0, np.log, "sample") == (1.0, 0.0)
     assert exact_weights([math.inf, 2.0], math.inf, 1.0, np.log, "sample") == (0.0, 1.0)
