@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from conftest import SCHEDULES, assert_refused
+from scipy.integrate import quad
 
 from pndm_solvers import DEISSolver, DPMMultistepSolver, DPMSinglestepSolver, PLMSSolver, UniPCSolver, make_grid
 from pndm_solvers.program import Program
@@ -67,6 +68,53 @@ def test_bh1_weighs_the_slope_by_its_own_b():
         np.testing.assert_allclose(dict(second.answers)[1], q2 + p * q * share, rtol=1e-12)
 
 
+def moment(h, power, space):
+    """The mean of s^power over a step of length h in λ, s = (λ − λ_t)/h: du is e^λ dλ in data space, e^−λ dλ else."""
+    sign = 1 if space == "sample" else -1
+    parts = [quad(lambda s, p=p: s**p * math.exp(sign * h * s), 0, 1, epsabs=0, epsrel=1e-13)[0] for p in (power, 0)]
+    return parts[0] / parts[1]
+
+
+@pytest.mark.parametrize("space", ["sample", "epsilon"])
+def test_three_answers_have_half_of_the_curvature(space):
+    """m_0 + c_1·D_1 + c_2·D_2, with c_1 the mean of s and c_2 half of that of s²."""
+    found = means(DPMMultistepSolver(VE, 3, space, lower_order_final=False))
+    for k in (2, 3):
+        h = math.log(TIMES[k] / [*TIMES, 0.7][k + 1])
+        nodes = [math.log(TIMES[k] / TIMES[k - j]) / h for j in range(3)]  # s of m_0, m_1 and m_2
+        inverse = np.linalg.inv(np.vander(nodes, 3, increasing=True))  # rows: m_0, D_1 and D_2 by the three answers
+        expected = np.array([1, moment(h, 1, space), moment(h, 2, space) / 2]) @ inverse
+        np.testing.assert_allclose(found[k], expected[::-1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("space", ["sample", "epsilon"])
+def test_stages_are_polynomials_through_the_stages_before(space):
+    """Where each stage stands in λ, and the polynomial through the answers that it takes."""
+    h = math.log(40.0 / 3.0)
+    tables = {
+        (1, "midpoint"): [(1, [0])],
+        (1, "heun"): [(1, [0])],
+        (2, "midpoint"): [(1 / 2, [0]), (1, [1 / 2])],
+        (2, "heun"): [(1 / 2, [0]), (1, [0, 1 / 2])],
+        (3, "midpoint"): [(1 / 3, [0]), (2 / 3, [0, 1 / 3]), (1, [0, 2 / 3])],
+        (3, "heun"): [(1 / 3, [0]), (2 / 3, [0, 1 / 3]), (1, [0, 1 / 3, 2 / 3])],
+    }
+    for (order, kind), stages in tables.items():
+        plan = DPMSinglestepSolver(VE, order, space, kind).plan(timesteps=[40.0], stop=3.0)
+        assert len(plan.rows) == len(stages)
+        for row, level, (fraction, nodes) in zip(plan.rows, plan.levels[1:], stages, strict=True):
+            assert level.sigma == pytest.approx(40.0 * math.exp(-fraction * h), rel=1e-12)
+            assert row.stage == (fraction < 1)
+            inverse = np.linalg.inv(np.vander([node / fraction for node in nodes], len(nodes), increasing=True))
+            expected = np.array([moment(fraction * h, power, space) for power in range(len(nodes))]) @ inverse
+            _, q = transfer_weights(VE.level(40.0), level, space)
+            # A stage moves from the step's first state. In a row it moves from the newest, through what these share.
+            made = dict(row.answers)
+            mean = [made.get(round(node * (len(stages) if order > 1 else 1)), 0.0) / q for node in nodes]
+            np.testing.assert_allclose(mean, expected, rtol=1e-9)
+            assert [i for i, _ in row.states] == [0]
+
+
 def counts(solver, **options):
     """How many answers each row combines."""
     return [len(row.answers) for row in solver.plan(timesteps=[*TIMES, 1.5], **options).rows]
@@ -115,23 +163,23 @@ def test_what_is_no_option_is_refused():
     assert_refused(
         (lambda kind=kind, options=options: kind(VE, **options), error, message)
         for kind, options, error, message in (
-            (DPMMultistepSolver, {"order": 4}, ValueError, "order is 4; it must be a whole number of at most 3"),
-            (DPMMultistepSolver, {"space": "flow"}, ValueError, "space is 'flow'; known are 'sample', 'epsilon'"),
-            (DPMMultistepSolver, {"solver_type": "bh1"}, ValueError, "solver_type is 'bh1'; known are 'midpoint'"),
-            (DPMMultistepSolver, {"lower_order_final": 1}, TypeError, "lower_order_final is 1; it must be True or"),
-            (DPMMultistepSolver, {"euler_at_final": 1}, TypeError, "euler_at_final is 1; it must be True or False"),
-            (DPMSinglestepSolver, {"order": 4}, ValueError, "order is 4; it must be a whole number of at most 3"),
-            (DPMSinglestepSolver, {"space": "flow"}, ValueError, "space is 'flow'"),
-            (DPMSinglestepSolver, {"solver_type": "x"}, ValueError, "solver_type is 'x'"),
-            (UniPCSolver, {"order": 0}, ValueError, "order is 0"),
-            (UniPCSolver, {"variant": "bh3"}, ValueError, "variant is 'bh3'; known are 'bh1', 'bh2'"),
-            (UniPCSolver, {"space": "flow"}, ValueError, "space is 'flow'"),
-            (UniPCSolver, {"lower_order_final": None}, TypeError, "lower_order_final is None"),
-            (UniPCSolver, {"disable_corrector": [-1]}, ValueError, "a step of disable_corrector is -1"),
-            (DEISSolver, {"coordinate": "angle"}, ValueError, "coordinate is 'angle'; known are 'log_ratio', 'time'"),
-            (DEISSolver, {"lower_order_final": "no"}, TypeError, "lower_order_final is 'no'"),
-            (PLMSSolver, {"space": "score"}, ValueError, "space is 'score'; known are 'epsilon', 'sample'"),
-            (PLMSSolver, {"corrector": 1}, TypeError, "corrector is 1; it must be True or False"),
+            (DPMMultistepSolver, {"order": 4}, ValueError, "^order is 4; it must be a whole number of at most 3"),
+            (DPMMultistepSolver, {"space": "flow"}, ValueError, "^space is 'flow'; known are 'sample', 'epsilon'"),
+            (DPMMultistepSolver, {"solver_type": "bh1"}, ValueError, "^solver_type is 'bh1'; known are 'midpoint'"),
+            (DPMMultistepSolver, {"lower_order_final": 1}, TypeError, "^lower_order_final is 1; it must be True or"),
+            (DPMMultistepSolver, {"euler_at_final": 1}, TypeError, "^euler_at_final is 1; it must be True or False"),
+            (DPMSinglestepSolver, {"order": 4}, ValueError, "^order is 4; it must be a whole number of at most 3"),
+            (DPMSinglestepSolver, {"space": "flow"}, ValueError, "^space is 'flow'"),
+            (DPMSinglestepSolver, {"solver_type": "x"}, ValueError, "^solver_type is 'x'"),
+            (UniPCSolver, {"order": 0}, ValueError, "^order is 0"),
+            (UniPCSolver, {"variant": "bh3"}, ValueError, "^variant is 'bh3'; known are 'bh1', 'bh2'"),
+            (UniPCSolver, {"space": "flow"}, ValueError, "^space is 'flow'"),
+            (UniPCSolver, {"lower_order_final": None}, TypeError, "^lower_order_final is None"),
+            (UniPCSolver, {"disable_corrector": [-1]}, ValueError, "^a step of disable_corrector is -1"),
+            (DEISSolver, {"coordinate": "angle"}, ValueError, "^coordinate is 'angle'; known are 'log_ratio', 'time'"),
+            (DEISSolver, {"lower_order_final": "no"}, TypeError, "^lower_order_final is 'no'"),
+            (PLMSSolver, {"space": "score"}, ValueError, "^space is 'score'; known are 'epsilon', 'sample'"),
+            (PLMSSolver, {"corrector": 1}, TypeError, "^corrector is 1; it must be True or False"),
         )
     )
     for kind in (*PICTURES, DEISSolver):
