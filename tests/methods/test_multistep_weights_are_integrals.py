@@ -206,6 +206,8 @@ def test_in_data_space_the_last_step_extrapolates_the_picture():
     """At σ = 0 the mean over 1/ρ is the value there, where the coordinate has a value there."""
     weights = exact_weights([0.1, 0.3], 0.1, 0.0, COORDINATES["ratio"], "sample")
     np.testing.assert_allclose(weights, [1.5, -0.5], rtol=1e-14)  # the line through 0.1 and 0.3 at 0
+    shifted = exact_weights([0.1, 0.3], 0.1, 0.0, lambda ratio: 1 + ratio, "sample")
+    np.testing.assert_allclose(shifted, [1.5, -0.5], rtol=1e-14)
     assert exact_weights([0.1, 0.3], 0.1, 0.0, np.log, "sample") == (1.0, 0.0)
 
 

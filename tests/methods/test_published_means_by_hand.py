@@ -154,9 +154,11 @@ def test_defaults_are_those_of_the_field():
     assert {solver.name: solver for solver in names.values()} == names
     orders = [DPMMultistepSolver(VE, order).convergence_order for order in (1, 2, 3)]
     orders += [DPMSinglestepSolver(VE, order).convergence_order for order in (1, 2, 3)]
+    orders += [DEISSolver(VE, order).convergence_order for order in (1, 2, 3)]
     orders += [UniPCSolver(VE, order).convergence_order for order in (1, 2, 3)]
     orders += [UniPCSolver(VE, order, lower_order_final=False).convergence_order for order in (1, 2, 3)]
-    assert orders == [1, 2, 2, 1, 2, 3, 2, 2, 2, 2, 3, 3]
+    assert orders == [1, 2, 2, 1, 2, 3, 1, 2, 2, 2, 2, 2, 2, 3, 3]
+    assert DEISSolver(VE, 2.0) == DEISSolver(VE, 2)
 
 
 def test_what_is_no_option_is_refused():
