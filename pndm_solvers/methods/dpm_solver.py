@@ -113,12 +113,11 @@ class DPMMultistepSolver(Solver):
         return multistep(program, x, mean, partial(program.transfer, space=self.space))
 
     def _third_order(self, answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
-        h = LOG_RATIO(here.ratio / there.ratio)
         ratios, parts = quadrature(here.ratio, there.ratio, self.space)
-        s = LOG_RATIO(here.ratio / ratios) / h
+        s = LOG_RATIO(here.ratio / ratios)  # h·s of the docstring: h cancels
         c1, c2 = parts @ s, parts @ s**2 / 2
         m0, m1, m2 = np.eye(3)
-        r0, r1 = (LOG_RATIO(before.level.ratio / after.level.ratio) / h for after, before in pairwise(answers))
+        r0, r1 = (LOG_RATIO(before.level.ratio / after.level.ratio) for after, before in pairwise(answers))
         d10, d11 = (m0 - m1) / r0, (m1 - m2) / r1
         d1, d2 = d10 + r0 / (r0 + r1) * (d10 - d11), (d10 - d11) / (r0 + r1)
         return dict(zip(answers, map(float, m0 + c1 * d1 + c2 * d2), strict=True))

@@ -19,7 +19,8 @@ PICTURES = (DPMMultistepSolver, DPMSinglestepSolver, UniPCSolver)
 def means(solver, times=TIMES, stop=0.7, schedule=VE):
     """The mean of each row: the weights of its answers over that of φ along one answer."""
     plan = solver.plan(timesteps=times, stop=stop)
-    space = plan.rows[0].space
+    space = getattr(solver, "space", "epsilon")
+    assert {row.space for row in plan.rows} == {space}
     found = []
     for row, there in zip(plan.rows, plan.levels[1:], strict=True):
         _, q = transfer_weights(row.level, there, space)
@@ -195,7 +196,12 @@ def test_at_pure_noise_a_slope_in_lambda_has_no_weight():
     for solver in (DPMMultistepSolver(FLOW, **plain), UniPCSolver(FLOW, disable_corrector=range(9), **plain)):
         rows = solver.plan(timesteps=[1.0, 0.7, 0.4], stop=0.1).rows
         assert [[i for i, _ in row.answers] for row in rows] == [[0], [1], [1, 2]]
-    for solver in (DPMMultistepSolver(FLOW), UniPCSolver(FLOW, disable_corrector=range(9)), DPMSinglestepSolver(FLOW)):
+    upwards = (
+        DPMMultistepSolver(FLOW, **plain),
+        UniPCSolver(FLOW, disable_corrector=range(9), **plain),
+        DPMSinglestepSolver(FLOW),
+    )
+    for solver in upwards:
         rows = solver.plan(timesteps=[0.1, 0.4, 0.7], stop=1.0).rows
         assert [i for i, _ in rows[-1].answers] == [len(rows) - 1]
     corrected = UniPCSolver(FLOW, 1).plan(timesteps=[1.0, 0.7], stop=0.4)
