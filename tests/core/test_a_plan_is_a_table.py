@@ -347,3 +347,49 @@ def test_a_state_is_advanced_by_its_own_plan_or_an_equal_one():
         assert same.advance(state, x).x == pytest.approx(0.7)
     with pytest.raises(ValueError, match=r"^the state is of <Plan plan, 1 .*>, not of <Plan plan, 3 .*>"):
         Plan(BY_HAND, END).advance(state, x)
+
+
+# ------------------------------------------------------------------ what a row combines
+
+
+def test_a_row_names_what_it_combines():
+    """ε by default, or x̂_0 where α = 0; any of the four may be named, is printed by its symbol, and is kept in JSON."""
+    assert (row().space, row(alpha=0.0).space) == ("epsilon", "sample")
+    for space, symbol in (("epsilon", "ε0"), ("sample", "x̂0"), ("v_prediction", "v0"), ("flow", "u0")):
+        plan = Plan((row(space=space),), END)
+        assert plan.rows[0].space == space
+        assert f"·{symbol}" in str(plan).splitlines()[2]
+        assert Plan.from_json(plan.to_json()) == plan
+        assert (plan == Plan((row(),), END)) == (space == "epsilon")
+        if space != "epsilon":
+            assert row(alpha=0.0, space=space).space == space
+
+
+def test_a_row_combines_no_other_prediction():
+    for space in ("score", "data"):
+        with pytest.raises(ValueError, match=f"^space is '{space}'; known are 'epsilon', 'sample'"):
+            row(space=space)
+        text = Plan((row(),), END).to_json().replace('"space": "epsilon"', f'"space": "{space}"')
+        with pytest.raises(ValueError, match=f"row 0: space is '{space}'"):
+            Plan.from_json(text)
+    with pytest.raises(TypeError, match=r"^space is 3"):
+        row(space=3)
+    with pytest.raises(ValueError, match=r"^space is 'epsilon' at α = 0, where ε does not determine the picture"):
+        row(alpha=0.0, space="epsilon")
+    text = Plan((row(),), END).to_json().replace(', "space": "epsilon"', "")
+    with pytest.raises(ValueError, match="not the JSON of a plan"):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize("space", ["sample", "v_prediction", "flow"])
+def test_an_answer_is_converted_to_what_its_row_combines(space):
+    plan = Plan((row(alpha=0.6, sigma=0.8, space=space, states=((0, 0.5),), answers=((0, 2.0),)),), END)
+    x, x0, noise = np.array([[0.7, -0.2]]), np.array([[0.3, 1.1]]), None
+    noise = (x - 0.6 * x0) / 0.8
+    values = {"sample": x0, "epsilon": noise, "v_prediction": 0.6 * noise - 0.8 * x0, "flow": noise - x0}
+    for prediction, answer in values.items():
+        steps = []
+        found = plan.run(lambda x, t, a=answer: a, x, prediction=prediction, callback=steps.append)
+        np.testing.assert_allclose(found, 0.5 * x + 2 * values[space], rtol=1e-12)
+        np.testing.assert_allclose(steps[0].answer, values[space], rtol=1e-12)
+        np.testing.assert_allclose(steps[0].x0, x0, rtol=1e-12)
