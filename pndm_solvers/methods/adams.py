@@ -112,7 +112,7 @@ def quadrature(here: float, there: float, space: str) -> tuple[NDArray[np.float6
     # Where an end is 0 or infinite, nothing is left beyond e^±50 of the other.
     middle = next((ratio for ratio in (here, there) if 0 < ratio < math.inf), 1.0)
     first, last = (
-        math.log(ratio / middle) if 0 < ratio < math.inf else math.copysign(50, ratio - middle)
+        math.log(ratio / middle) if 0 < ratio / middle < math.inf else math.copysign(50, ratio - middle)
         for ratio in (here, there)
     )
     edges = np.linspace(first, last, 2 + int(abs(last - first)))

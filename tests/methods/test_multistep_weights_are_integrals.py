@@ -140,6 +140,12 @@ def test_a_step_without_a_length_or_an_end_has_the_newest_answer_alone():
     assert 0 < weights[1] < 1e-9
 
 
+def test_a_step_to_the_smallest_number_is_one_to_zero():
+    for space in ("epsilon", "flow"):
+        near, end = (exact_weights([2.0, 3.0], 2.0, there, np.log, space) for there in (5e-324, 0.0))
+        np.testing.assert_allclose(near, end, rtol=1e-12)
+
+
 def test_two_answers_at_one_level_are_refused():
     with pytest.raises(ValueError, match="two values at one place"):
         exact_weights([1.0, 2.0, 2.0], 1.0, 0.5)
