@@ -65,14 +65,14 @@ def exact_weights(
     power of 1/ρ over dρ down to ρ = 0. Where u is infinite at the step's end, as 1/ρ at σ = 0, the mean is the value
     there. Raises ValueError for two nodes at one v.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         at = np.asarray(coordinate(np.asarray(nodes, np.float64)), np.float64)
     finite = [i for i, place in enumerate(at) if math.isfinite(place)]
     if len(finite) < 2 or math.isclose(here, there, rel_tol=1e-12):
         newest = finite[0] if len(finite) == 1 else 0
         return tuple(float(i == newest) for i in range(len(nodes)))
     ratios, parts = quadrature(here, there, space)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         v = np.asarray(coordinate(ratios), np.float64)
     if not np.isfinite(v).all() or not _has_a_mean(np.abs(v) ** (len(finite) - 1) * parts, here, there):
         return (1.0,) + (0.0,) * (len(nodes) - 1)
@@ -106,7 +106,7 @@ def _has_a_mean(terms: NDArray[np.float64], here: float, there: float) -> bool:
 def quadrature(here: float, there: float, space: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points ρ of the step and their shares in a mean over du: Gauss's, on panels even in log ρ."""
     space = "sample" if math.isinf(here) and space == "epsilon" else space  # as φ itself
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         if not np.isfinite(SPACES[space].coordinate.of(np.float64(there))):
             return np.array([there]), np.ones(1)
     # Where an end is 0 or infinite, nothing is left beyond e^±50 of the other.
