@@ -18,7 +18,7 @@ from pndm_solvers.transfer import transfer_weights
 
 __all__ = ["ErrorEstimate", "StepError"]
 
-# A point of the solution: its level, its state, what the network answered there, and which prediction that is.
+# A point of the solution: (level, state, answer, the answer's space).
 _Point = tuple[Level, Any, Any, str]
 
 # Above this σ/α a picture is hardly begun.

@@ -65,8 +65,9 @@ class Grid:
         if by is None:
             t = here.t + fraction * (there.t - here.t)
         else:
-            by = by if math.isfinite(by.of(here.ratio)) else COORDINATES["inverse_ratio"]
-            first, last = by.of(here.ratio), by.of(there.ratio)
+            if not math.isfinite(first := by.of(here.ratio)):
+                by, first = COORDINATES["inverse_ratio"], 0.0
+            last = by.of(there.ratio)
             t = self.schedule.level_at(float(by.ratio(first + fraction * (last - first)))).t
         return self.schedule.level(round(t) if self.integral else t)
 

@@ -65,15 +65,18 @@ def exact_weights(
     power of 1/ρ over dρ down to ρ = 0. Where u is infinite at the step's end, as 1/ρ at σ = 0, the mean is the value
     there. Raises ValueError for two nodes at one v.
     """
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        at = np.asarray(coordinate(np.asarray(nodes, np.float64)), np.float64)
+
+    def places(ratios: ArrayLike) -> NDArray[np.float64]:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return np.asarray(coordinate(np.asarray(ratios, np.float64)), np.float64)
+
+    at = places(nodes)
     finite = [i for i, place in enumerate(at) if math.isfinite(place)]
     if len(finite) < 2 or math.isclose(here, there, rel_tol=1e-12):
         newest = finite[0] if len(finite) == 1 else 0
         return tuple(float(i == newest) for i in range(len(nodes)))
     ratios, parts = quadrature(here, there, space)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        v = np.asarray(coordinate(ratios), np.float64)
+    v = places(ratios)
     if not np.isfinite(v).all() or not _has_a_mean(np.abs(v) ** (len(finite) - 1) * parts, here, there):
         return (1.0,) + (0.0,) * (len(nodes) - 1)
     if len(np.unique(at[finite])) < len(finite):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.methods.adams import polynomial_mean
-from pndm_solvers.methods.multistep import interpolation, multistep, steps_left
+from pndm_solvers.methods.multistep import highest_orders, interpolation, multistep
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
@@ -50,10 +50,10 @@ class DEISSolver(Solver):
         return min(self.order, 2)
 
     def write(self, program: Program, x: Form) -> Form:
-        left, places = steps_left(program), interpolation(self.coordinate, self.schedule)
+        most = highest_orders(program, self.order, self.lower_order_final)
+        places = interpolation(self.coordinate, self.schedule)
 
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
-            most = min(self.order, left[there]) if self.lower_order_final else self.order
-            return polynomial_mean(history[:most], history[0].level, there, places, "epsilon")
+            return polynomial_mean(history[: most[there]], history[0].level, there, places, "epsilon")
 
         return multistep(program, x, mean, program.transfer)

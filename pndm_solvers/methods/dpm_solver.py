@@ -18,7 +18,7 @@ import numpy as np
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES
 from pndm_solvers.methods.adams import polynomial_mean, quadrature
-from pndm_solvers.methods.multistep import has_no_length, multistep, steps_left
+from pndm_solvers.methods.multistep import has_no_length, highest_orders, multistep
 from pndm_solvers.methods.runge_kutta import Stages, exponential_step
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
@@ -96,14 +96,12 @@ class DPMMultistepSolver(Solver):
         return min(self.order, 2)
 
     def write(self, program: Program, x: Form) -> Form:
-        left = steps_left(program)
+        most, end = highest_orders(program, self.order, self.lower_order_final), program.grid.levels[-1]
 
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
-            most = min(self.order, left[there]) if self.lower_order_final else self.order
             here = history[0].level
-            if takes_order_one(here, there) or (self.euler_at_final and left[there] == 1):
-                most = 1
-            answers = history[:most]
+            first_order = takes_order_one(here, there) or (self.euler_at_final and there == end)
+            answers = history[: 1 if first_order else most[there]]
             if len(answers) == 3:
                 return self._third_order(answers, here, there)
             if len(answers) == 2 and self.solver_type == "midpoint":

@@ -32,10 +32,10 @@ __all__ = [
     "Starter",
     "classical_mean",
     "has_no_length",
+    "highest_orders",
     "interpolation",
     "multistep",
     "ruled_mean",
-    "steps_left",
     "well_apart",
 ]
 
@@ -95,10 +95,10 @@ def has_no_length(here: Level, there: Level) -> bool:
     return math.isclose(here.ratio, there.ratio, rel_tol=1e-12)
 
 
-def steps_left(program: Program) -> Mapping[Level, int]:
-    """How many steps are left, for each level that a step leads to; the step to it counts."""
-    levels = program.grid.levels[1:]
-    return {level: len(levels) - i for i, level in enumerate(levels)}
+def highest_orders(program: Program, order: int, lower_order_final: bool) -> Mapping[Level, int]:
+    """How many answers the step to each level may combine: `order`, or …, 2, 1 for the last ones."""
+    falling = reversed(program.grid.levels[1:])
+    return {level: min(order, left) if lower_order_final else order for left, level in enumerate(falling, 1)}
 
 
 def interpolation(coordinate: str, schedule: Schedule) -> Interpolate:

@@ -12,7 +12,7 @@ from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES
 from pndm_solvers.methods.adams import polynomial_mean
 from pndm_solvers.methods.dpm_solver import half_slope_mean, takes_order_one
-from pndm_solvers.methods.multistep import multistep, steps_left
+from pndm_solvers.methods.multistep import highest_orders, multistep
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
@@ -75,13 +75,12 @@ class UniPCSolver(Solver):
         return replace(self, disable_corrector=tuple(step - begin for step in self.disable_corrector if step >= begin))
 
     def write(self, program: Program, x: Form) -> Form:
-        left = steps_left(program)
-        plain = {program.grid.levels[step] for step in self.disable_corrector if step < len(left)}
+        most = highest_orders(program, self.order, self.lower_order_final)
+        plain = {program.grid.levels[step] for step in self.disable_corrector if step < len(most)}
 
         def predictor(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
-            most = min(self.order, left[there]) if self.lower_order_final else self.order
-            most = 1 if takes_order_one(history[0].level, there) else most
-            return self._mean(history[:most], history[0].level, there)
+            here = history[0].level
+            return self._mean(history[: 1 if takes_order_one(here, there) else most[there]], here, there)
 
         def corrector(answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
             return {} if here in plain else self._mean(answers, here, there)

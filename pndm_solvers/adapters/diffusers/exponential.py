@@ -107,6 +107,9 @@ class _Exponential:
         return np.arange(steps, 0, -1) * (last // (steps + 1)) + self.config.steps_offset
 
 
+# Each class lists all its options, for the reasons in schedulers.py.
+
+
 class DPMSolverMultistepScheduler(_Exponential, PlanScheduler):
     """DPM-Solver++ and DPM-Solver in the place of diffusers' `DPMSolverMultistepScheduler`, orders 1 to 3.
 
