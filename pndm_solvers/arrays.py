@@ -181,7 +181,8 @@ class ArrayLibrary:
             host.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
             host = np.ascontiguousarray(host.transpose(order)).transpose(back)
             x = self.namespace(like).asarray(host, device=device)
-            known = self.is_floating(x) and dtype_name(x.dtype) == dtype
+            kinds = ("real floating", "integral", "bool")
+            known = self.namespace(x).isdtype(x.dtype, kinds) and dtype_name(x.dtype) == dtype
         except TypeError:
             known = False
         if not known:
@@ -365,14 +366,24 @@ def check_state(name: str, x: Any) -> None:
 
 
 def check_together(
-    name: str, value: Any, other: str, x: Any, *, shape: Sequence[int] | None = None, dtype: bool = False
+    name: str,
+    value: Any,
+    other: str,
+    x: Any,
+    *,
+    shape: Sequence[int] | None = None,
+    dtype: bool = False,
+    floating: bool = True,
 ) -> None:
-    """TypeError or ValueError unless `value` can be combined with the floating array `x`, entry by entry.
+    """TypeError or ValueError unless `value` goes together with the floating array `x`.
 
-    It must be floating, of x's library, on x's device and of x's shape (or of `shape`). With `dtype` it must also have
-    x's dtype. Nothing is broadcast in silence.
+    It must be of x's library, on x's device, of x's shape (or of `shape`), and `floating`. With `dtype` it must also
+    have x's dtype. Nothing is broadcast in silence.
     """
-    check_floating(name, value)
+    if floating:
+        check_floating(name, value)
+    elif not is_array(value):
+        raise TypeError(f"{name} is {shown(value)}; it must be a dense array, of the library of {other}")
     ours, shape = library(x), tuple(x.shape if shape is None else shape)
     if type(value) is not type(x) and (library(value) is not ours or ours.name(value) != ours.name(x)):
         raise TypeError(

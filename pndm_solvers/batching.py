@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pndm_solvers.arguments import function
 from pndm_solvers.arrays import check_together
+from pndm_solvers.condition import joined
 from pndm_solvers.plan import Model, State
 
 __all__ = ["advance_together"]
@@ -26,7 +27,8 @@ def advance_together(model: Model, states: Sequence[State]) -> list[State]:
     model:
         As for `Plan.run`. It receives integer times only where every plan that takes part has integer times.
     states:
-        From `Plan.start`, with arrays of one library, dtype, device and sample shape, and one type of prediction.
+        From `Plan.start`, with arrays of one library, dtype, device and sample shape, one type of prediction, and
+        conditions of the same names, dtypes and shapes beyond the batch.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def advance_together(model: Model, states: Sequence[State]) -> list[State]:
         for state, x in zip(running, xs, strict=True)
     ]
     x = ours.concatenate(xs)
-    answer = model(x, ours.concatenate(times))
+    answer = model(x, ours.concatenate(times), **joined([state.condition for state in running]))
     check_together("the model's answer", answer, "the states", x)
     advanced, end = [], 0
     for state in states:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointFile", "Saved", "load", "save"]
 
-FORMAT = "pndm_solvers.state/1"
+FORMAT = "pndm_solvers.state/2"
 UNKNOWN = "0" * 64  # stands for the digest while it is computed
-# A library's name of a dtype: its name in the format, and its bytes.
+# A library's name of a dtype of states and answers: its name in the format, and its bytes.
 DTYPES = {
     "float64": ("F64", 8),
     "float32": ("F32", 4),
@@ -40,6 +40,15 @@ DTYPES = {
     "bfloat16": ("BF16", 2),
     "float8_e4m3fn": ("F8_E4M3", 1),
     "float8_e5m2": ("F8_E5M2", 1),
+}
+# Of conditions alone.
+EXACT_DTYPES = {
+    "int64": ("I64", 8),
+    "int32": ("I32", 4),
+    "int16": ("I16", 2),
+    "int8": ("I8", 1),
+    "uint8": ("U8", 1),
+    "bool": ("BOOL", 1),
 }
 
 
@@ -50,6 +59,7 @@ class Saved(NamedTuple):
     row: int
     states: dict[int, Any]
     answers: dict[int, Any]
+    condition: dict[str, Any]
     prediction: Prediction
     noise: NoiseSource
     dtype: Any
@@ -70,8 +80,7 @@ class CheckpointFile(Observer):
     def begin(self, state: State) -> State:
         x = state.states[0]
         _check_unrecorded([x])
-        name, shape = _dtype_name(x.dtype), str(tuple(x.shape))
-        self.x_T = _digest(name.encode(), shape.encode(), library(x).to_bytes(x))
+        self.x_T = _array_digest(x)
         try:
             found = load(self.path, None, x)
         except FileNotFoundError:
@@ -103,6 +112,7 @@ class CheckpointFile(Observer):
             ("plan", found.table, state.plan),
             ("prediction", found.prediction, state.prediction),
             ("seed", found.noise.seed, state.noise.seed),
+            ("SHA-256 of the condition", _digests(found.condition), _digests(state.condition)),
         ]
         if all(theirs == ours for _, theirs, ours in kind):  # else the digests differ anyway
             run.append(("SHA-256 of x_T", found.first or "not recorded", self.x_T))
@@ -119,6 +129,7 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
     _check_repeatable(state.plan, state.row, state.noise)
     arrays = {f"state.{i}": x for i, x in state.states.items()}
     arrays |= {f"answer.{j}": x for j, x in state.answers.items()}
+    arrays |= {f"condition.{name}": value for name, value in state.condition.items()}
     _check_unrecorded(arrays.values())
     prediction = {name: value for name, value in vars(state.prediction).items() if value != getattr(Prediction, name)}
     metadata = {
@@ -138,7 +149,7 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
     for name, x in arrays.items():
         parts.append(state.library.to_bytes(x))
         begin, end = end, end + len(parts[-1])
-        code, _ = DTYPES[_dtype_name(x.dtype)]
+        code, _ = (DTYPES | EXACT_DTYPES)[_dtype_name(x.dtype)]
         header[name] = {"dtype": code, "shape": list(x.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the numbers are aligned
@@ -187,22 +198,27 @@ def _saved(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview
     if not 0 <= row <= table.model_calls:
         raise ValueError(f"row is {row} in a plan of {table.cost()}")
     names, orders = {code: name for name, (code, _) in DTYPES.items()}, json.loads(metadata["order"])
-    kinds: dict[str, dict[int, Any]] = {"state": {}, "answer": {}}
+    exact = {code: name for name, (code, _) in EXACT_DTYPES.items()}
+    kinds: dict[str, dict[Any, Any]] = {"state": {}, "answer": {}, "condition": {}}
     for name, entry in header.items():
-        kind, index = name.split(".")
+        kind, _, index = name.partition(".")
         begin, end = entry["data_offsets"]
-        dtype, shape = names[entry["dtype"]], entry["shape"]
+        known = names | exact if kind == "condition" else names
+        dtype, shape = known[entry["dtype"]], entry["shape"]
         order = orders.get(name, [*range(len(shape))])
-        kinds[kind][int(index)] = _array(numbers[begin:end], dtype, shape, order, device, like)
+        key = index if kind == "condition" else int(index)
+        kinds[kind][key] = _array(numbers[begin:end], dtype, shape, order, device, like)
     for place, (kind, made) in enumerate((("state", row + 1), ("answer", row))):
         needed = set(range(made)).difference(*(dead[place] for dead in table.last_uses[:row]))
         if set(kinds[kind]) != needed:
             raise ValueError(f"row {row} needs {kind} {sorted(needed)}; the file holds {sorted(kinds[kind])}")
-    states, answers = kinds.values()
+    states, answers, condition = kinds.values()
     prediction = Prediction(**({"type": None} | json.loads(metadata["prediction"])))
     noise = NoiseSource.of(json.loads(metadata["seed"]), None)
+    if metadata["dtype"] not in DTYPES:
+        raise ValueError(f"dtype is {metadata['dtype']!r}, in which no network receives a state")
     dtype = _array(numbers[:0], metadata["dtype"], [0], [0], None, like).dtype
-    return Saved(table, row, states, answers, prediction, noise, dtype, metadata["library"], metadata["x_T"])
+    return Saved(table, row, states, answers, condition, prediction, noise, dtype, metadata["library"], metadata["x_T"])
 
 
 def _check_repeatable(table: Table, row: int, noise: NoiseSource) -> None:
@@ -224,6 +240,15 @@ def _check_unrecorded(arrays: Iterable[Any]) -> None:
 def _is_finite(state: State) -> bool:
     arrays = (*state.states.values(), *state.answers.values())
     return all(map(state.library.is_finite, arrays)) and (not state.done or state.library.is_finite(state.x))
+
+
+def _digests(condition: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _array_digest(value) for name, value in condition.items()}
+
+
+def _array_digest(x: Any) -> str:
+    name, shape = _dtype_name(x.dtype), str(tuple(x.shape))
+    return _digest(name.encode(), shape.encode(), library(x).to_bytes(x))
 
 
 def _digest(*parts: Any) -> str:
@@ -249,8 +274,9 @@ def _like(name: str) -> Any:
 
 def _dtype_name(dtype: Any) -> str:
     name = dtype_name(dtype)
-    if name not in DTYPES:
-        raise ValueError(f"a state of dtype {dtype} cannot be saved; a file holds {', '.join(DTYPES)}: convert x first")
+    if name not in DTYPES | EXACT_DTYPES:
+        held = ", ".join(DTYPES | EXACT_DTYPES)
+        raise ValueError(f"an array of dtype {dtype} cannot be saved; a file holds {held}: convert it first")
     return name
 
 
@@ -263,7 +289,7 @@ def _order(x: Any) -> list[int]:
 
 def _array(data: memoryview, dtype: str, shape: list[int], order: list[int], device: Any, like: Any) -> Any:
     """The array with the numbers `data`, whose dimensions lie in memory in `order`."""
-    if len(data) != math.prod(shape) * DTYPES[dtype][1]:
+    if len(data) != math.prod(shape) * (DTYPES | EXACT_DTYPES)[dtype][1]:
         raise ValueError(f"{len(data)} bytes are no array of shape {shape} and dtype {dtype}")
     return library(like).from_bytes(data, dtype, shape, order, device, like)
 

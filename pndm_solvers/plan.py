@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypedDict, Unpack
 
 from pndm_solvers import checkpoint as files
@@ -12,6 +12,7 @@ from pndm_solvers.advice import advise_on_size
 from pndm_solvers.arguments import boolean, check_options, function, location
 from pndm_solvers.arrays import ArrayLibrary, check_state, check_together, library
 from pndm_solvers.checkpoint import CheckpointFile
+from pndm_solvers.condition import Condition, checked_condition
 from pndm_solvers.latents import converted
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.observers import Callback, CheckFinite, Observer, Progress, Trajectory, callbacks
@@ -20,13 +21,14 @@ from pndm_solvers.table import Row, Table
 
 __all__ = ["Model", "Plan", "RunOptions", "StartOptions", "State", "Step"]
 
-Model = Callable[[Any, Any], Any]
+Model = Callable[..., Any]  # model(x, t), or model(x, t, **condition)
 
 
 class StartOptions(TypedDict, total=False):
-    """What the network predicts, where noise comes from, and how states are kept: see `Plan.run`."""
+    """What the network predicts and receives, where noise comes from, and how states are kept: see `Plan.run`."""
 
     prediction: str | Prediction
+    condition: Condition | None
     seed: int | Sequence[int] | None
     generator: Any
     state_dtype: Any
@@ -56,13 +58,15 @@ class Plan(Table):
         x: Any,
         *,
         prediction: str | Prediction = "epsilon",
+        condition: Condition | None = None,
         seed: int | Sequence[int] | None = None,
         generator: Any = None,
         state_dtype: Any = None,
     ) -> State:
         """The state before the first model call, for a loop of the caller's own.
 
-        `x` is `(B, …)`, floating. See `run` for the other arguments.
+        `x` is `(B, …)`, floating. The state holds the condition: call `model(state.x, state.t, **state.condition)`.
+        See `run` for the other arguments.
         """
         check_state("the state x", x)
         ours = library(x)
@@ -78,7 +82,8 @@ class Plan(Table):
         advise_on_size(x, self.levels[0])
         noise = NoiseSource.of(seed, generator)
         noise.check(x)
-        return State(self, 0, {0: ours.copy(x) if own is x else own}, {}, prediction, noise, x.dtype, ours)
+        given = {name: ours.copy(value) for name, value in checked_condition(condition, x).items()}
+        return State(self, 0, {0: ours.copy(x) if own is x else own}, {}, prediction, noise, x.dtype, ours, given)
 
     def advance(self, state: State, answer: Any) -> State:
         """The state after one row, given the network's `answer` at `(state.x, state.t)`, of x's shape.
@@ -138,6 +143,9 @@ class Plan(Table):
             is not written, unless check_finite is None. A file cannot hold gradients: call `run` in `torch.no_grad()`.
         prediction:
             What the answer means: "epsilon", "sample", "v_prediction", "score", "flow", or a `Prediction`.
+        condition:
+            Arrays that follow the batch, by the model's keywords, `{"label": y}` say: `model(x, t, label=y)`. Each
+            is `(B, …)`, of any dtype, on x's library and device. They are copied once, when the run starts.
         seed, generator:
             Where a stochastic plan's noise comes from: see `NoiseSource`. Other plans draw none.
         state_dtype:
@@ -147,10 +155,11 @@ class Plan(Table):
         Raises
         ------
         TypeError:
-            For a state that is no floating array, and an answer of another kind.
+            For a state that is no floating array, and an answer or a condition of another kind.
         ValueError:
-            For an answer of another shape or device, or a prediction that cannot be used at one of the plan's
-            levels; for a checkpoint of another run (plan, `x`, prediction, seed or dtype), a damaged one, one of a
+            For an answer of another shape or device, a condition of another length, or a prediction that cannot be
+            used at one of the plan's levels; for a checkpoint of another run (plan, `x`, condition, prediction, seed or
+            dtype), a damaged one, one of a
             stochastic plan without `seed`, one of a run that torch records, or one together with `trajectory`.
         FloatingPointError:
             For a sample that is not finite, and for a checkpoint that holds such numbers: see `check_finite`.
@@ -186,7 +195,7 @@ class Plan(Table):
 
 def _row(model: Model, state: State, observers: list[Observer], *, shown: bool) -> State:
     """One model call and the state that is made after it; `shown` says that callbacks may keep the answer."""
-    answer = model(state.x, state.t)
+    answer = model(state.x, state.t, **state.condition)
     state.check_answer(answer)
     for observer in observers:
         observer.answered(state, answer)
@@ -218,6 +227,8 @@ class State:
         The dtype of `x`, which the network receives and the sample has. `states` may have a wider one.
     library:
         The array library of the states, looked up once a run.
+    condition:
+        The arrays that the model receives as keywords, by name.
     """
 
     plan: Plan
@@ -228,6 +239,7 @@ class State:
     noise: NoiseSource
     dtype: Any
     library: ArrayLibrary
+    condition: Condition = field(default_factory=dict)
 
     def __repr__(self) -> str:
         where = "done" if self.done else f"row {self.row} of {self.plan.model_calls}, t = {self.plan.times[self.row]:g}"
@@ -298,7 +310,8 @@ class State:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state to one safetensors file, whole or not at all; a file that is there is replaced.
 
-        The file holds every array in its own dtype, the plan, the prediction, the seed, and a digest of all.
+        The file holds every array in its own dtype, the condition's too, the plan, the prediction, the seed, and a
+        digest of all.
         `docs/checkpoints.md` is its specification.
 
         Raises ValueError for a dtype that the format lacks, and for a state for which torch records gradients: a file
@@ -332,7 +345,7 @@ class State:
         """
         saved = files.load(location("path", path), device, like)
         parts = saved.row, saved.states, saved.answers, saved.prediction, saved.noise, saved.dtype
-        return State(Plan.of(saved.table), *parts, library(saved.states[saved.row]))
+        return State(Plan.of(saved.table), *parts, library(saved.states[saved.row]), saved.condition)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

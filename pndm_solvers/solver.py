@@ -9,6 +9,7 @@ from typing import Any, Unpack
 from pndm_solvers.advice import advise_on_plan
 from pndm_solvers.arguments import check_options, whole
 from pndm_solvers.arrays import check_state
+from pndm_solvers.condition import Condition, first_rows
 from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, GridOptions, make_grid
 from pndm_solvers.plan import Model, Plan, RunOptions
 from pndm_solvers.prediction import Prediction
@@ -138,6 +139,7 @@ class Solver(ABC):
         x: Any,
         *,
         prediction: str | Prediction = "epsilon",
+        condition: Condition | None = None,
         max_model_calls: int = 1000,
         **options: Unpack[GridOptions],
     ) -> Plan:
@@ -153,7 +155,7 @@ class Solver(ABC):
         ----------
         tolerance:
             Above 0; 0.01 say, for pictures in [-1, 1].
-        model, x, prediction:
+        model, x, prediction, condition:
             As for `Plan.run`; `x` `(B, …)` is the pilot, some eight samples where the plan begins.
         max_model_calls:
             The most calls with which the pilot solves its samples before it gives up.
@@ -179,7 +181,7 @@ class Solver(ABC):
         plan, error = plan_for_tolerance(
             tolerance,
             lambda calls: self._within(calls, options),
-            lambda plan: plan.run(model, x, prediction=prediction, check_finite=None),
+            lambda plan: plan.run(model, x, prediction=prediction, condition=condition, check_finite=None),
             x,
             order,
             max_model_calls,
@@ -199,10 +201,10 @@ class Solver(ABC):
         """The sample from the noise `x_T` `(B, …)`: `plan(num_inference_steps, …)`, then `Plan.run`.
 
         `options` are those of `plan` (`timesteps`, `max_model_calls`, `spacing`, `start`, `stop`, `final`,
-        `steps_offset`) and of `Plan.run` (`prediction`, `seed`, `generator`, `callback`, `progress`, `trajectory`,
-        `check_finite`, `state_dtype`, `checkpoint`). The result and the errors are those of `Plan.run`. A `tolerance`
-        takes the place of a length: `plan_within` then makes the plan, with the first eight samples as its pilot. The
-        model must accept a batch of that size too. A run that goes on from its `checkpoint` makes its pilot anew.
+        `steps_offset`) and of `Plan.run` (`prediction`, `condition`, `seed`, `generator`, `callback`, `progress`,
+        `trajectory`, `check_finite`, `state_dtype`, `checkpoint`). The result and the errors are those of `Plan.run`. A
+        `tolerance` takes the place of a length: `plan_within` then makes the plan, with the first eight samples as its
+        pilot, and the first eight rows of the condition. A run that goes on from its `checkpoint` makes its pilot anew.
 
         >>> import numpy as np
         >>> from pndm_solvers import NoiseSchedule, PLMSSolver
@@ -224,6 +226,7 @@ class Solver(ABC):
                 raise ValueError(f"pass exactly one of tolerance and {named[0]}; the tolerance chooses the length")
             check_state("x_T", x_T)
             of_plan.pop("max_model_calls", None)
-            prediction = of_run.get("prediction", "epsilon")
-            plan = self.plan_within(tolerance, model, x_T[:8, ...], prediction=prediction, **of_plan)
+            of_pilot: Any = {"prediction": of_run.get("prediction", "epsilon")}
+            of_pilot["condition"] = first_rows(of_run.get("condition"), 8)
+            plan = self.plan_within(tolerance, model, x_T[:8, ...], **of_pilot, **of_plan)
         return plan.run(model, x_T, **of_run)

@@ -108,6 +108,7 @@ CORE = (
     "arrays",
     "batching",
     "checkpoint",
+    "condition",
     "estimate",
     "guidance",
     "latents",

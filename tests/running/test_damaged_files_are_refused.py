@@ -56,7 +56,7 @@ def test_every_altered_byte_is_refused(path):
 
 # Values that mean something else than the file's own or nothing, with a part of the message where it names the fault.
 MEANINGLESS = {
-    "format": [("pndm_solvers.state/2", "this version reads")],
+    "format": [("pndm_solvers.state/1", "this version reads")],
     "plan": [
         ("{}", "not the JSON of a plan"),
         ("[" * 100_000, None),
