@@ -16,12 +16,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pndm_solvers.measure import GRIDS, deterministic_solvers, observed_order
-from pndm_solvers.problems import PROBLEMS
+from pndm_solvers.orders import GRIDS, deterministic_solvers, observed_order
+from pndm_solvers.problems import exact_problem
 from pndm_solvers.schedules import SCHEDULES
 
 SCHEDULE_NAMES = ("linear", "scaled_linear", "cosine")
-DISTRIBUTIONS = {"gaussian": PROBLEMS["gaussian"](), "mixture": PROBLEMS["smooth-mixture"]()}
+DISTRIBUTIONS = {"gaussian": "gaussian", "mixture": "smooth-mixture"}
 
 
 def main() -> None:
@@ -33,14 +33,18 @@ def main() -> None:
         [solver for solver in deterministic_solvers(SCHEDULES[name]()) if any(text in solver.name for text in texts)]
         for name in SCHEDULE_NAMES
     ]
+    problems = {
+        (name, distribution): exact_problem(distribution, SCHEDULES[name](), starts=16)
+        for name, distribution in itertools.product(SCHEDULE_NAMES, DISTRIBUTIONS.values())
+    }
     with tqdm(total=len(GRIDS) * len(cells) * len(solvers[0])) as bar:
         for grid, times in GRIDS.items():
             print(f"\n| {grid} grid | declared | " + " | ".join(f"{s}, {d}" for s, d in cells) + " |")
             print("|---|" + "---|" * (1 + len(cells)))
             for versions in zip(*solvers, strict=True):
                 figures = []
-                for solver, distribution in itertools.product(versions, DISTRIBUTIONS.values()):
-                    found = observed_order(solver, distribution, grid=times)
+                for solver, problem in zip(sorted(versions * 2, key=versions.index), problems.values(), strict=True):
+                    found = observed_order(solver, problem, grid=times)
                     off = abs(found.observed - found.declared) > 0.15
                     figures.append(f"{found.observed:.2f}{'*' if off else ''}")
                     bar.update()

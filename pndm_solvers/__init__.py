@@ -29,6 +29,7 @@ from pndm_solvers.noise import initial_noise
 from pndm_solvers.observers import Observer
 from pndm_solvers.plan import Plan, State, Step
 from pndm_solvers.prediction import Prediction
+from pndm_solvers.problem import Problem
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
@@ -56,6 +57,7 @@ __all__ = [
     "PRKSolver",
     "Plan",
     "Prediction",
+    "Problem",
     "Row",
     "Solver",
     "State",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,10 @@ class ArrayLibrary:
         """Whether the library records how `x` was made, to differentiate it later."""
         return False
 
+    def unrecorded(self) -> AbstractContextManager[Any]:
+        """A context in which the library does not record."""
+        return nullcontext()
+
     def device(self, x: Any) -> Any:
         """The device of `x`; None within jax.jit, which has a device only when it runs."""
         return getattr(x, "device", None)
@@ -112,6 +117,11 @@ class ArrayLibrary:
         place = self.device(x)
         spread = len(getattr(place, "device_set", ())) > 1  # a layout over several devices does not fit the times
         return xp.full(x.shape[:1], t, dtype=dtype, device=None if spread else place)
+
+    def numbers(self, x: Any) -> np.ndarray:
+        """The floating array `x` as NumPy float64, on the host."""
+        wide = self.wide(x)
+        return self.to_bytes(wide).view(dtype_name(wide.dtype)).reshape(x.shape).astype(np.float64)
 
     def from_numpy(self, values: np.ndarray, like: Any) -> Any:
         """float64 `values` as an array of `like`'s library, dtype and device."""
@@ -196,23 +206,24 @@ class ArrayLibrary:
 class TorchLibrary(ArrayLibrary):
     """PyTorch, which follows the standard only in most names, and has a fused multiply-add."""
 
-    def namespace(self, x: Any) -> Any:
+    @property
+    def torch(self) -> Any:
+        """The module, imported only where its arrays are used."""
         import torch
 
         return torch
 
-    def is_dense(self, x: Any) -> bool:
-        import torch
+    def namespace(self, x: Any) -> Any:
+        return self.torch
 
-        return x.layout == torch.strided
+    def is_dense(self, x: Any) -> bool:
+        return x.layout == self.torch.strided
 
     def is_floating(self, x: Any) -> bool:
         return x.is_floating_point()
 
     def has_numbers(self, x: Any) -> bool:
-        import torch
-
-        if torch.compiler.is_compiling() or x.is_meta:
+        if self.torch.compiler.is_compiling() or x.is_meta:
             return False
         try:
             return bool((x.reshape(-1)[:0] == 0).all())
@@ -220,9 +231,7 @@ class TorchLibrary(ArrayLibrary):
             return False
 
     def check_generator(self, generator: Any) -> None:
-        import torch
-
-        if not isinstance(generator, torch.Generator | np.random.Generator):
+        if not isinstance(generator, self.torch.Generator | np.random.Generator):
             raise TypeError(
                 f"generator is a {type(generator).__name__}; for torch states pass a torch.Generator or a "
                 f"numpy.random.Generator, or seed="
@@ -247,29 +256,25 @@ class TorchLibrary(ArrayLibrary):
         return x.to(dtype=x.dtype if dtype is None else dtype, copy=True)
 
     def records_gradients(self, x: Any) -> bool:
-        import torch
+        return x.requires_grad and self.torch.is_grad_enabled()
 
-        return x.requires_grad and torch.is_grad_enabled()
+    def unrecorded(self) -> AbstractContextManager[Any]:
+        return self.torch.no_grad()
 
     def times(self, x: Any, t: float, dtype: Any, *, integer: bool) -> Any:
-        import torch
-
-        dtype = torch.int64 if integer else torch.float64 if dtype == torch.float64 else torch.float32
-        return torch.full(x.shape[:1], int(t) if integer else t, dtype=dtype, device=x.device)
+        dtype = dtype if dtype == self.torch.float64 else self.torch.float32
+        dtype = self.torch.int64 if integer else dtype
+        return self.torch.full(x.shape[:1], int(t) if integer else t, dtype=dtype, device=x.device)
 
     def from_numpy(self, values: np.ndarray, like: Any) -> Any:
-        import torch
-
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device=like.device, dtype=like.dtype)
+        return self.torch.from_numpy(np.ascontiguousarray(values)).to(device=like.device, dtype=like.dtype)
 
     def normal(self, like: Any, generator: Any) -> Any:
-        import torch
-
         if isinstance(generator, np.random.Generator):
             return self.from_numpy(generator.standard_normal(like.shape), like)
         # Drawn where the generator lives, so that one on the CPU gives the same noise to every device.
         device = like.device if generator is None else generator.device
-        return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+        return self.torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
     def dynamic_threshold(self, x: Any, quantile: float, bound: float, most: float) -> Any:
         flat = self.wide(x).reshape(x.shape[0], math.prod(x.shape[1:]))
@@ -282,11 +287,9 @@ class TorchLibrary(ArrayLibrary):
         return flat.square().mean(1).sqrt().double().cpu().numpy()
 
     def to_bytes(self, x: Any) -> np.ndarray:
-        import torch
-
         if x.is_meta:
             raise ValueError("a state on torch's meta device has no numbers to save; move it to another")
-        return x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return x.detach().cpu().contiguous().reshape(-1).view(self.torch.uint8).numpy()
 
     def strides(self, x: Any) -> Sequence[int]:
         return x.stride()
@@ -294,12 +297,10 @@ class TorchLibrary(ArrayLibrary):
     def from_bytes(
         self, data: memoryview, dtype: str, shape: Sequence[int], order: Sequence[int], device: Any, like: Any
     ) -> Any:
-        import torch
-
         back = sorted(range(len(order)), key=order.__getitem__)
-        x = torch.empty(shape, dtype=getattr(torch, dtype), device="cpu")
-        x.view(-1).view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
-        return torch.empty([shape[d] for d in order], dtype=x.dtype, device=device).permute(back).copy_(x)
+        x = self.torch.empty(shape, dtype=getattr(self.torch, dtype), device="cpu")
+        x.view(-1).view(self.torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
+        return self.torch.empty([shape[d] for d in order], dtype=x.dtype, device=device).permute(back).copy_(x)
 
 
 def _quantile(rising: Any, quantile: float) -> Any:

@@ -1,4 +1,4 @@
-"""Measuring solvers against a known flow: the observed order, and the error at each budget of model calls."""
+"""Measuring solvers at each budget of model calls: the error of each sample, or the distance of all to the data."""
 
 from __future__ import annotations
 
@@ -7,195 +7,157 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.analytic import Distribution
-from pndm_solvers.grid import SPACINGS, Spacing
-from pndm_solvers.methods import (
-    SOLVERS,
-    DPMMultistepSolver,
-    DPMSinglestepSolver,
-    PLMSSolver,
-    PNDMSolver,
-    PRKSolver,
-    UniPCSolver,
-)
-from pndm_solvers.methods.multistep import Average, Starter
-from pndm_solvers.methods.runge_kutta import TABLEAUX
-from pndm_solvers.problems import Problem
-from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.arguments import choice
+from pndm_solvers.arrays import library
+from pndm_solvers.distances import resampled
+from pndm_solvers.flow import Reference
+from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS, Spacing
+from pndm_solvers.methods import DDIMSolver, DPMMultistepSolver, PLMSSolver, PNDMSolver, UniPCSolver
+from pndm_solvers.orders import check_deterministic, check_schedule
+from pndm_solvers.problem import Problem
 from pndm_solvers.solver import Solver
 
-__all__ = [
-    "GRIDS",
-    "ORDER_STEPS",
-    "Curve",
-    "ObservedOrder",
-    "compare",
-    "deterministic_solvers",
-    "observed_order",
-]
+__all__ = ["CALLS", "MEASURES", "Curve", "Estimate", "compare", "difference", "estimate"]
 
 Float64 = NDArray[np.float64]
 
+# ------------------------------------------------------------------ measures
 
-# ------------------------------------------------------------------ observed order
-
-
-def uniform(first: float, last: float, steps: int) -> Float64:
-    """Equal steps in t."""
-    return np.linspace(first, last, steps + 1)
+# Of one sampler's results: indices of samples, with repetition or without, -> one figure
+Statistic = Callable[[NDArray[np.intp]], float]
 
 
-def graded(first: float, last: float, steps: int) -> Float64:
-    """Steps whose size falls smoothly from 1.3 to 0.7 of their mean."""
-    s = np.linspace(0, 1, steps + 1)
-    return np.linspace(first, last, steps + 1) + 0.3 * (last - first) * s * (1 - s)
+def _paired(problem: Problem, samples: Float64, reference: Reference, final: str) -> Statistic:
+    errors = reference.errors(samples)
+    errors = np.where(np.isfinite(errors), errors, math.inf)
+    return lambda chosen: float(np.median(errors[chosen]))
 
 
-def perturbed(first: float, last: float, steps: int, seed: int = 0) -> Float64:
-    """Steps from 0.3 to 1.7 of their mean: each inner time moves at random by up to 0.35 of a step."""
-    times = np.linspace(first, last, steps + 1)
-    times[1:-1] += (last - first) / steps * np.random.default_rng([seed, steps]).uniform(-0.35, 0.35, steps - 1)
-    return times
+def _sliced_wasserstein(problem: Problem, samples: Float64, reference: Reference, final: str) -> Statistic:
+    target, floor = problem.target(final), problem.floor(final)
+    projected = target.project(samples)
+    return lambda chosen: target.sliced_wasserstein_of(projected[chosen]) - floor
 
 
-# (first time, last time, number of steps n) -> the n + 1 times
-GRIDS: dict[str, Callable[[float, float, int], Float64]] = {
-    "uniform": uniform,
-    "graded": graded,
-    "perturbed": perturbed,
+def _frechet(problem: Problem, samples: Float64, reference: Reference, final: str) -> Statistic:
+    target = problem.target(final)
+    return lambda chosen: target.frechet(samples[chosen])
+
+
+def _to_data(problem: Problem, samples: Float64, reference: Reference, final: str) -> Statistic:
+    distances = problem.target(final).between(samples).min(1)
+    return lambda chosen: float(distances[chosen].mean())
+
+
+def _from_data(problem: Problem, samples: Float64, reference: Reference, final: str) -> Statistic:
+    between = problem.target(final).between(samples)
+    return lambda chosen: float(between[np.unique(chosen)].min(0).mean())
+
+
+# By name; the first compares each sample with its own right end, the others sets of samples with `Problem.target`.
+MEASURES: dict[str, Callable[[Problem, Float64, Reference, str], Statistic]] = {
+    "paired": _paired,
+    "sliced-wasserstein": _sliced_wasserstein,
+    "frechet": _frechet,
+    "nearest-data": _to_data,
+    "nearest-sample": _from_data,
 }
-
-ORDER_STEPS = (113, 160, 226, 320, 452)
 
 
 @dataclass(frozen=True)
-class ObservedOrder:
-    """The result of `observed_order`.
+class Estimate:
+    """A figure and its interval of 90 %, by the bootstrap over the starts."""
 
-    Attributes
-    ----------
-    name:
-        The solver's name.
-    declared, observed:
-        The solver's `convergence_order`, and p of the least-squares fit log(error) = −p·log(steps) + c.
-    steps, errors:
-        The numbers of steps, and the root-mean-square distance to the exact flow for each.
+    value: float
+    low: float
+    high: float
+
+
+def estimate(
+    problem: Problem, samples: Any, reference: Reference, measure: str = "paired", final: str = "clean"
+) -> Estimate:
+    """How far the samples `(B, …)` are from where they should be, by one of `MEASURES`.
+
+    - "paired": the median over the starts of the root-mean-square distance to the flow's end from the same start.
+    - "sliced-wasserstein": SW² to `problem.target`, less SW² of two fine runs of other starts, so that perfect samples
+      have 0 in the mean; in squared units of x.
+    - "frechet": the Fréchet distance to the target, on the numbers of x.
+    - "nearest-data": the mean distance of a sample to the nearest point of the target; low for samples that look right.
+    - "nearest-sample": the mean distance of the target's points to the nearest sample; high where some are missing.
+
+    `reference` is that of the level where the samples began. Samples that are not finite make the figure infinite, the
+    paired one if they are more than half. Raises ValueError for an unknown measure.
     """
+    numbers = library(samples).numbers(samples)
+    if measure != "paired" and not np.isfinite(numbers).all():
+        return Estimate(math.inf, math.inf, math.inf)
+    with np.errstate(all="ignore"):
+        return _estimated(_statistic(problem, numbers, reference, measure, final), len(numbers))
 
-    name: str
-    declared: int
-    observed: float
-    steps: tuple[int, ...]
-    errors: tuple[float, ...]
 
+def difference(problem: Problem, a: Any, b: Any, measure: str = "sliced-wasserstein", final: str = "clean") -> Estimate:
+    """The figure of the samples `a` less that of `b`, both `(B, …)` from the same starts at the highest level.
 
-def observed_order(
-    solver: Solver,
-    distribution: Distribution,
-    *,
-    grid: Callable[[float, float, int], Any] = uniform,
-    steps: Sequence[int] = ORDER_STEPS,
-    first: float | None = None,
-    last: float | None = None,
-    starts: int = 16,
-    seed: int = 1,
-) -> ObservedOrder:
-    """Measure how fast a solver's error falls with the number of steps, between two times where ε is smooth.
-
-    Parameters
-    ----------
-    solver, distribution:
-        The solver, and the distribution whose exact ε it integrates.
-    grid:
-        A function of `GRIDS` or of your own: (first, last, steps) to `steps` + 1 times.
-    steps:
-        Two or more numbers of steps.
-    first, last:
-        The first and the last time. By default 0.9·t_max and 0.2·t_max, away from both ends of the schedule.
-    starts, seed:
-        The number of starting points of N(0, (α² + σ²)·I), and the seed that draws them.
-
-    Raises
-    ------
-    ValueError:
-        For a stochastic solver, which has no order, and for fewer than two numbers of steps.
+    The bootstrap draws the same starts for both, so that what both have in common cancels: equal samples give 0 with
+    an interval of no width. Raises ValueError for an unknown measure.
     """
-    _check_deterministic(solver)
-    if len(set(steps)) < 2:
-        raise ValueError(
-            f"steps is {list(steps)}; pass two different numbers of steps or more, since an order is a slope"
-        )
-    schedule = solver.schedule
-    first = 0.9 * schedule.t_max if first is None else first
-    last = 0.2 * schedule.t_max if last is None else last
-    top = schedule.level(first)
-    x = np.random.default_rng(seed).standard_normal((starts, distribution.sample(1).shape[1]))
-    x *= math.hypot(top.alpha, top.sigma)
-    exact = distribution.flow(x, top, schedule.level(last))
-    model = distribution.model(schedule)
-    errors = []
-    for count in steps:
-        *visited, stop = grid(first, last, count)
-        result = solver.plan(timesteps=visited, stop=stop).run(model, x, check_finite=None)
-        errors.append(float(np.sqrt(np.mean((result - exact) ** 2))))
-    observed = -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
-    assert solver.convergence_order is not None
-    return ObservedOrder(solver.name, solver.convergence_order, observed, tuple(steps), tuple(errors))
+    reference = problem.reference(final=final) if measure == "paired" else Reference(problem.x, problem.x)
+    one, other = (
+        _statistic(problem, library(samples).numbers(samples), reference, measure, final) for samples in (a, b)
+    )
+    return _estimated(lambda chosen: one(chosen) - other(chosen), len(a))
 
 
-def deterministic_solvers(schedule: NoiseSchedule) -> list[Solver]:
-    """Every registered method with an order, in each of its options, without duplicates."""
-    solvers = [make(schedule) for make in SOLVERS.values()]
-    solvers += [
-        PLMSSolver(schedule, order, starter, weights)
-        for weights in ("exact", "classical")
-        for order in (1, 2, 3, 4)
-        for starter in get_args(Starter)
-    ]
-    solvers += [PRKSolver(schedule, tableau) for tableau in TABLEAUX.values()]
-    solvers += [PNDMSolver(schedule, order=2)]
-    solvers += [PLMSSolver(schedule, space=space) for space in get_args(Average)]
-    solvers += [PLMSSolver(schedule, coordinate="time"), PLMSSolver(schedule, corrector=True)]
-    solvers += [DPMMultistepSolver(schedule, order, "epsilon", "heun") for order in (1, 2, 3)]
-    solvers += [DPMSinglestepSolver(schedule, order, solver_type="heun") for order in (2, 3)]
-    solvers += [UniPCSolver(schedule, 1, "bh1"), UniPCSolver(schedule, 3, space="epsilon")]
-    return [solver for solver in dict.fromkeys(solvers) if solver.convergence_order is not None]
+def _statistic(problem: Problem, samples: Float64, reference: Reference, measure: str, final: str) -> Statistic:
+    return MEASURES[choice("measure", measure, MEASURES)](problem, samples, reference, final)
 
 
-def _check_deterministic(solver: Solver) -> None:
-    if solver.convergence_order is None:
-        raise ValueError(
-            f"{solver.name} is stochastic, so it has no order and no single right end; pass a solver without noise"
-        )
+def _estimated(statistic: Statistic, count: int) -> Estimate:
+    value = statistic(np.arange(count))
+    if not math.isfinite(value):
+        return Estimate(math.inf, math.inf, math.inf)
+    draws = resampled(statistic, count)
+    draws = draws[np.isfinite(draws)]
+    # About their own mean: a draw with repetition is farther from everything than the set that it is drawn from.
+    low, high = np.quantile(draws, [0.05, 0.95]) - draws.mean() if draws.size else (0.0, 0.0)
+    return Estimate(value, float(value + min(low, 0)), float(value + max(high, 0)))
 
 
-# ------------------------------------------------------------------ error against model calls
+# ------------------------------------------------------------------ figures against model calls
+
+CALLS = (5, 8, 10, 15, 20, 50)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The error of one solver on one time grid, for each budget of model calls.
+    """The figure of one solver on one time grid, for each budget of model calls.
 
     Attributes
     ----------
-    solver, spacing:
-        The names of the solver and of the grid.
+    problem, solver, spacing, measure:
+        The names of the problem, the solver, the grid and the measure.
     calls:
         The budgets.
-    median, mean:
-        The error over the starts, for each budget; infinite if no plan fits the budget or the run overflows.
+    value, low, high:
+        The figure for each budget and its interval of 90 %; infinite if no plan fits the budget or the run overflows.
+    limit:
+        That of the reference, its estimated error; paired figures that are not well above it show nothing.
     """
 
+    problem: str
     solver: str
     spacing: str
+    measure: str
     calls: tuple[int, ...]
-    median: tuple[float, ...]
-    mean: tuple[float, ...]
+    value: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    limit: float = 0.0
 
     @property
     def name(self) -> str:
@@ -205,51 +167,79 @@ class Curve:
 
 def compare(
     problem: Problem,
-    solvers: Iterable[Solver],
-    spacings: Iterable[str | Spacing],
-    calls: Sequence[int],
+    solvers: Iterable[Solver] | None = None,
+    spacings: Iterable[str | Spacing] = (DEFAULT_SPACING,),
+    calls: Sequence[int] = CALLS,
     *,
+    measure: str = "paired",
     final: str = "clean",
     progress: bool = False,
 ) -> list[Curve]:
-    """Measure each solver on each spacing, at each budget of model calls, against one of the problem's ends.
+    """Measure each solver on each spacing, at each budget of model calls.
 
-    Each run is `solver.plan(max_model_calls=budget, spacing=spacing, final=final)`. Raises ValueError for a stochastic
-    solver, for a solver whose schedule is not the problem's, and for an unknown spacing.
+    Each run is `solver.plan(max_model_calls=budget, spacing=spacing, final=final)`. It begins where its plan does, and
+    the paired error is the distance to the flow from that same level. So a paired error does not say what the choice of
+    the level costs; a measure of distributions does.
+
+    Parameters
+    ----------
+    problem:
+        What to measure on: `Problem.of` makes it of any network.
+    solvers:
+        By default the library's own default, DDIM, the paper's F-PNDM, DPM-Solver++(2M) and UniPC. Stochastic ones take
+        part where `measure` is not "paired".
+    spacings, calls, final:
+        As in `Solver.plan`.
+    measure:
+        One of `MEASURES`: see `estimate`.
+    progress:
+        Whether to show a bar.
+
+    Raises
+    ------
+    ValueError:
+        For a solver whose schedule is not the problem's, a stochastic one where errors are paired, and unknown names.
     """
+    choice("measure", measure, MEASURES)
+    if solvers is None:
+        standard = (PLMSSolver, DDIMSolver, PNDMSolver, DPMMultistepSolver, UniPCSolver)
+        solvers = [make(problem.schedule) for make in standard]
     pairs = list(product(solvers, spacings))
     for solver, spacing in pairs:
-        _check_deterministic(solver)
-        if solver.schedule != problem.schedule:
-            raise ValueError(
-                f"{solver.name} has the schedule {solver.schedule!r}, but the problem has {problem.schedule!r}; "
-                f"make the solver on problem.schedule"
-            )
-        if isinstance(spacing, str) and spacing not in SPACINGS:
-            raise ValueError(f"spacing is {spacing!r}; known are {', '.join(SPACINGS)}")
+        check_schedule(solver, problem)
+        if measure == "paired":
+            check_deterministic(solver)
+        if isinstance(spacing, str):
+            choice("spacing", spacing, SPACINGS)
     from tqdm.auto import tqdm
 
     curves = []
     with tqdm(total=len(pairs) * len(calls), unit="run", desc=problem.name, disable=not progress) as bar:
         for solver, spacing in pairs:
-            errors = []
+            found, limit = [], 0.0
             for budget in calls:
-                errors.append(_errors(problem, solver, spacing, budget, final))
+                figure, error = _measured(problem, solver, spacing, budget, measure, final)
+                found.append(figure)
+                limit = max(limit, error)
                 bar.update()
             label = spacing if isinstance(spacing, str) else getattr(spacing, "__name__", "own spacing")
-            median, mean = (tuple(float(of(e)) for e in errors) for of in (np.median, np.mean))
-            curves.append(Curve(solver.name, label, tuple(calls), median, mean))
+            value, low, high = (tuple(getattr(f, name) for f in found) for name in ("value", "low", "high"))
+            curves.append(Curve(problem.name, solver.name, label, measure, tuple(calls), value, low, high, limit))
     return curves
 
 
-def _errors(problem: Problem, solver: Solver, spacing: str | Spacing, budget: int, final: str) -> Float64:
+def _measured(
+    problem: Problem, solver: Solver, spacing: str | Spacing, budget: int, measure: str, final: str
+) -> tuple[Estimate, float]:
+    """The figure, and the limit of the reference."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # a grid that begins too low is a result here, not a mistake
         try:
             plan = solver.plan(max_model_calls=budget, spacing=spacing, final=final)
         except ValueError:
-            return np.array([math.inf])
-        errors = problem.errors(
-            plan.run(problem.model, problem.x, prediction=problem.prediction, check_finite=None), final
-        )
-    return np.where(np.isfinite(errors), errors, math.inf)
+            return Estimate(math.inf, math.inf, math.inf), 0.0
+        begin = problem.starts(plan.levels[0].t)
+        reference = Reference(begin, begin)
+        if measure == "paired":
+            reference = problem.reference(plan.levels[0].t, final=final)
+        return estimate(problem, problem.run(plan, begin), reference, measure, final), reference.limit

@@ -7,7 +7,8 @@ from itertools import cycle
 
 import numpy as np
 
-from pndm_solvers.measure import Curve, ObservedOrder
+from pndm_solvers.measure import Curve
+from pndm_solvers.orders import ObservedOrder
 
 try:
     from matplotlib.axes import Axes
@@ -22,6 +23,14 @@ __all__ = ["plot_curves", "plot_orders"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444", "#8C564B")
 STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 MARKERS = "osD^vP"
+# By measure: what a plot shows, and its axis.
+LABELS = {
+    "paired": ("distance to the flow's end from the same start", "root-mean-square distance, median"),
+    "sliced-wasserstein": ("distance of the distributions", "sliced Wasserstein distance², less its floor"),
+    "frechet": ("distance of the distributions", "Fréchet distance"),
+    "nearest-data": ("from each sample to the nearest point of the data", "root-mean-square distance, mean"),
+    "nearest-sample": ("from each point of the data to the nearest sample", "root-mean-square distance, mean"),
+}
 
 
 def plot_orders(found: Sequence[ObservedOrder], title: str) -> Figure:
@@ -29,7 +38,7 @@ def plot_orders(found: Sequence[ObservedOrder], title: str) -> Figure:
 
     Write the figure with `savefig(path, dpi=…)`. The state of pyplot does not change.
     """
-    figure, axes = _axes(len(found), title, "steps", "root-mean-square distance to the exact flow")
+    figure, axes = _axes(len(found), title, "steps", "root-mean-square distance to the flow")
     for order in sorted({result.declared for result in found}):
         # Each guide passes above the highest line of its order.
         highest = max((result for result in found if result.declared == order), key=lambda result: result.errors[0])
@@ -52,23 +61,48 @@ def plot_orders(found: Sequence[ObservedOrder], title: str) -> Figure:
     return figure
 
 
-def plot_curves(curves: Sequence[Curve], title: str, ylabel: str) -> Figure:
-    """Plot median error against model calls: one colour per solver, one line style per spacing.
+def plot_curves(curves: Sequence[Curve], title: str = "", ylabel: str = "") -> Figure:
+    """Plot the figure of each curve against model calls: one colour per solver, one line style per spacing.
 
-    Points that are not finite are left out. Write the figure with `savefig(path, dpi=…)`.
+    A band is the interval of 90 %, and a grey line the error of the reference. Points that are not finite are left out,
+    and the axis ends a thousand times above the best curve. Write the figure with
+    `savefig(path, dpi=…)`.
     """
-    figure, axes = _axes(len(curves), title, "model calls", ylabel)
+    first = curves[0]
+    paired = first.measure == "paired"
+    title = title or f"{first.problem}: {LABELS[first.measure][0]}"
+    figure, axes = _axes(len(curves), title, "model calls", ylabel or LABELS[first.measure][1])
     colours = dict(zip(dict.fromkeys(curve.solver for curve in curves), cycle(COLOURS), strict=False))
     spacings = list(dict.fromkeys(curve.spacing for curve in curves))
-    for curve in sorted(curves, key=lambda curve: -curve.median[-1]):
-        kind = spacings.index(curve.spacing) % len(STYLES)
+    for curve in sorted(curves, key=lambda curve: -curve.value[-1]):
+        kind, colour = spacings.index(curve.spacing) % len(STYLES), colours[curve.solver]
+        value, low, high = (np.where(np.isfinite(v), v, np.nan) for v in (curve.value, curve.low, curve.high))
+        axes.fill_between(curve.calls, low, high, color=colour, alpha=0.12, lw=0)
         axes.plot(
-            curve.calls, np.where(np.isfinite(curve.median), curve.median, np.nan), color=colours[curve.solver],
-            ls=STYLES[kind], marker=MARKERS[kind], ms=4, lw=1.6, label=curve.name,
-        )  # fmt: skip
-    _ticks(axes, curves[0].calls)
-    _legend(axes, "by the error at the most calls")
+            curve.calls, value, color=colour, ls=STYLES[kind], marker=MARKERS[kind], ms=4, lw=1.6, label=curve.name
+        )
+    limit = max(curve.limit for curve in curves)
+    if paired and limit:
+        axes.axhline(limit, color="#999999", lw=0.9, ls=(0, (4, 3)), zorder=1, label="error of the reference")
+    _limit_height(axes, curves)
+    _ticks(axes, first.calls)
+    _legend(axes, "by the figure at the most calls")
     return figure
+
+
+def _limit_height(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Cut off what diverges, and make the axis linear near 0 where a figure is not positive."""
+    values = np.array([curve.value for curve in curves], float)
+    best = np.where(np.isfinite(values), values, np.inf).min(0)
+    best = best[np.isfinite(best)]
+    if not best.size:
+        return
+    if values.min() <= 0:  # a distance less its floor
+        size = float(np.abs(values[np.isfinite(values)]).min())
+        axes.set_yscale("symlog", linthresh=max(size, 1e-3 * float(np.abs(best).max()), 1e-12))
+    worst = float(values[np.isfinite(values)].max())
+    if worst > 1e3 * best.max() > 0:
+        axes.set_ylim(top=1e3 * float(best.max()))
 
 
 def _axes(lines: int, title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:

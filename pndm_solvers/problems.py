@@ -1,27 +1,18 @@
-"""Problems to measure solvers on: starts, a model, and the points to which the probability-flow ODE carries the starts.
-
-The model is exact, for the distributions of `PROBLEMS`, or a bundled network.
-"""
+"""Named problems: distributions whose ε and flow are exact, and the bundled networks."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pndm_solvers.analytic import Distribution, Empirical, Gaussian, GaussianMixture
-from pndm_solvers.methods import PNDMSolver
 from pndm_solvers.noise import initial_noise
-from pndm_solvers.plan import Model
+from pndm_solvers.problem import Problem
 from pndm_solvers.schedules import NoiseSchedule
 
-__all__ = ["PROBLEMS", "Problem", "exact_problem", "network_problem"]
-
-Float64 = NDArray[np.float64]
+__all__ = ["PROBLEMS", "exact_problem", "network_problem"]
 
 
 def random_gaussian(dimension: int = 4, seed: int = 0) -> Gaussian:
@@ -80,83 +71,26 @@ PROBLEMS: dict[str, Callable[[], Distribution]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """Starts, a model, and the points to which the probability-flow ODE carries the starts.
-
-    Attributes
-    ----------
-    name, schedule:
-        The problem's name, and the schedule of its times.
-    model, prediction:
-        A function of (x, t), and the kind of its prediction.
-    x:
-        The starts `(B, …)` at the schedule's highest level, a NumPy array or a torch tensor.
-    ends:
-        The end points `(B, …)`, by the `final` of `Solver.plan`: "clean" or "first".
-    """
-
-    name: str
-    schedule: NoiseSchedule
-    model: Model = field(repr=False)
-    prediction: str
-    x: Any = field(repr=False)
-    ends: Mapping[str, Any] = field(repr=False)
-
-    def errors(self, result: Any, final: str = "clean") -> Float64:
-        """The root-mean-square distance of each sample of `result` `(B, …)` to its end, `(B,)` float64."""
-        difference = np.asarray(result, np.float64) - np.asarray(self.ends[final], np.float64)
-        return np.sqrt((difference.reshape(len(difference), -1) ** 2).mean(1))
-
-
 def exact_problem(name: str, schedule: NoiseSchedule, starts: int = 64, seed: int = 1) -> Problem:
-    """One of `PROBLEMS` on a schedule, in float64 on NumPy arrays, with the ends of the exact flow.
-
-    The starts are N(0, α² + σ²) at the schedule's highest level. The first starts are the same for any number of them.
-    Raises ValueError for a name that is not in `PROBLEMS`.
-    """
+    """One of `PROBLEMS` on a schedule: see `Problem.exact`. ValueError for a name that is not in `PROBLEMS`."""
     if name not in PROBLEMS:
         raise ValueError(f"problem is {name!r}; known are {', '.join(PROBLEMS)}")
-    distribution = PROBLEMS[name]()
-    top, first = schedule.level(schedule.t_max), schedule.level(schedule.t_min)
-    x = math.hypot(top.alpha, top.sigma) * initial_noise((starts, distribution.sample(1).shape[1]), seed)
-    at_first = distribution.flow(x, top, first)
-    ends = {"clean": distribution.flow(at_first, first, schedule.clean), "first": at_first}
-    prediction = "epsilon" if top.alpha else "v_prediction"  # in pure noise ε carries no information
-    return Problem(name, schedule, distribution.model(schedule, prediction), prediction, x, ends)
+    return Problem.exact(PROBLEMS[name](), schedule, starts, seed, name)
 
 
-def network_problem(
-    name: str,
-    starts: int = 32,
-    seed: int = 1,
-    finals: Iterable[str] = ("clean", "first"),
-    calls: int = 1000,
-    progress: bool = False,
-) -> Problem:
-    """A bundled network as a problem, with its classes in turn, in torch float32.
+def network_problem(network: Any, starts: int = 32, seed: int = 1, **options: Any) -> Problem:
+    """A bundled or a saved network as a problem, with its classes in turn, in torch float32.
 
-    The ends are those of F-PNDM with `calls` model calls on the quadratic grid, for each of `finals`.
-    Raises ValueError for a name that is not in `NETWORK_NAMES`, and ImportError if torch is not installed.
+    `network` is one of `NETWORK_NAMES`, or what `load_network` and `load_saved_network` return. `options` are those of
+    `Problem.of`. Raises ValueError for an unknown name, and ImportError if torch is not installed.
     """
-    from pndm_solvers.reference import load_network
+    if isinstance(network, str):
+        from pndm_solvers.reference import load_network
 
-    network = load_network(name)
+        network = load_network(network)
     import torch
 
-    label = torch.arange(starts) % len(network.labels) if network.labels else None
-    answer = network.model(label)
-
-    def model(x: Any, t: Any) -> Any:
-        with torch.no_grad():
-            return answer(x, t)
-
     x = torch.from_numpy(initial_noise((starts, *network.shape), seed)).float()
-    solver = PNDMSolver(network.schedule)
-    ends = {
-        final: solver.plan(max_model_calls=calls, spacing="quadratic", final=final).run(
-            model, x, prediction=network.prediction, progress=progress
-        )
-        for final in finals
-    }
-    return Problem(name, network.schedule, model, network.prediction, x, ends)
+    label = {"label": torch.arange(starts) % len(network.labels)} if network.labels else None
+    options = {"prediction": network.prediction, "condition": label, "name": network.name} | options
+    return Problem.of(network, network.schedule, x, **options)

@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, make_grid, measure
+from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, make_grid, orders
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.schedules import SCHEDULES as REGISTERED_SCHEDULES
 
@@ -37,7 +37,7 @@ def all_solvers(schedule):
 
 def deterministic_solvers(schedule):
     """The solvers of `all_solvers` that draw no noise."""
-    solvers = [*measure.deterministic_solvers(schedule), PRKSolver(schedule, BOGACKI_SHAMPINE)]
+    solvers = [*orders.deterministic_solvers(schedule), PRKSolver(schedule, BOGACKI_SHAMPINE)]
     return [solver for solver in solvers if not isinstance(solver, PLMSSolver) or solver.order == 4]
 
 

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import typer
 
 from pndm_solvers.cli.options import (
@@ -19,16 +20,18 @@ from pndm_solvers.cli.options import (
     read_schedule,
 )
 from pndm_solvers.cli.tables import marked_rows, strict_json, text_table
+from pndm_solvers.flow import ExactFlow
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
-from pndm_solvers.measure import GRIDS, ORDER_STEPS, compare, observed_order
+from pndm_solvers.measure import CALLS, MEASURES, Curve, compare
 from pndm_solvers.methods import SOLVERS
+from pndm_solvers.orders import GRIDS, ORDER_STEPS, observed_order
+from pndm_solvers.problem import Problem
 from pndm_solvers.problems import PROBLEMS, exact_problem, network_problem
 from pndm_solvers.reference import NETWORK_NAMES
 from pndm_solvers.schedules import NoiseSchedule
 
 DETERMINISTIC = [name for name, make in SOLVERS.items() if make(NoiseSchedule.linear()).convergence_order is not None]
 COMPARED = ("ddim", "plms", "plms-classical", "pndm", "dpmpp-2m", "unipc")
-CALLS = (5, 8, 10, 15, 20, 50)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead, and draw a plot only with --out.")]
 
@@ -58,9 +61,9 @@ def print_orders(
     noise_schedule = read_schedule(schedule)
     solvers = [SOLVERS[name](noise_schedule) for name in read_names("--solver", solver, DETERMINISTIC, DETERMINISTIC)]
     picture = _picture(out, "order.png", as_json)
-    distribution = PROBLEMS[problem]()
+    measured = exact_problem(problem, noise_schedule, starts=16)
     found = _finished(
-        solvers, lambda solver: observed_order(solver, distribution, grid=GRIDS[grid], steps=numbers), problem
+        solvers, lambda solver: observed_order(solver, measured, grid=GRIDS[grid], steps=numbers), problem
     )
     title = f"Distance to the exact flow of {problem} ({schedule} schedule, {grid} grid)"
     if picture is not None:
@@ -95,42 +98,94 @@ def print_comparison(
         list[str] | None,
         typer.Option(help=f"Budgets of model calls; {SEVERAL}. [default: {','.join(map(str, CALLS))}]"),
     ] = None,
-    problem: Annotated[str, typer.Option(help=f"One of: {', '.join((*PROBLEMS, *NETWORK_NAMES))}.")] = "ring",
+    problem: Annotated[
+        str | None, typer.Option(help=f"One of: {', '.join((*PROBLEMS, *NETWORK_NAMES))}. [default: ring]")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Instead of --problem: a folder that a diffusers pipeline was saved to, with a UNet2DModel."),
+    ] = None,
+    measure: Annotated[str, typer.Option(help=f"One of: {', '.join(MEASURES)}; all but the first compare sets.")] = (
+        "paired"
+    ),
+    data: Annotated[
+        Path | None, typer.Option(help="A .npy file with the data of a network, for measures that compare sets.")
+    ] = None,
     schedule: Annotated[str | None, typer.Option(help="As in order; a network has its own. [default: linear]")] = None,
-    starts: Annotated[int, typer.Option(help="How many starting points.", min=1)] = 32,
+    starts: Annotated[
+        int | None, typer.Option(help="How many starting points. [default: 32, or 512 to compare sets]", min=2)
+    ] = None,
+    saved: Annotated[
+        Path | None, typer.Option(help="A .npz file that keeps a network's fine runs for the next time.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The plot to write. [default: compare.png]")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the error of solvers on time grids against model calls, where the right end is known."""
+    """Measure solvers on time grids against model calls, by their distance to the right ends or to the data."""
     numbers = read_numbers("--calls", calls, CALLS)
-    check_known("--problem", problem, (*PROBLEMS, *NETWORK_NAMES))
-    if schedule is not None and problem in NETWORK_NAMES:
-        raise ValueError(f"--schedule is {schedule!r}; the network {problem!r} has its own schedule, so leave it out")
+    check_known("--measure", measure, MEASURES)
     spacings = read_names("--spacing", spacing, SPACINGS, [DEFAULT_SPACING])
-    schedule = schedule or "linear"
-    noise_schedule = read_schedule(schedule)
-    names = read_names("--solver", solver, DETERMINISTIC, COMPARED)
+    names = read_names("--solver", solver, _measurable(measure), COMPARED)
     picture = _picture(out, "compare.png", as_json)
-    if problem in NETWORK_NAMES:
-        measured = network_problem(problem, starts, finals=["clean"], progress=True)
-        schedule, what = None, f"the limit of the network {problem}"
-    else:
-        measured = exact_problem(problem, noise_schedule, starts)
-        what = f"the exact end of {problem} ({schedule} schedule)"
+    starts = starts or (32 if measure == "paired" else 512)
+    measured = _problem(problem, model, schedule, starts, data, saved)
     pairs = list(product([SOLVERS[name](measured.schedule) for name in names], spacings))
-    curves = _finished(pairs, lambda pair: compare(measured, [pair[0]], [pair[1]], numbers)[0], problem)
-    title = f"Distance to {what}, median of {starts} starts"
+    curves = _finished(
+        pairs, lambda pair: compare(measured, [pair[0]], [pair[1]], numbers, measure=measure)[0], measured.name
+    )
+    title = _title(measured, measure, starts)
     if picture is not None:
         from pndm_solvers.plots import plot_curves
 
-        plot_curves(curves, title, "root-mean-square distance").savefig(picture, dpi=150)
+        plot_curves(curves, title).savefig(picture, dpi=150)
     if as_json:
-        facts = {"problem": problem, "schedule": schedule, "starts": starts}
+        own = not isinstance(measured.flow, ExactFlow)
+        facts = {"problem": measured.name, "schedule": None if own else schedule or "linear", "starts": starts}
         typer.echo(strict_json(facts | {"curves": [asdict(curve) for curve in curves]}))
         return
-    typer.echo(f"{title}, root mean square, by model calls")
+    typer.echo(f"{title}, by model calls")
     typer.echo(text_table([("solver, spacing", *map(str, numbers)), *marked_rows(curves)]))
-    typer.echo(f"* the lowest of its column; {picture}")
+    typer.echo(f"* the lowest of its column; {_limit(curves)}{picture}")
+
+
+def _measurable(measure: str) -> list[str]:
+    return DETERMINISTIC if measure == "paired" else list(SOLVERS)
+
+
+def _problem(
+    name: str | None, folder: Path | None, schedule: str | None, starts: int, data: Path | None, saved: Path | None
+) -> Problem:
+    if name is not None and folder is not None:
+        raise ValueError("pass --problem or --model, not both")
+    name = name or "ring"
+    check_known("--problem", name, (*PROBLEMS, *NETWORK_NAMES))
+    network = folder is not None or name in NETWORK_NAMES
+    if schedule is not None and network:
+        which = name if folder is None else str(folder)
+        raise ValueError(f"--schedule is {schedule!r}; the network {which!r} has its own schedule, so leave it out")
+    if not network:
+        if data is not None or saved is not None:
+            raise ValueError(f"--data and --saved are for networks; the problem {name!r} is exact")
+        return exact_problem(name, read_schedule(schedule or "linear"), starts)
+    points = None if data is None else np.load(data, allow_pickle=False)
+    if folder is None:
+        return network_problem(name, starts, data=points, saved=saved)
+    from pndm_solvers.adapters.diffusers.networks import load_saved_network
+
+    return network_problem(load_saved_network(folder), starts, data=points, saved=saved)
+
+
+def _title(problem: Problem, measure: str, starts: int) -> str:
+    """What a plot and a table show, in one line."""
+    if measure != "paired":
+        return f"{problem.name}: {measure} to the {'fine run' if problem.data is None else 'data'}, {starts} samples"
+    end = "exact end" if isinstance(problem.flow, ExactFlow) else "end of a fine run"
+    return f"{problem.name}: root-mean-square distance to the {end}, median of {starts} starts"
+
+
+def _limit(curves: Sequence[Curve]) -> str:
+    limit = max(curve.limit for curve in curves)
+    return f"the fine run itself errs by about {limit:.1e}; " if limit else ""
 
 
 def _picture(out: Path | None, default: str, as_json: bool) -> Path | None:

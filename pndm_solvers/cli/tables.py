@@ -17,12 +17,12 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def marked_rows(curves: Sequence[Curve]) -> list[tuple[str, ...]]:
-    """One row per curve: its name and its medians, with an asterisk at the lowest median of each column."""
-    lowest = [min(column) for column in zip(*(curve.median for curve in curves), strict=True)]
+    """One row per curve: its name and its figures, with an asterisk at the lowest of each column."""
+    lowest = [min(column) for column in zip(*(curve.value for curve in curves), strict=True)]
     return [
         (
             curve.name,
-            *(f"{e:.1e}{'*' if e == least < math.inf else ' '}" for e, least in zip(curve.median, lowest, strict=True)),
+            *(f"{e:.1e}{'*' if e == least < math.inf else ' '}" for e, least in zip(curve.value, lowest, strict=True)),
         )
         for curve in curves
     ]

@@ -50,9 +50,9 @@ class ReferenceNetwork:
         """The shape of one image: (channels, height, width)."""
         return self.unet.channels, self.unet.size, self.unet.size
 
-    def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The unconditional answer, of x's shape, for `x` `(B, C, H, W)` at times `t` `(B,)`."""
-        return self.unet(x, t)
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        """The answer, of x's shape, for `x` `(B, C, H, W)` at times `t` `(B,)` and classes `label` `(B,)`, if any."""
+        return self.unet(x, t, label)
 
     def model(self, label: torch.Tensor | None = None, guidance: float = 1.0) -> Model:
         """A model for the classes `label` `(B,)`, by classifier-free guidance of scale `guidance`; 1 is no guidance.

@@ -8,7 +8,8 @@ from run_command import runner
 
 from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PNDMSolver, cli
 from pndm_solvers.cli.measure import COMPARED
-from pndm_solvers.measure import Curve, compare, observed_order
+from pndm_solvers.measure import Curve, compare
+from pndm_solvers.orders import observed_order
 from pndm_solvers.problems import exact_problem
 
 
@@ -72,7 +73,7 @@ def test_json_has_no_infinity(run):
         "compare", "--schedule", "rectified_flow", "--calls", 3, "--starts", 2, "--spacing", "log_snr", "--json"
     )
     assert status == 0
-    assert [curve["median"] for curve in json.loads(out)["curves"]] == [[None]] * len(COMPARED)
+    assert [curve["value"] for curve in json.loads(out)["curves"]] == [[None]] * len(COMPARED)
 
 
 def test_order_as_json(run, tmp_path, monkeypatch):

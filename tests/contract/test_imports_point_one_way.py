@@ -137,6 +137,9 @@ FORBIDDEN = [
     ("schedule", "config"),
     ("config", "schedules"),
     ("arguments", "schedule"),
+    ("distances", "plan"),
+    ("flow", "problem"),
+    ("orders", "measure"),
 ]
 
 

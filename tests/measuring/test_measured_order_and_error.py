@@ -7,10 +7,14 @@ import pytest
 from conftest import SCHEDULES
 
 from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PNDMSolver, Solver
-from pndm_solvers.measure import GRIDS, Curve, ObservedOrder, compare, deterministic_solvers, observed_order
+from pndm_solvers.flow import Reference
+from pndm_solvers.measure import Curve, compare
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.methods.classical import classical_move
-from pndm_solvers.problems import PROBLEMS, Problem, exact_problem, network_problem
+from pndm_solvers.orders import GRIDS, ObservedOrder, deterministic_solvers, observed_order
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.problem import Problem
+from pndm_solvers.problems import PROBLEMS, exact_problem, network_problem
 
 LINEAR = SCHEDULES["linear"]
 FEW = (20, 40, 80)
@@ -36,13 +40,13 @@ class HalfAStepLate(Solver):
 @pytest.mark.parametrize("solver", [DDIMSolver(LINEAR), HalfAStepLate(LINEAR)], ids=lambda solver: solver.name)
 def test_a_first_order_method_has_observed_order_one(solver):
     for grid in GRIDS.values():
-        found = observed_order(solver, PROBLEMS["gaussian"](), grid=grid, steps=FEW)
+        found = observed_order(solver, exact_problem("gaussian", LINEAR, 16), grid=grid, steps=FEW)
         assert found.observed == pytest.approx(1, abs=0.2)
         assert (found.name, found.declared, found.steps) == (solver.name, 1, FEW)
 
 
 def test_the_observed_order_is_the_slope_of_the_errors():
-    found = observed_order(PNDMSolver(LINEAR), PROBLEMS["gaussian"](), steps=(40, 80))
+    found = observed_order(PNDMSolver(LINEAR), exact_problem("gaussian", LINEAR, 16), steps=(40, 80))
     assert found.observed == pytest.approx(np.log2(found.errors[0] / found.errors[1]))
 
 
@@ -84,26 +88,25 @@ def test_starts_and_ends_are_joined_by_the_flow(name, schedule):
     problem, distribution = exact_problem(name, schedule, starts=4), PROBLEMS[name]()
     level = schedule.level(schedule.t_max)
     scale = np.hypot(level.alpha, level.sigma)
-    back = distribution.flow(problem.ends["first"], schedule.level(schedule.t_min), level)
+    back = distribution.flow(problem.reference(final="first").ends, schedule.level(schedule.t_min), level)
     np.testing.assert_allclose(back, problem.x, atol=1e-5 * scale)
     for final in ("clean", "first"):
         plan = DDIMSolver(schedule).plan(200, spacing="quadratic", final=final)
         result = plan.run(problem.model, problem.x, prediction=problem.prediction)
-        assert problem.errors(result, final).max() < 0.03
+        assert problem.reference(final=final).errors(result).max() < 0.03
 
 
 def test_the_first_starts_do_not_depend_on_the_number_of_starts():
     few, more = (exact_problem("power-law", LINEAR, starts=n) for n in (2, 5))
     np.testing.assert_array_equal(few.x, more.x[:2])
-    assert few.x.dtype == few.ends["clean"].dtype == np.float64
+    assert few.x.dtype == few.reference().ends.dtype == np.float64
 
 
 def test_errors_are_root_mean_squares_of_each_sample():
     end = np.arange(12.0).reshape(2, 2, 3)
-    problem = Problem("own", LINEAR, lambda x, t: x, "epsilon", end, {"first": end})
     shift = np.array([3.0, 0.0])[:, None, None]
-    np.testing.assert_allclose(problem.errors(end + shift, "first"), [3, 0])
-    np.testing.assert_allclose(problem.errors(np.float32(end + shift * [1, 0, 0]), "first"), [3**0.5, 0])
+    np.testing.assert_allclose(Reference(end, end).errors(end + shift), [3, 0])
+    np.testing.assert_allclose(Reference(end, end).errors(np.float32(end + shift * [1, 0, 0])), [3**0.5, 0])
 
 
 def test_compare_is_the_plan_by_hand():
@@ -112,43 +115,48 @@ def test_compare_is_the_plan_by_hand():
     curves = compare(problem, solvers, ["trailing", "karras"], [7, 12], final="first")
     assert [curve.name for curve in curves] == ["DDIM, trailing", "DDIM, karras", "F-PNDM, trailing", "F-PNDM, karras"]
     plan = solvers[1].plan(max_model_calls=12, spacing="karras", final="first")
-    errors = problem.errors(plan.run(problem.model, problem.x), "first")
-    assert curves[3] == Curve("F-PNDM", "karras", (7, 12), curves[3].median, curves[3].mean)
-    assert (curves[3].median[1], curves[3].mean[1]) == (np.median(errors), errors.mean())
+    errors = problem.reference(final="first").errors(plan.run(problem.model, problem.x))
+    names = {"problem": "ring", "solver": "F-PNDM", "spacing": "karras", "measure": "paired", "limit": 0.0}
+    assert {name: getattr(curves[3], name) for name in names} == names
+    assert curves[3].value[1] == np.median(errors)
+    assert curves[3].low[1] <= np.median(errors) <= curves[3].high[1]
 
 
 def test_the_error_is_infinite_where_no_plan_fits_the_budget():
     schedule = SCHEDULES["rectified_flow"]
     problem = exact_problem("ring", schedule, starts=2)
     log_snr, trailing = compare(problem, [DDIMSolver(schedule)], ["log_snr", "trailing"], [4])
-    assert log_snr.median == log_snr.mean == (np.inf,)
-    assert np.isfinite(trailing.median).all()
+    assert log_snr.value == log_snr.high == (np.inf,)
+    assert np.isfinite(trailing.value).all()
 
 
 def test_the_error_of_a_run_that_overflows_is_infinite():
     end = np.zeros((2, 1))
-    problem = Problem("own", LINEAR, lambda x, t: x * np.inf, "epsilon", end + 1, {"clean": end})
+    problem = Problem(
+        "own", LINEAR, lambda x, t: x * np.inf, Prediction(), end + 1, lambda problem, x, here, there: Reference(x, end)
+    )
     (curve,) = compare(problem, [DDIMSolver(LINEAR)], ["trailing"], [2])
-    assert curve.median == curve.mean == (np.inf,)
+    assert curve.value == curve.high == (np.inf,)
 
 
 def test_a_network_s_end_is_where_more_calls_lead():
-    problem = network_problem("digits", starts=3, finals=["clean"], calls=200)
-    assert list(problem.ends) == ["clean"]
+    problem = network_problem("digits", starts=3, calls=200, progress=False)
     (curve,) = compare(problem, [DDIMSolver(problem.schedule)], ["quadratic"], [10, 40])
-    assert curve.median[1] < curve.median[0] / 2 < 0.1
+    assert curve.limit < curve.value[1] < curve.value[0] / 2 < 0.1
 
 
 def test_a_stochastic_solver_or_another_schedule_is_refused():
     problem = exact_problem("power-law", LINEAR, starts=2)
     stochastic = DDPMSolver(LINEAR)
     with pytest.raises(ValueError, match="stochastic"):
-        observed_order(stochastic, PROBLEMS["gaussian"]())
+        observed_order(stochastic, problem)
     with pytest.raises(ValueError, match="stochastic"):
         compare(problem, [stochastic], ["trailing"], [3])
     with pytest.raises(ValueError, match="but the problem has"):
         compare(problem, [DDIMSolver(NoiseSchedule.cosine())], ["trailing"], [3])
-    with pytest.raises(ValueError, match="quadratic, log_snr, karras"):
+    with pytest.raises(ValueError, match="but the problem has"):
+        observed_order(DDIMSolver(NoiseSchedule.cosine()), problem)
+    with pytest.raises(ValueError, match="'quadratic', 'log_snr', 'karras'"):
         compare(problem, [DDIMSolver(LINEAR)], ["even"], [3])
     with pytest.raises(ValueError, match="known are gaussian"):
         exact_problem("cats", LINEAR)
@@ -165,10 +173,14 @@ def test_plots_show_the_measured_figures(tmp_path):
     from pndm_solvers.plots import plot_curves, plot_orders
 
     orders = [ObservedOrder("a", 2, 1.98, (10, 20), (1e-2, 2.5e-3))]
-    curves = [Curve("a", "trailing", (5, 10), (0.1, np.inf), (0.2, np.inf))]
+    figures = {"value": (0.1, np.inf), "low": (0.05, np.inf), "high": (0.2, np.inf)}
+    curve = Curve("own", "a", "trailing", "paired", (5, 10), **figures, limit=0.01)
+    below_zero = Curve("own", "b", "trailing", "sliced-wasserstein", (5, 10), (1e-2, -1e-4), (0, -1e-3), (2e-2, 0))
     for figure, measured in (
         (plot_orders(orders, "orders"), orders[0].errors),
-        (plot_curves(curves, "curves", "error"), (0.1, np.nan)),
+        (plot_curves([curve]), (0.1, np.nan)),
+        (plot_curves([curve], "curves", "error"), (0.01, 0.01)),
+        (plot_curves([below_zero]), below_zero.value),
     ):
         figure.savefig(tmp_path / "plot.png")
         drawn = [line.get_ydata() for line in figure.axes[0].get_lines()]

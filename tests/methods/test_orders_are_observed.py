@@ -1,6 +1,7 @@
 """Every deterministic solver converges to the exact flow, with the order that it declares."""
 
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from itertools import product
 
 import numpy as np
@@ -19,8 +20,9 @@ from pndm_solvers import (
     PRKSolver,
     UniPCSolver,
 )
-from pndm_solvers.measure import GRIDS, deterministic_solvers, observed_order
 from pndm_solvers.methods.multistep import STARTERS
+from pndm_solvers.orders import GRIDS, deterministic_solvers, observed_order
+from pndm_solvers.problem import Problem
 from pndm_solvers.problems import random_gaussian, random_mixture
 
 LINEAR, VE = SCHEDULES["linear"], SCHEDULES["ve"]
@@ -38,13 +40,23 @@ def starts_well(solver):
     return solver.order <= max(2, tableau.order)
 
 
+@cache
+def _problem(schedule, distribution):
+    top = schedule.level(schedule.t_max)
+    return replace(Problem.exact(distribution, schedule), x=np.hypot(top.alpha, top.sigma) * START)
+
+
+def problem(solver, distribution=MIXTURE):
+    return _problem(solver.schedule, distribution)
+
+
 def measured(solver, distribution=MIXTURE, order=None, high=(160, 320), **options):
     """The observed order, over the fewest steps that show an `order` as high as the one declared.
 
     An order of 4 shows over `high` steps. With more of them FON's error is as small as rounding and the table's joints.
     """
     steps = {1: (57, 113), 2: (57, 113), 3: (113, 226)}.get(order or solver.convergence_order, high)
-    return observed_order(solver, distribution, steps=steps, **options)
+    return observed_order(solver, problem(solver, distribution), steps=steps, **options)
 
 
 # Solvers that write one plan on this grid write one on every grid, and only one of them is measured.
@@ -112,7 +124,7 @@ def test_the_declared_order_is_observed_on_smoothly_graded_grids(solver):
 def test_exact_weights_keep_their_order_on_random_grids(solver):
     """The mean slope over four grids with steps between 0.3 and 1.7 of the mean step."""
     grids = [partial(GRIDS["perturbed"], seed=seed) for seed in range(4)]
-    slopes = [observed_order(solver, MIXTURE, grid=grid, steps=(113, 226)).observed for grid in grids]
+    slopes = [observed_order(solver, problem(solver), grid=grid, steps=(113, 226)).observed for grid in grids]
     assert np.mean(slopes) == pytest.approx(solver.convergence_order, abs=0.3)
 
 
@@ -218,7 +230,7 @@ def test_the_fourth_order_of_a_flow_in_time_is_observed():
 def test_exact_weights_have_their_order_in_every_space_on_random_grids(space, coordinate):
     grids = [partial(GRIDS["perturbed"], seed=seed) for seed in range(3)]
     solver = in_space(LINEAR, 3, space, coordinate)
-    slopes = [observed_order(solver, MIXTURE, grid=grid, steps=(57, 226)).observed for grid in grids]
+    slopes = [observed_order(solver, problem(solver), grid=grid, steps=(57, 226)).observed for grid in grids]
     assert np.mean(slopes) == pytest.approx(3, abs=0.3)
 
 
@@ -264,7 +276,7 @@ def test_three_answers_of_dpm_solver_are_of_second_order_and_exact_weights_of_th
 
 @pytest.mark.parametrize("tableau", [*TABLEAUX.values(), BOGACKI_SHAMPINE], ids=named)
 def test_a_tableau_has_its_full_order_where_time_is_the_noise(tableau):
-    found = observed_order(PRKSolver(VE, tableau), MIXTURE, steps=(28, 56)).observed
+    found = observed_order(PRKSolver(VE, tableau), _problem(VE, MIXTURE), steps=(28, 56)).observed
     assert found > tableau.order - 0.15
     # Orders above 4 are not derived.
     assert found < tableau.order + 0.15 or tableau.order == 4
@@ -283,7 +295,7 @@ def test_a_classical_multistep_method_has_its_full_order_where_time_is_the_noise
 @pytest.mark.parametrize("solver", [PNDMSolver(VE), FONSolver(VE)], ids=named)
 def test_classical_weights_lose_their_order_on_random_grids(solver):
     """They fall from order 4 to 1, while exact weights keep theirs."""
-    perturbed = observed_order(solver, MIXTURE, grid=GRIDS["perturbed"], steps=(113, 452))
+    perturbed = observed_order(solver, problem(solver), grid=GRIDS["perturbed"], steps=(113, 452))
     assert perturbed.observed < 1.5
 
 

@@ -21,7 +21,7 @@ def test_a_tolerance_is_met_within_a_factor_of_three(problem, name):
     problem = exact(problem, name)
     for tolerance in (1e-2, 1e-3):
         plan = PLMSSolver(SCHEDULES[name]).plan_within(tolerance, problem.model, problem.x[:16])
-        error = np.median(problem.errors(plan.run(problem.model, problem.x))[16:])
+        error = np.median(problem.reference().errors(plan.run(problem.model, problem.x))[16:])
         assert tolerance / 3 < error < 3 * tolerance
         assert "error about" in plan.name
 
@@ -75,7 +75,7 @@ def test_a_tolerance_that_cannot_be_met_is_refused():
 def test_every_deterministic_solver_finds_a_plan(solver):
     """Also those whose starter spends several calls on the first step, so that budgets of 4 and 6 make few plans."""
     plan = solver.plan_within(0.05, RING.model, RING.x[:8], spacing="quadratic")
-    assert np.median(RING.errors(plan.run(RING.model, RING.x))) < 0.15
+    assert np.median(RING.reference().errors(plan.run(RING.model, RING.x))) < 0.15
 
 
 def test_a_pilot_that_shows_nothing_is_refused():

@@ -73,7 +73,7 @@ def test_the_total_is_near_the_error_of_the_sample(name, most):
     for solver in (PLMSSolver(LINEAR), DDIMSolver(LINEAR)):
         for calls in (10, 20):
             result = solver.plan(calls).run(problem.model, problem.x, callback=estimate)
-            assert 0.5 < np.median(estimate.total / problem.errors(result)) < most, (solver.name, calls)
+            assert 0.5 < np.median(estimate.total / problem.reference().errors(result)) < most, (solver.name, calls)
 
 
 @pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (2.0, 0.5), (-0.8, 0.3), (2.0, 0.1)])

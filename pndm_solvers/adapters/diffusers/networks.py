@@ -55,6 +55,10 @@ class SavedNetwork:
             raise ValueError(f"the network {self.name!r} has no sample_size in its config, so what it draws is unknown")
         return shape
 
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The answer for `x` `(B, C, H, W)` at times `t` `(B,)`, for the classes `label` `(B,)` where it has some."""
+        return self.model(label)(x, t)
+
     def model(self, label: Tensor | None = None, guidance: float = 1.0) -> Model:
         """The network for the classes `label` `(B,)`, without the channels of a learned variance.
 

@@ -1,0 +1,282 @@
+"""How near to the right end do our samplers come on grids that other programs choose?
+
+ComfyUI's nine schedulers, at full denoise and at half, hand 20 steps to our samplers and to ComfyUI's (`comfyui.py`).
+The models are exact mixtures in four forms: ε and v on Stable Diffusion's schedule, called at the nearest trained time
+as in ComfyUI; flow with Stable Diffusion 3's shift; flow with Flux's. The error of a sample is its root-mean-square
+distance to the end of the exact flow from the same start. A full denoise begins at pure noise, a half at a noised
+draw. Then the script counts on how many of the 18 grids one sampler is nearer than another.
+
+    python benchmarks/given_grids.py
+
+With --network the model is a bundled network in k-diffusion's form, on the sigmas of its own table, and the ends are
+those of a fine run from the same start: PLMS of order 2, 300 steps. A half denoise begins at a noised sample of the
+network.
+
+    python benchmarks/given_grids.py --network digits
+
+With --diffusers the grids are diffusers' spacings (`diffusers_grids.py`), which are first compared with diffusers' own
+schedulers. Our solvers run on their times, and on the default grid from the same start.
+
+    python benchmarks/given_grids.py --diffusers
+"""
+
+import argparse
+import datetime
+import itertools
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfyui
+import diffusers_grids
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pndm_solvers import DDIMSolver, DPMMultistepSolver, NoiseSchedule, PLMSSolver
+from pndm_solvers.adapters import k_diffusion
+from pndm_solvers.analytic import Distribution
+from pndm_solvers.noise import initial_noise
+from pndm_solvers.prediction import conversion
+from pndm_solvers.problems import PROBLEMS
+from pndm_solvers.reference import NETWORK_NAMES, load_network
+from pndm_solvers.schedule import Level
+from pndm_solvers.schedules import SCHEDULES
+from pndm_solvers.solver import Solver
+
+CLEAN = Level(0.0, 1.0, 0.0)
+DENOISE = (1.0, 0.5)
+STARTS = {"exact": 64, "digits": 16, "fashion": 8}
+
+# Samplers with one call a step, or one more. Our `ddim` is ComfyUI's `euler`, our `dpmpp_2m` is its `dpmpp_2m`.
+OURS = ("plms", "plms_classical", "lms", "deis", "dpmpp_3m", "uni_pc", "uni_pc_bh2")
+SAMPLERS: dict[str, Callable] = {
+    **{f"ComfyUI {name}": sampler for name, sampler in comfyui.SAMPLERS.items()},
+    **{name: partial(k_diffusion.SAMPLERS[name], disable=True) for name in OURS},
+}
+COUNTED = (
+    *(("plms", f"ComfyUI {name}") for name in comfyui.SAMPLERS),
+    ("plms_classical", "plms"),
+    *(("plms_classical", f"ComfyUI {name}") for name in comfyui.SAMPLERS),
+)
+Rows = dict[str, dict[str, float]]  # grid -> sampler -> median error
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model in ComfyUI's form, and the end to which its flow carries a state `(B, …)` at a sigma."""
+
+    name: str
+    sampling: comfyui.Sampling
+    model: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    end: Callable[[torch.Tensor, float], torch.Tensor]
+    pictures: torch.Tensor
+    noise: torch.Tensor
+
+
+# ------------------------------------------------------------------ families
+
+
+def level(sigma: float, flow: bool) -> Level:
+    """The level of ComfyUI's states at `sigma`."""
+    return Level(sigma, 1 - sigma if flow else 1.0, sigma)
+
+
+def exact_family(name: str, distribution: Distribution, sampling: comfyui.Sampling, prediction: str) -> Family:
+    """The perfect network of a distribution; `prediction` is what it answers."""
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        now = float(sigma[0])
+        if sampling.flow:
+            return torch.from_numpy(distribution.posterior(x.numpy(), 1 - now, now)[0])
+        # The network sees x/√(1 + σ²) beside the nearest trained time, and D follows with σ itself.
+        alpha, scaled = 1 / np.hypot(1, now), now / np.hypot(1, now)
+        near = sampling.sigma(sampling.timestep(now))
+        x_0, epsilon = distribution.posterior(alpha * x.numpy(), 1 / np.hypot(1, near), near / np.hypot(1, near))
+        answer = {"epsilon": epsilon, "v_prediction": (epsilon - near * x_0) / np.hypot(1, near)}[prediction]
+        p, q = conversion(prediction, "sample", alpha, scaled)
+        return p * alpha * x + q * torch.from_numpy(answer)
+
+    def end(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return torch.from_numpy(distribution.flow(x.numpy(), level(sigma, sampling.flow), CLEAN))
+
+    pictures = torch.from_numpy(distribution.sample(STARTS["exact"], seed=2))
+    return Family(name, sampling, model, end, pictures, torch.from_numpy(initial_noise(tuple(pictures.shape), 1)))
+
+
+def exact_families(problem: str) -> list[Family]:
+    distribution, stable = PROBLEMS[problem](), comfyui.discrete(NoiseSchedule.scaled_linear())
+    return [
+        exact_family("ε", distribution, stable, "epsilon"),
+        exact_family("v", distribution, stable, "v_prediction"),
+        exact_family("flow, shift 3", distribution, comfyui.discrete_flow(), "flow"),
+        exact_family("Flux", distribution, comfyui.flux(), "flow"),
+    ]
+
+
+def network_family(name: str, steps: int = 300) -> Family:
+    """A bundled network, which accepts real times, with its classes in turn."""
+    network = load_network(name)
+    schedule, prediction = network.schedule, network.prediction
+    label = torch.arange(STARTS[name]) % len(network.labels) if network.labels else None
+    answer = network.model(label)
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        at = schedule.level_at(float(sigma[0]))
+        p, q = conversion(prediction, "sample", at.alpha, at.sigma)
+        return p * at.alpha * x + q * answer(at.alpha * x, torch.full((len(x),), at.t, dtype=x.dtype))
+
+    def end(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        at = schedule.level_at(sigma)
+        plan = PLMSSolver(schedule, order=2).plan(steps, spacing="quadratic", start=at.t)
+        return plan.run(answer, at.alpha * x, prediction=prediction)
+
+    def noise(seed: int) -> torch.Tensor:
+        return torch.from_numpy(initial_noise((STARTS[name], *network.shape), seed)).float()
+
+    sampling = comfyui.discrete(schedule)
+    top = float(sampling.sigmas[-1])
+    pictures = end(comfyui.noised(sampling, 0, noise(2), top), top)
+    return Family(name, sampling, model, end, pictures, noise(1))
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def median_error(result: Any, end: Any) -> float:
+    """The median over the samples of their root-mean-square distance."""
+    difference = (np.asarray(result, np.float64) - np.asarray(end, np.float64)).reshape(len(end), -1)
+    return float(np.median(np.sqrt((difference**2).mean(1))))
+
+
+def measure(family: Family, steps: int) -> Rows:
+    """The errors of every sampler on every scheduler's grid, from one start and to one end for each grid."""
+    rows: Rows = {}
+    ends: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
+    grids = list(itertools.product(DENOISE, comfyui.SCHEDULERS))
+    for denoise, scheduler in tqdm(grids, desc=family.name, leave=False):
+        given = comfyui.given_sigmas(family.sampling, scheduler, steps, denoise)
+        sigmas, top = torch.from_numpy(np.ascontiguousarray(given)).to(family.noise.dtype), float(given[0])
+        key = denoise, round(top, 12)
+        if key not in ends:
+            picture = 0 if denoise == 1 else family.pictures
+            x = comfyui.noised(family.sampling, picture, family.noise, top)
+            ends[key] = x, family.end(x, top)
+        x, end = ends[key]
+        rows[f"{scheduler}, {denoise:g}"] = {
+            name: median_error(sample(family.model, x, sigmas), end) for name, sample in SAMPLERS.items()
+        }
+    return rows
+
+
+SOLVERS: dict[str, Callable[[NoiseSchedule], Solver]] = {
+    "DDIM": DDIMSolver,
+    "DPM-Solver++ 2M": lambda schedule: DPMMultistepSolver(schedule, 2, lower_order_final=False),
+    "plms": PLMSSolver,
+    "plms, classical": lambda schedule: PLMSSolver(schedule, weights="classical"),
+    "plms, order 2": lambda schedule: PLMSSolver(schedule, order=2),
+}
+
+
+def measure_spacings(problem: str, schedule: NoiseSchedule, steps: int) -> Rows:
+    """The errors of our solvers on diffusers' times, and of the default on its own grid from the same start."""
+    distribution, rows = PROBLEMS[problem](), {}
+    model = distribution.model(schedule)
+    noise = initial_noise((STARTS["exact"], distribution.sample(1).shape[1]), 1)
+    ends: dict[float, Any] = {}
+    for name, rule in diffusers_grids.GRIDS.items():
+        times = rule(schedule, steps)
+        first = float(times[0])
+        if first not in ends:
+            ends[first] = distribution.flow(noise, schedule.level(first), schedule.clean)
+        plans = {solver: make(schedule).plan(timesteps=times) for solver, make in SOLVERS.items()}
+        plans["plms, default grid"] = PLMSSolver(schedule).plan(max_model_calls=steps, start=first)
+        rows[name] = {solver: median_error(plan.run(model, noise), ends[first]) for solver, plan in plans.items()}
+    return rows
+
+
+# ------------------------------------------------------------------ tables
+
+
+def table(heads: Iterable[Any], rows: Iterable[Iterable[str]]) -> str:
+    heads = list(map(str, heads))
+    lines = [heads, ["---"] * len(heads), *map(list, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def error_table(head: str, rows: Rows) -> str:
+    """Each grid's errors, the lowest in bold."""
+
+    def entry(error: float, least: float) -> str:
+        return f"**{error:.1e}**" if error == least else f"{error:.1e}"
+
+    names = list(next(iter(rows.values())))
+    lines = ([grid, *(entry(errors[name], min(errors.values())) for name in names)] for grid, errors in rows.items())
+    return table((head, *names), lines)
+
+
+def count_table(measured: dict[str, Rows], pairs: Iterable[tuple[str, str]]) -> str:
+    """On how many grids the first sampler of each pair is nearer than the second."""
+
+    def count(rows: Rows, better: str, other: str) -> str:
+        return f"{sum(errors[better] < errors[other] for errors in rows.values())} of {len(rows)}"
+
+    lines = ([f"{a} before {b}", *(count(rows, a, b) for rows in measured.values())] for a, b in pairs)
+    return table(("grids on which", *measured), lines)
+
+
+def report_comfyui(title: str, families: Iterable[Family], steps: int) -> None:
+    """The tables of ComfyUI's grids for the families of one problem."""
+    measured = {}
+    for family in families:
+        measured[family.name] = rows = measure(family, steps)
+        print(f"\n### {title}, {family.name}\n\n{error_table('scheduler, denoise', rows)}", flush=True)
+    print(f"\n### {title}, counts\n\n{count_table(measured, COUNTED)}", flush=True)
+
+
+def report_diffusers(problem: str, steps: int) -> None:
+    """The tables of diffusers' spacings for one problem, after their check."""
+    measured = {}
+    for name in ("linear", "scaled_linear", "cosine"):
+        schedule = SCHEDULES[name]()
+        diffusers_grids.check(schedule, steps)
+        measured[name] = rows = measure_spacings(problem, schedule, steps)
+        print(f"\n### {problem}, {name} betas\n\n{error_table('spacing', rows)}")
+    others = "DDIM", "DPM-Solver++ 2M", "plms, classical", "plms, order 2", "plms, default grid"
+    print(f"\n### {problem}, counts\n\n{count_table(measured, (('plms', other) for other in others))}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--network", choices=NETWORK_NAMES, help="a bundled network in the place of the mixtures")
+    kind.add_argument("--diffusers", action="store_true", help="diffusers' spacings in the place of ComfyUI's")
+    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=["mixture", "smooth-mixture"])
+    parser.add_argument("--steps", type=int, default=20)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # our own advice against such grids
+    print(
+        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"torch {torch.__version__}\n`python benchmarks/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`\n\n"
+        f"Median errors with {arguments.steps} steps; the lowest of each grid is bold."
+    )
+    with torch.inference_mode():
+        if arguments.network:
+            report_comfyui("bundled network", [network_family(arguments.network)], arguments.steps)
+            return
+        for problem in arguments.problems:
+            if arguments.diffusers:
+                report_diffusers(problem, arguments.steps)
+            else:
+                report_comfyui(problem, exact_families(problem), arguments.steps)
+
+
+if __name__ == "__main__":
+    main()
