@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, Prediction, Solver, Step, initial_noise
 from pndm_solvers.analytic import GaussianMixture
-from pndm_solvers.orders import deterministic_solvers
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.noise import NoiseSource
+from pndm_solvers.orders import deterministic_solvers
 from pndm_solvers.prediction import conversion
 
 Float64 = NDArray[np.float64]

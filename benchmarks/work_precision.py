@@ -1,319 +1,229 @@
-"""How near to the right end do our samplers and those of diffusers come at a budget of model calls?
+"""How near to the right end do our sampler and its peers come at a budget of model calls, and how like the data?
 
-Our sampler is the default, `PLMSSolver(schedule)` without options. The peers are all schedulers of diffusers for the
-probability-flow ODE, with every grid of times that they offer (`peers.py`). All run in one process, from the same
-starts, on the same models: exact problems in float64, and the bundled networks. The error of a sample is its
-root-mean-square distance to the end of the flow. The flow of a network is F-PNDM with 1,000 calls.
+Ours is the default, `PLMSSolver(schedule)` without options. The peers are the samplers of diffusers and of k-diffusion
+in every configuration (`peers.py`), each on its own grid from its default start. A second column has them begin where
+σ/α is 10. The problems are those of one set (`sets.py`): "choosing" may guide the choice of a default, "testing" has no
+say in it. All run in one process, from the same starts.
 
-A peer ends at the noise-free level or at the lowest trained level. It is measured at the nearer of these ends, and
-compared with our sampler at the same end. The best peer of a cell has the lowest error or, with --strict, the highest
-ratio (ours / peer's). The script writes JSON after each cell and budget. A peer whose result is in the file is not run
-again; our sampler always is. The script prints Markdown.
+Paired: the error of a sample is its root-mean-square distance to the end of the flow from the level where that run
+began, at the end where it ends, noise-free or at the lowest trained level. Ours is run to the same end. In
+distribution: SW², less its floor. Peers are picked on one half of the starts and compared on the other.
 
-    python benchmarks/work_precision.py work_precision.json
+Results of peers and fine runs are kept in a folder, so a killed run goes on. Ours always runs anew. The script prints
+Markdown.
 
-With --own it compares the library's own methods with the default instead, without peers, on the exact problems: each
-method on the default's grid, and on the grid of `SPACINGS` that suits it best.
-
-    python benchmarks/work_precision.py --own
+    python benchmarks/work_precision.py choosing
+    python benchmarks/work_precision.py testing
 """
 
+from __future__ import annotations
+
 import argparse
-import datetime
-import itertools
 import json
-import math
-import os
-import platform
-import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-from peers import PEERS, Peer, run
+import work_precision_tables
+from candidates import CANDIDATES
+from peers import PEERS, Peer, traced_run
+from sets import SETS, Entry, first_starts
 from tqdm import tqdm
 
-from pndm_solvers import SPACINGS, NoiseSchedule, PLMSSolver, Solver, UniPCSolver
-from pndm_solvers.grid import DEFAULT_SPACING
-from pndm_solvers.measure import compare
-from pndm_solvers.methods import SOLVERS
-from pndm_solvers.problems import Problem, exact_problem, network_problem
-from pndm_solvers.reference import NETWORK_NAMES
-from pndm_solvers.schedules import SCHEDULES
+from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PLMSSolver, Problem
+from pndm_solvers.arrays import library
+from pndm_solvers.measure import MEASURES, difference, estimate
 
-EXACT = ("ring", "mixture", "digits-kernel", "power-law")
-SCHEDULE_NAMES = ("linear", "scaled_linear", "cosine")
-CALLS = (5, 8, 10, 15, 20, 50, 100)
-STARTS = {"digits": 64, "fashion": 24}  # of exact problems 64
-FINALS = ("clean", "first")
-# PNDM with the defaults of diffusers' constructor, and with the configuration of Stable Diffusion.
-PNDM_DEFAULTS = {
-    "constructor's": "PNDM skip_prk_steps=False set_alpha_to_one=False leading",
-    "Stable Diffusion's": "PNDM skip_prk_steps=True set_alpha_to_one=False leading",
-}
-
-# ------------------------------------------------------------------ measuring
+CALLS = (5, 8, 10, 20, 50)
+DEAR_CALLS = (5, 8, 10, 20)  # where a call is dear
+LOW_CALLS = (10,)  # of the second column
+LOW = 10.0  # σ/α where the second column begins
+# Compared in distribution on every problem, by the names of peers.py.
+NAMED = (
+    "DDIM clip_sample=False set_alpha_to_one=True leading",
+    "PNDM skip_prk_steps=True set_alpha_to_one=False leading",
+    "DPMSolverMultistep solver_order=2 final_sigmas_type=zero linspace",
+    "DPMSolverMultistep solver_order=2 final_sigmas_type=zero karras",
+    "UniPCMultistep solver_order=2 final_sigmas_type=zero linspace",
+    "k-diffusion heun karras",
+)
 
 
-def figures(problem: Problem, result: Any, final: str) -> list[float]:
-    """[median, mean] over the starts."""
-    errors = problem.errors(result, final)
-    return [float(np.median(errors)), float(errors.mean())]
+def default(schedule: NoiseSchedule, calls: int, *, final: str = "clean", **facts: Any) -> Plan:
+    return PLMSSolver(schedule).plan(max_model_calls=calls, final=final)
 
 
-def ours(problem: Problem, calls: int) -> dict[str, list[float]]:
-    solver = PLMSSolver(problem.schedule)
-    results = {
-        final: solver.plan(max_model_calls=calls, final=final).run(
-            problem.model, problem.x, prediction=problem.prediction
-        )
-        for final in FINALS
-    }
-    return {final: figures(problem, result, final) for final, result in results.items()}
+def ddim(schedule: NoiseSchedule, calls: int, *, final: str = "clean", **facts: Any) -> Plan:
+    return DDIMSolver(schedule).plan(max_model_calls=calls, final=final)
 
 
-def theirs(problem: Problem, peer: Peer, calls: int) -> dict[str, list[float]] | str:
-    """Their figures at both ends, or the error: whatever a peer raises is a result."""
-    x = torch.as_tensor(problem.x)
+OURS: dict[str, Callable[..., Plan]] = {"default": default, "DDIM": ddim}
+
+# ------------------------------------------------------------------ one run
+
+
+def run_ours(problem: Problem, make: Callable[..., Plan], calls: int, final: str) -> tuple[Any, float]:
+    """The samples, and the time where the run began."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plan = make(problem.schedule, calls, prediction=problem.prediction.type, final=final)
+    start = plan.levels[0].t
+    return problem.run(plan, problem.starts(start)), start
+
+
+def run_peer(problem: Problem, peer: Peer, calls: int, ratio: float | None) -> Any:
+    """The peer's `Run`, from the highest level that it can begin at, or from where σ/α is `ratio`."""
+    arrays = library(problem.x)
+    highest = problem.schedule.level(problem.schedule.t_max).ratio
+    first = min(highest, 1e3) if ratio is None else min(highest, ratio)
+    start = None if first == highest else problem.schedule.level_at(first).t
+    x = torch.from_numpy(arrays.numbers(problem.starts(start)))
+    x = x.float() if "32" in str(problem.x.dtype) else x
 
     def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         if torch.is_tensor(problem.x):
-            return problem.model(x, t)
-        return torch.from_numpy(problem.model(x.numpy(), t.numpy()))
+            return problem.model(x, t, **(problem.condition or {}))
+        return torch.from_numpy(problem.model(x.numpy(), t.numpy(), **(problem.condition or {})))
 
-    try:
-        with torch.inference_mode(), warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            result = run(peer, problem.schedule, model, x, calls, problem.prediction)
-        if not result.isfinite().all():
-            return "the result is not finite"
-        return {final: figures(problem, result, final) for final in FINALS}
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-
-
-def measure(
-    problem: Problem, title: str, calls: Iterable[int], stored: dict[str, Any], fresh: bool
-) -> Iterator[dict[str, Any]]:
-    """Add our figures and those of the missing peers to `stored`, and yield it after each budget."""
-    for budget in calls:
-        cell = stored.setdefault(str(budget), {})
-        cell["ours"] = ours(problem, budget)
-        known = {} if fresh else {name: found for name, found in cell.get("peers", {}).items() if name in PEERS}
-        missing = [peer for name, peer in PEERS.items() if name not in known]
-        bar = tqdm(missing, desc=f"{title}, {budget}", leave=False, disable=not missing)
-        cell["peers"] = known | {peer.name: theirs(problem, peer, budget) for peer in bar}
-        yield stored
+    with torch.inference_mode(), warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        found = traced_run(peer, problem.schedule, model, x, calls, problem.prediction, start)
+    if not found.result.isfinite().all():
+        raise FloatingPointError("the result is not finite")
+    ours = problem.x
+    result = found.result if torch.is_tensor(ours) else found.result.numpy()
+    return replace(found, result=result)
 
 
-# ------------------------------------------------------------------ tables
-
-Cells = dict[str, dict[str, Any]]  # title -> budget -> {"ours": …, "peers": …}
-
-
-def rival(cell: dict[str, Any], name: str, own: dict[str, Any] | None = None, kind: int = 0) -> tuple[float, float]:
-    """A peer's error at its nearer end, and the ratio of our error to it; infinite and 0 for a peer that failed.
-
-    `own` is our result at another budget; `kind` is 0 for medians, 1 for means.
-    """
-    found = cell["peers"][name]
-    if isinstance(found, str):
-        return math.inf, 0.0
-    final = min(FINALS, key=lambda final: found[final][0])
-    return found[final][kind], (own or cell["ours"])[final][kind] / found[final][kind]
+def paired(problem: Problem, result: Any, start: float, final: str, end: float | None = None) -> list[float]:
+    """The errors of the samples, to four digits: they are kept in a file."""
+    stop = end if final == "first" and end is not None and end > problem.schedule.t_min else None
+    errors = problem.reference(start, stop, final=final).errors(result)
+    return [float(f"{error:.4g}") for error in errors]
 
 
-def best(cells: list[dict[str, Any]], names: Iterable[str], strict: bool, own: Any = None, kind: int = 0) -> str:
-    """The peer with the lowest error or the highest ratio, by the geometric mean over the cells."""
-
-    def merit(name: str) -> float:
-        errors, ratios = zip(*(rival(cell, name, own, kind) for cell in cells), strict=True)
-        return geometric(ratios) if strict else -geometric(errors)
-
-    return max(names, key=merit)
-
-
-def geometric(values: Iterable[float]) -> float:
-    values = list(values)
-    return math.exp(sum(map(math.log, values)) / len(values)) if min(values) > 0 else 0.0
+def distances(half: Problem, result: Any) -> list[float]:
+    """SW² less its floor, of each half of the samples."""
+    count = len(half.x)
+    return [
+        estimate(half, part, None, "sliced-wasserstein", intervals=False).value
+        for part in (result[:count], result[count:])
+    ]
 
 
-def table(heads: Iterable[Any], rows: Iterable[Iterable[str]]) -> str:
-    heads = list(map(str, heads))
-    lines = [heads, ["---"] * len(heads), *map(list, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+# ------------------------------------------------------------------ one problem
 
 
-def pair(error: float, ratio: float, calls: int) -> str:
-    mark = "**" if ratio > 1 and calls >= 8 else ""
-    return f"{ratio * error:.1e} / {error:.1e} ({mark}{ratio:.2f}{mark})"
+class Case:
+    """A problem of a set, and what is measured on it."""
 
+    def __init__(self, entry: Entry, folder: Path) -> None:
+        self.entry = entry
+        self.paired, self.sampled = entry.paired(folder), entry.sampled(folder)
+        self.half = first_starts(self.sampled, len(self.sampled.x) // 2)
+        self.calls = CALLS if entry.peers else DEAR_CALLS
 
-def shown(name: str) -> str:
-    """A peer's name for people: the values of its options, and the switches that are on."""
-    words = (word for word in name.split() if not word.endswith("=False"))
-    return " ".join(word.removesuffix("=True").split("=")[-1] for word in words)
+    def measure_peer(self, peer: Peer, calls: int, ratio: float | None) -> dict[str, Any] | str:
+        """The peer's figures, or the error: whatever a peer raises is a result."""
+        figures: dict[str, Any] = {}
+        try:
+            everything = self.entry.peers or peer.name in NAMED
+            found = run_peer(self.sampled if everything else self.paired, peer, calls, ratio)
+            figures |= {"final": found.final, "start": found.start_t}
+            first = found.result[: self.entry.starts]
+            figures["errors"] = paired(self.paired, first, found.start_t, found.final, found.end_t)
+            if everything:
+                figures["sw2"] = distances(self.half, found.result)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return figures
 
+    def fill(self, stored: dict[str, Any], write: Callable[[], None], second: bool) -> None:
+        """Adds the peers that are missing, and writes after each budget."""
+        columns = {"own": (None, self.calls)}
+        if second:
+            columns["low"] = (LOW, LOW_CALLS)
+        for column, (ratio, budgets) in columns.items():
+            for calls in budgets:
+                cell = stored.setdefault(column, {}).setdefault(str(calls), {})
+                missing = [peer for name, peer in PEERS.items() if name not in cell]
+                for peer in tqdm(missing, desc=f"{self.entry.name}, {column}, {calls}", disable=not missing):
+                    cell[peer.name] = self.measure_peer(peer, calls, ratio)
+                    write()
+                write(True)
 
-def cell_tables(cells: Cells, calls: list[int], strict: bool) -> str:
-    """Tables of ours / the best peer's (ratio), for medians and means, and of the best peers by the median."""
-    parts = []
-    for kind, word in enumerate(("median", "mean")):
-        rows, who = [], []
-        for title, stored in cells.items():
-            names = [best([stored[str(n)]], PEERS, strict, kind=kind) for n in calls]
-            errors = [rival(stored[str(n)], name, kind=kind) for n, name in zip(calls, names, strict=True)]
-            rows.append([title, *(pair(*found, n) for found, n in zip(errors, calls, strict=True))])
-            who.append([title, *map(shown, names)])
-        parts.append(table((f"{word}, calls", *calls), rows))
-        if kind == 0:
-            parts.append(table(("best peer by the median", *calls), who))
-    return "\n\n".join(parts)
+    def ours(self, candidates: Iterable[str]) -> dict[str, Any]:
+        """Our figures: method -> budget -> errors by the end, and SW² of both halves."""
+        made = OURS | {name: make for name, make in CANDIDATES.items() if name in candidates}
+        found: dict[str, Any] = {}
+        for name, make in tqdm(made.items(), desc=f"{self.entry.name}, ours"):
+            for calls in self.calls:
+                cell = found.setdefault(name, {}).setdefault(str(calls), {})
+                result, start = run_ours(self.sampled, make, calls, "clean")
+                cell["clean"] = paired(self.paired, result[: self.entry.starts], start, "clean")
+                cell["first"] = paired(self.paired, *run_ours(self.paired, make, calls, "first"), "first")
+                cell["sw2"] = distances(self.half, result)
+        return found
 
-
-def single_table(cells: Cells, calls: list[int], strict: bool) -> str:
-    rows = []
-    ranges = {"5 to 20": [n for n in calls if n <= 20], "50 to 100": [n for n in calls if n >= 50]}
-    without = [name for name in PEERS if not name.startswith("IPNDM")]
-    for title, budgets in ranges.items():
-        for whose, names in (("all", list(PEERS)), ("without IPNDM", without)):
-            chosen = [stored[str(n)] for stored in cells.values() for n in budgets]
-            if not chosen:
+    def portrait(self, calls: int = 10) -> dict[str, Any]:
+        """At one budget: every measure of our default, DDIM and the named peers, and their difference to ours."""
+        problem, runs = self.sampled, {}
+        for name, make in OURS.items():
+            runs[name] = run_ours(problem, make, calls, "clean")[0]
+        for name in NAMED:
+            try:
+                runs[name] = run_peer(problem, PEERS[name], calls, None).result
+            except Exception:  # its row is left out
                 continue
-            name = best(chosen, names, strict)
-            errors, ratios = zip(*(rival(cell, name) for cell in chosen), strict=True)
-            behind = f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)}"
-            rows.append([title, whose, shown(name), f"{geometric(errors):.1e}", f"{geometric(ratios):.2f}", behind])
-    return table(("calls", "among", "the best single peer", "its error", "ours / its", "ours behind in"), rows)
-
-
-def pndm_table(cells: Cells, strict: bool) -> str:
-    rows = []
-    pndm = [name for name in PEERS if name.startswith("PNDM")]
-    for title, stored in cells.items():
-        own, cell = stored["20"]["ours"], stored["50"]
-        name = best([cell], pndm, strict, own)
-        entries = [pair(*rival(cell, peer, own), 20) for peer in (name, *PNDM_DEFAULTS.values())]
-        rows.append([title, *entries, shown(name)])
-    return table(("ours at 20 / PNDM at 50", "best of its", *PNDM_DEFAULTS, "which is best"), rows)
-
-
-def report(exact: Cells, networks: Cells, calls: list[int], strict: bool) -> None:
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"torch {torch.__version__}, diffusers {diffusers.__version__}, {len(PEERS)} peer configurations"
-    )
-    print(f"`python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}`")
-    print("\nOurs / the best peer's (ratio); a ratio above 1 from 8 calls on is bold.")
-    if exact:
-        print(f"\n### Exact problems\n\n{cell_tables(exact, calls, strict)}")
-    if networks:
-        print(f"\n### Networks\n\n{cell_tables(networks, [n for n in calls if n <= 50], strict)}")
-    if exact:
-        print("\n### One configuration for all\n\nGeometric means of the medians over every exact problem and budget.")
-        print(
-            "diffusers' IPNDM takes no schedule: a user gets it on their own only by an adapter like that in peers.py."
-        )
-        print(f"\n{single_table(exact, calls, strict)}")
-    if {20, 50} <= set(calls):
-        print(f"\n### 20 calls against PNDM's 50\n\nMedians.\n\n{pndm_table(exact | networks, strict)}")
-
-
-# ------------------------------------------------------------------ the library's own methods
-
-OWN: dict[str, Callable[[NoiseSchedule], Solver]] = {
-    "PLMSSolver(schedule), the default": PLMSSolver,
-    **{name: make for name, make in SOLVERS.items() if name not in ("plms", "ddpm")},
-    "unipc, order 3": partial(UniPCSolver, order=3),
-    **{f"plms, space {space}": partial(PLMSSolver, space=space) for space in ("sample", "v_prediction", "flow")},
-    "plms with a corrector": partial(PLMSSolver, corrector=True),
-}
-
-
-Medians = dict[tuple[str, str], np.ndarray]  # (method, spacing) -> by budget
-
-
-def own_medians(problems: list[str], schedules: list[str], calls: list[int]) -> Medians:
-    """Geometric means of the median errors over all cells; infinite where a method has no plan."""
-    found: dict[tuple[str, str], list] = {pair: [] for pair in itertools.product(OWN, SPACINGS)}
-    for name, schedule in tqdm(list(itertools.product(problems, schedules)), unit="problem"):
-        problem = exact_problem(name, SCHEDULES[schedule]())
-        for method, make in OWN.items():
-            curves = compare(problem, [make(problem.schedule)], SPACINGS, calls)
-            for spacing, curve in zip(SPACINGS, curves, strict=True):
-                found[method, spacing].append(curve.median)
-    return {pair: np.exp(np.mean(np.log(cells), axis=0)) for pair, cells in found.items()}
-
-
-def report_own(problems: list[str], schedules: list[str], calls: list[int]) -> None:
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, NumPy "
-        f"{np.__version__}\n`python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}`"
-    )
-    medians = own_medians(problems, schedules, calls)
-    default = medians[next(iter(OWN)), DEFAULT_SPACING]
-
-    def entry(method: str, spacing: str, budget: int) -> str:
-        error = medians[method, spacing][budget]
-        return f"{error:.1e} ({error / default[budget]:.2f})" if math.isfinite(error) else "none"
-
-    def best_spacing(method: str, budget: int) -> str:
-        return min(SPACINGS, key=lambda spacing: medians[method, spacing][budget])
-
-    budgets = range(len(calls))
-    print(
-        f"\nGeometric means of the median errors over {len(problems)} problems and {len(schedules)} schedules, and in "
-        f"brackets their ratio to the default's.\n\n### On the default's grid, \"{DEFAULT_SPACING}\"\n"
-    )
-    heads = ("method, calls", *calls)
-    print(table(heads, ([method, *(entry(method, DEFAULT_SPACING, k) for k in budgets)] for method in OWN)))
-    print("\n### On the grid that suits the method best at that number of calls\n")
-    grids = {method: [best_spacing(method, k) for k in budgets] for method in OWN}
-    rows = [[method, *(f"{entry(method, grids[method][k], k)} {grids[method][k]}" for k in budgets)] for method in OWN]
-    print(table(heads, rows))
+        rows: dict[str, Any] = {}
+        for name, result in runs.items():
+            figures = [estimate(problem, result, None, measure).value for measure in list(MEASURES)[1:]]
+            gap = difference(problem, result, runs["default"])
+            rows[name] = [*figures, gap.value, gap.low, gap.high]
+        return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, nargs="?", help="the JSON file of the peers' results")
-    parser.add_argument("--own", action="store_true", help="the library's own methods, without peers")
-    parser.add_argument("--problems", nargs="+", choices=[*EXACT, *NETWORK_NAMES], default=[*EXACT, *NETWORK_NAMES])
-    parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), default=SCHEDULE_NAMES)
-    parser.add_argument("--calls", nargs="+", type=int, default=CALLS)
-    parser.add_argument(
-        "--fresh", action="store_true", help="run again the peers that are in the file, as after a change of a problem"
-    )
-    parser.add_argument("--strict", action="store_true", help="take the peer with the highest ratio as the best")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / ".cache" / "work_precision")
+    parser.add_argument("--problems", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--candidates", nargs="*", default=[], choices=CANDIDATES, help="run these beside the default")
+    parser.add_argument("--list", action="store_true", help="print the problems of the set and run none")
+    parser.add_argument("--no-second", action="store_true", help="leave out the column of peers that begin at σ/α = 10")
     arguments = parser.parse_args()
-    calls = sorted(arguments.calls)
-    if arguments.own:
-        report_own([name for name in arguments.problems if name in EXACT], list(arguments.schedules), calls)
+    entries = SETS[arguments.set]
+    if unknown := [name for name in arguments.problems or () if name not in entries]:
+        parser.error(f"unknown: {', '.join(unknown)}; the set has {'; '.join(entries)}")
+    if arguments.list:
+        print("\n".join(entries))
         return
-    if arguments.out is None:
-        parser.error("pass a JSON file for the peers' results, or --own")
-    results = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    exact: Cells = {}
-    networks: Cells = {}
+    torch.set_num_threads(1)
+    folder = arguments.folder / arguments.set
+    path = folder / "peers.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    written, began, ours, portraits = [time.monotonic()], time.monotonic(), {}, {}
 
-    def fill(cells: Cells, title: str, problem: Problem, budgets: Iterable[int]) -> None:
-        for _ in measure(problem, title, budgets, results.setdefault(title, {}), arguments.fresh):
-            partial = arguments.out.with_suffix(".partial")
-            partial.write_text(json.dumps(results, indent=1, allow_nan=False))
-            partial.replace(arguments.out)
-        cells[title] = results[title]
+    def write(now: bool = False) -> None:
+        if now or time.monotonic() - written[0] > 20:
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(results, allow_nan=False))
+            partial.replace(path)
+            written[0] = time.monotonic()
 
-    for name, schedule in itertools.product(arguments.problems, arguments.schedules):
-        if name in EXACT:
-            fill(exact, f"{name}, {schedule}", exact_problem(name, SCHEDULES[schedule]()), calls)
-    for name in arguments.problems:
-        if name in NETWORK_NAMES:
-            fill(networks, name, network_problem(name, STARTS[name], progress=True), [n for n in calls if n <= 50])
-    report(exact, networks, calls, arguments.strict)
+    for name in arguments.problems or entries:
+        case = Case(entries[name], folder)
+        case.fill(results.setdefault(name, {}), write, not arguments.no_second)
+        ours[name] = case.ours(arguments.candidates)
+        portraits[name] = case.portrait()
+    minutes = (time.monotonic() - began) / 60
+    work_precision_tables.report(arguments.set, {name: results[name] for name in ours}, ours, portraits, minutes)
 
 
 if __name__ == "__main__":

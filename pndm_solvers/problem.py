@@ -68,6 +68,9 @@ class Problem:
     saved: Path | None = None
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        self._read()
+
     @staticmethod
     def of(
         model: Model,
@@ -130,9 +133,7 @@ class Problem:
                 )
         flow = FineRun(whole("calls", calls, least=8), boolean("progress", progress))
         path = None if saved is None else location("saved", saved)
-        problem = Problem(name, schedule, model, Prediction.of(prediction), x_T, flow, condition, data, path)
-        problem._read()
-        return problem
+        return Problem(name, schedule, model, Prediction.of(prediction), x_T, flow, condition, data, path)
 
     @staticmethod
     def exact(

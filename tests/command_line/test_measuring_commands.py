@@ -2,9 +2,12 @@
 
 import json
 
+import diffusers
+import numpy as np
 import pytest
 from PIL import Image
 from run_command import runner
+from tiny_unet import tiny_unet
 
 from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PNDMSolver, cli
 from pndm_solvers.cli.measure import COMPARED
@@ -100,3 +103,49 @@ def test_an_interrupted_measurement_gives_what_is_finished(run, tmp_path, monkey
     assert status == 0
     assert "DDIM" in out
     assert "interrupted: 1 of" in err
+
+
+def test_compare_measures_distributions_and_stochastic_solvers(run, tmp_path):
+    command = ("compare", "--problem", "gaussian", "--starts", 64, "--calls", "5,10", "--solver", "ddim,ddpm")
+    status, out, _ = run(*command, "--measure", "sliced-wasserstein", "--out", tmp_path / "a.png")
+    assert status == 0
+    assert "gaussian: sliced-wasserstein to the data, 64 samples" in out
+    assert "DDPM" in out
+    status, _, err = run(*command)  # a stochastic solver has no paired error
+    assert status == 1
+    assert "ddpm" in err
+
+
+def test_compare_keeps_the_fine_runs_of_a_saved_network(run, tmp_path):
+    folder, saved = tmp_path / "tiny", tmp_path / "fine.npz"
+    diffusers.DDPMPipeline(tiny_unet(num_class_embeds=3), diffusers.DDPMScheduler()).save_pretrained(folder)
+    command = ("compare", "--model", folder, "--starts", 2, "--calls", "4", "--solver", "ddim", "--saved", saved)
+    status, out, err = run(*command, "--out", tmp_path / "a.png")
+    assert status == 0, err
+    assert "tiny: root-mean-square distance to the end of a fine run, median of 2 starts" in out
+    assert "the fine run itself errs by about" in out
+    assert "tiny: a reference of 512 model calls" in err
+    status, again, err = run(*command, "--out", tmp_path / "a.png")
+    assert (status, again) == (0, out)
+    assert "a reference of" not in err
+
+
+def test_compare_takes_data(run, tmp_path):
+    np.save(tmp_path / "data.npy", np.zeros((5, 2)))
+    status, _, err = run("compare", "--problem", "ring", "--data", tmp_path / "data.npy")
+    assert status == 1
+    assert "--data and --saved are for networks" in err
+    status, _, err = run("compare", "--problem", "digits", "--data", tmp_path / "data.npy")
+    assert status == 1
+    assert "beyond the batch they must be alike" in err
+
+
+def test_compare_refuses_what_contradicts(run, tmp_path):
+    for options, message in (
+        (("--problem", "ring", "--model", tmp_path), "pass --problem or --model, not both"),
+        (("--model", tmp_path, "--schedule", "linear"), "has its own schedule"),
+        (("--measure", "fid"), "--measure is 'fid'; known are paired"),
+    ):
+        status, _, err = run("compare", *options)
+        assert status == 1
+        assert message in err

@@ -22,17 +22,10 @@ def run(capsys, monkeypatch):
 def checkpoint(tmp_path_factory):
     """A function that saves a diffusers pipeline, and returns its folder and its network."""
     import diffusers
-    import torch
+    from tiny_unet import tiny_unet
 
     def save(scheduler=None, **options):
-        torch.manual_seed(0)
-        unet = diffusers.UNet2DModel(
-            **{"sample_size": 8, "in_channels": 3, "out_channels": 3, **options},
-            block_out_channels=(8, 16),
-            norm_num_groups=8,
-            down_block_types=("DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D"),
-        ).eval()
+        unet = tiny_unet(**options)
         folder = tmp_path_factory.mktemp("checkpoint")
         diffusers.DDPMPipeline(unet, scheduler or diffusers.DDPMScheduler()).save_pretrained(folder)
         return folder, unet

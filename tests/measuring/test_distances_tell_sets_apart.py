@@ -8,7 +8,6 @@ from scipy.stats import wasserstein_distance
 
 from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver
 from pndm_solvers.distances import Target, frechet, resampled, sliced_wasserstein
-from pndm_solvers.flow import Reference
 from pndm_solvers.measure import MEASURES, compare, difference, estimate
 from pndm_solvers.problems import exact_problem
 
@@ -77,11 +76,10 @@ def test_the_bootstrap_has_the_deviation_of_a_mean():
 
 PROBLEM = exact_problem("ring", LINEAR, 512)
 ENDS = PROBLEM.reference().ends
-NONE = Reference(PROBLEM.x, PROBLEM.x)
 
 
 def figures(samples):
-    return {measure: estimate(PROBLEM, samples, NONE, measure) for measure in DISTRIBUTIONS}
+    return {measure: estimate(PROBLEM, samples, None, measure) for measure in DISTRIBUTIONS}
 
 
 def test_a_collapsed_sampler_is_told_from_the_flow():
@@ -111,7 +109,7 @@ def test_a_paired_interval_is_narrower_than_that_of_each_alone():
     """The starts that both samplers share cancel."""
     other = DDIMSolver(LINEAR).plan(20).run(PROBLEM.model, PROBLEM.x)
     for measure in ("sliced-wasserstein", "nearest-data"):
-        alone, both = estimate(PROBLEM, other, NONE, measure), difference(PROBLEM, other, ENDS, measure)
+        alone, both = estimate(PROBLEM, other, None, measure), difference(PROBLEM, other, ENDS, measure)
         assert both.high - both.low < 0.7 * (alone.high - alone.low), measure
         assert both.low <= both.value <= both.high
 
@@ -121,7 +119,7 @@ def test_the_floor_is_that_of_the_flow_in_the_mean():
     found = []
     for seed in range(8):
         problem = exact_problem("gaussian", LINEAR, 128, seed=seed)
-        found.append(estimate(problem, problem.reference().ends, NONE, "sliced-wasserstein").value / problem.floor())
+        found.append(estimate(problem, problem.reference().ends, None, "sliced-wasserstein").value / problem.floor())
     assert abs(np.mean(found)) < 0.5
 
 

@@ -1,0 +1,148 @@
+"""The two sets of problems: "choosing" may guide the choice of a default, "testing" has no say in it.
+
+A script measures one set at a time, and its result names the set. In the testing set exact problems have other
+distributions, and every problem has other starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import packages
+import torch
+
+from pndm_solvers import Problem, initial_noise
+from pndm_solvers.analytic import Distribution, GaussianMixture
+from pndm_solvers.condition import first_rows
+from pndm_solvers.problems import PROBLEMS, anisotropic_mixture, network_problem, power_law
+from pndm_solvers.schedules import SCHEDULES
+
+__all__ = ["SETS", "Entry", "first_starts"]
+
+SEEDS = {"choosing": 1, "testing": 101}  # of the starts
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A problem of a set.
+
+    Attributes
+    ----------
+    make:
+        A function of the number of starts, their seed and options of `Problem.of`.
+    starts:
+        How many starts paired errors are measured on, half of them to pick a peer and half to compare.
+    samples:
+        How many samples distributions are compared with, again two halves.
+    peers:
+        Whether every peer is compared in distribution too: not where a call is dear.
+    """
+
+    name: str
+    set: str
+    make: Callable[..., Problem]
+    starts: int
+    samples: int
+    peers: bool
+
+    def paired(self, folder: Path) -> Problem:
+        """The problem on which paired errors are measured: its starts are the first of `sampled`."""
+        return first_starts(self.sampled(folder), self.starts)
+
+    def sampled(self, folder: Path) -> Problem:
+        """The problem on which distributions are compared; its fine runs are kept in the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        saved = folder / f"{self.name}.npz"
+        return self.make(self.samples, SEEDS[self.set], saved=saved, progress=True, name=self.name)
+
+
+def first_starts(problem: Problem, count: int) -> Problem:
+    """The problem with its first starts alone: its target and its floor are those of a set of that size."""
+    saved = None if problem.saved is None else problem.saved.with_stem(f"{problem.saved.stem}-{count}")
+    return replace(problem, x=problem.x[:count], condition=first_rows(problem.condition, count), saved=saved)
+
+
+# ---------------------------------------------------------------------- kinds of problem
+
+
+def exact(distribution: Callable[[], Distribution], schedule: str, count: int, seed: int, **options: Any) -> Problem:
+    return Problem.exact(distribution(), SCHEDULES[schedule](), count, seed, options["name"])
+
+
+def trained(network: str, count: int, seed: int, **options: Any) -> Problem:
+    """A network of networks.py with its training data, and their classes in turn."""
+    found = networks.load(network)
+    x = torch.from_numpy(initial_noise((count, *found.shape), seed)).float()
+    label = {"label": torch.arange(count) % found.classes} if found.classes else None
+    options = {"prediction": found.prediction, "condition": label, "data": found.data()} | options
+    return Problem.of(found.network, found.schedule, x, **options)
+
+
+@cache
+def foreign_network(name: str) -> packages.Foreign:
+    return packages.load(name)
+
+
+def foreign(network: str, count: int, seed: int, **options: Any) -> Problem:
+    """A network of packages.py. Its data are not public, so that samples are compared with those of a fine run."""
+    found = foreign_network(network)
+    x: Any = initial_noise((count, *found.shape), seed)
+    x = torch.from_numpy(x).float() if network == "21cm" else x.astype(np.float32)
+    options = {"prediction": found.prediction, "condition": found.condition(count) or None, "calls": 256} | options
+    return Problem.of(found.model, found.schedule, x, **options)
+
+
+def bundled(network: str, count: int, seed: int, **options: Any) -> Problem:
+    """A bundled network with its training data."""
+    data = getattr(networks.network_data, network)()[0]
+    return network_problem(network, count, seed, **{"data": data, "calls": 256} | options)
+
+
+# ---------------------------------------------------------------------- the sets
+
+EXACT = {
+    "choosing": ("ring", "mixture", "digits-kernel", "power-law"),
+    "testing": ("five-modes", "mixture-24", "steep"),
+}
+SCHEDULE_NAMES = {"choosing": ("linear", "scaled_linear", "cosine"), "testing": ("linear", "cosine", "rectified_flow")}
+DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
+    **PROBLEMS,
+    "five-modes": partial(GaussianMixture.ring, modes=5, radius=1.2, width=0.05),
+    "mixture-24": partial(anisotropic_mixture, dimension=24, parts=9, seed=5),
+    "steep": partial(power_law, dimension=48, exponent=3.0, seed=3),
+}
+
+
+def _entries(name: str) -> list[Entry]:
+    found = [
+        Entry(
+            f"{distribution}, {schedule}", name, partial(exact, DISTRIBUTIONS[distribution], schedule), 128, 512, True
+        )
+        for distribution in EXACT[name]
+        for schedule in SCHEDULE_NAMES[name]
+    ]
+    found += [
+        Entry(network, name, partial(trained, network), 128, 512, True)
+        for network, recipe in networks.NETWORKS.items()
+        if recipe.set == name
+    ]
+    if name == "choosing":
+        found += [
+            Entry("digits", name, partial(bundled, "digits"), 32, 512, False),
+            Entry("fashion", name, partial(bundled, "fashion"), 16, 192, False),
+            *(Entry(galaxy, name, partial(foreign, galaxy), 32, 192, False) for galaxy in ("hsc-32", "ztf-32")),
+        ]
+    else:
+        galaxies = ("hsc-64", "ztf-64", "lsst-60", "quasar-72")
+        found += [Entry(galaxy, name, partial(foreign, galaxy), 12, 64, False) for galaxy in galaxies]
+        found += [Entry("21cm", name, partial(foreign, "21cm"), 8, 64, False)]
+    return found
+
+
+SETS: dict[str, dict[str, Entry]] = {name: {entry.name: entry for entry in _entries(name)} for name in SEEDS}

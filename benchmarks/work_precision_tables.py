@@ -1,0 +1,226 @@
+"""The tables of work_precision.py, as Markdown."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+
+__all__ = ["geometric", "report", "shown", "table"]
+
+Results = dict[str, Any]  # problem -> column -> budget -> peer -> figures or an error
+
+
+def geometric(values: Iterable[float]) -> float:
+    values = list(values)
+    return math.exp(sum(map(math.log, values)) / len(values)) if values and min(values) > 0 else math.nan
+
+
+def table(heads: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    heads = list(map(str, heads))
+    lines = [heads, ["---"] * len(heads), *(list(map(str, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown(name: str) -> str:
+    """A peer's name for people: the values of its options, and the switches that are on."""
+    words = (word for word in name.split() if not word.endswith("=False"))
+    return " ".join(word.removesuffix("=True").split("=")[-1] for word in words)
+
+
+def halves(errors: list[float]) -> tuple[float, float]:
+    """The median of the starts by which a peer is picked, and of those on which it is compared: every other one."""
+    return float(np.median(errors[::2])), float(np.median(errors[1::2]))
+
+
+class Cell:
+    """One problem at one budget: the errors of every peer and of ours at the same end."""
+
+    def __init__(self, peers: dict[str, Any], ours: dict[str, Any]) -> None:
+        self.peers = {name: found for name, found in peers.items() if isinstance(found, dict)}
+        self.ours = ours
+
+    def paired(self, name: str, method: str = "default") -> tuple[float, float, float]:
+        """(picking, comparing: the peer's median errors; ours at the same end, comparing)."""
+        found = self.peers.get(name)
+        if found is None:
+            return math.inf, math.inf, math.nan
+        return *halves(found["errors"]), halves(self.ours[method][found["final"]])[1]
+
+    def distance(self, name: str, method: str = "default") -> tuple[float, float, float]:
+        """As `paired`, of SW² less its floor."""
+        found = self.peers.get(name, {})
+        if "sw2" not in found:
+            return math.inf, math.inf, math.nan
+        return *found["sw2"], self.ours[method]["sw2"][1]
+
+    def best(self, kind: str) -> str:
+        """The peer with the lowest figure on the half that picks."""
+        return min(self.peers, key=lambda name: getattr(self, kind)(name)[0])
+
+
+def cells_of(results: Results, ours: dict[str, Any], column: str = "own") -> dict[tuple[str, int], Cell]:
+    return {
+        (problem, int(calls)): Cell(peers, {method: cells[calls] for method, cells in ours[problem].items()})
+        for problem, columns in results.items()
+        for calls, peers in columns.get(column, {}).items()
+        if calls in ours[problem]["default"]
+    }
+
+
+def single(cells: Iterable[Cell]) -> str:
+    """The one peer for all cells: the lowest geometric mean of its error over ours, on the half that picks."""
+    cells = list(cells)
+    names = set.intersection(*(set(cell.peers) for cell in cells))
+
+    def merit(name: str) -> float:
+        ratios = []
+        for cell in cells:
+            found = cell.peers[name]
+            ratios.append(halves(found["errors"])[0] / halves(cell.ours["default"][found["final"]])[0])
+        return geometric(ratios)
+
+    return min(names, key=merit)
+
+
+def report(name: str, results: Results, ours: dict[str, Any], portraits: dict[str, Any], minutes: float) -> None:
+    print(
+        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
+        f"{torch.__version__}, diffusers {diffusers.__version__}, k-diffusion 0.1.1.post1; {minutes:.0f} minutes"
+    )
+    print(f"`python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}`\n\n## The {name} set")
+    cells = cells_of(results, ours)
+    print("\n### Paired error, ours / the best peer's of the cell\n")
+    print("A ratio above 1 is bold. The peer is picked on one half of the starts, and compared on the other.\n")
+    print(cell_table(cells, "paired"))
+    print("\n### The best peers of the cells, by the paired error\n")
+    print(peers_table(cells))
+    print("\n### One peer for all cells\n")
+    print(single_table(cells))
+    print("\n### In distribution: SW² less its floor, ours / the best peer's of the cell\n")
+    print("Figures near 0 or below it are at the floor. The peer is picked on one half of the samples.\n")
+    print(cell_table(cells, "distance"))
+    if any("low" in columns for columns in results.values()):
+        print("\n### Peers that begin where σ/α is 10\n")
+        print("Each error is to the flow from that level: what the lower start costs shows in distribution alone.\n")
+        print(low_table(results, ours))
+    print("\n### Ten calls, in every measure of distributions\n")
+    print(portrait_table(portraits))
+    print("\n### Our methods beside the default, paired\n")
+    print(methods_table(ours))
+
+
+def pair(mine: float, theirs: float) -> str:
+    if not math.isfinite(theirs):
+        return f"{mine:.1e} / —"
+    ratio = mine / theirs
+    bold = "**" if ratio > 1 else ""
+    return f"{mine:.1e} / {theirs:.1e} ({bold}{ratio:.2f}{bold})"
+
+
+def cell_table(cells: dict[tuple[str, int], Cell], kind: str) -> str:
+    budgets = sorted({calls for _, calls in cells})
+    rows = []
+    for problem in dict.fromkeys(problem for problem, _ in cells):
+        row = [problem]
+        for calls in budgets:
+            cell = cells.get((problem, calls))
+            if cell is None:
+                row.append("")
+                continue
+            _, theirs, mine = getattr(cell, kind)(cell.best(kind))
+            if kind == "paired":
+                row.append(pair(mine, theirs))
+            else:
+                mine = cell.ours["default"]["sw2"][1]
+                row.append(f"{mine:.1e} / {theirs:.1e}" if math.isfinite(theirs) else f"{mine:.1e}")
+        rows.append(row)
+    return table((f"{'error' if kind == 'paired' else 'SW²'}, calls", *budgets), rows)
+
+
+def peers_table(cells: dict[tuple[str, int], Cell]) -> str:
+    budgets = sorted({calls for _, calls in cells})
+    rows = [
+        [problem, *(shown(cells[problem, c].best("paired")) if (problem, c) in cells else "" for c in budgets)]
+        for problem in dict.fromkeys(problem for problem, _ in cells)
+    ]
+    return table(("best peer, calls", *budgets), rows)
+
+
+def single_table(cells: dict[tuple[str, int], Cell]) -> str:
+    rows = []
+    for title, low, high in (("5 to 20", 5, 20), ("50", 50, 50)):
+        chosen = [cell for (_, calls), cell in cells.items() if low <= calls <= high]
+        if not chosen:
+            continue
+        for among, keep in (("all", ""), ("diffusers but IPNDM", "diffusers"), ("k-diffusion", "k-diffusion ")):
+            parts = [_among(cell, keep) for cell in chosen]
+            name = single(parts)
+            pairs = [part.paired(name) for part in parts]
+            ratios = [mine / theirs for _, theirs, mine in pairs]
+            behind = f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)}"
+            rows.append([title, among, shown(name), f"{geometric(ratios):.2f}", behind, f"{max(ratios):.1f}"])
+        ratios = [mine / theirs for _, theirs, mine in (cell.paired(cell.best("paired")) for cell in chosen)]
+        behind = f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)}"
+        rows.append([title, "all, the best of each cell", "", f"{geometric(ratios):.2f}", behind, f"{max(ratios):.1f}"])
+    return table(("calls", "among", "peer", "ours / its, geometric mean", "ours behind in", "worst"), rows)
+
+
+def _among(cell: Cell, keep: str) -> Cell:
+    """The cell with a part of its peers alone."""
+
+    def kept(name: str) -> bool:
+        if keep == "diffusers":
+            return not name.startswith(("k-diffusion", "IPNDM"))
+        return name.startswith(keep)
+
+    return Cell({name: found for name, found in cell.peers.items() if kept(name)}, cell.ours)
+
+
+def low_table(results: Results, ours: dict[str, Any]) -> str:
+    """Of the best peer of each cell in that column, picked on one half: its error, and its SW² less the floor."""
+    cells = cells_of(results, ours, "low")
+    budgets = sorted({calls for _, calls in cells})
+    rows = []
+    for problem in dict.fromkeys(problem for problem, _ in cells):
+        row = [problem]
+        for calls in budgets:
+            cell = cells.get((problem, calls))
+            name = cell.best("paired") if cell and cell.peers else None
+            if cell is None or name is None:
+                row.append("")
+                continue
+            error, distance = cell.paired(name)[1], cell.distance(name)[1]
+            row.append(f"{error:.1e}" + (f"; SW² {distance:.1e}" if math.isfinite(distance) else ""))
+        rows.append(row)
+    return table(("best peer from σ/α = 10, calls", *budgets), rows)
+
+
+def portrait_table(portraits: dict[str, Any]) -> str:
+    rows = []
+    for problem, found in portraits.items():
+        for method, (sw2, frechet, near, back, gap, low, high) in found.items():
+            against = "" if method == "default" else f"{gap:+.1e} ({low:+.1e} to {high:+.1e})"
+            rows.append([problem, shown(method), f"{sw2:.1e}", f"{frechet:.2e}", f"{near:.3g}", f"{back:.3g}", against])
+    heads = ("problem", "method", "SW² less floor", "Fréchet", "to the data", "from the data", "SW² less the default's")
+    return table(heads, rows)
+
+
+def methods_table(ours: dict[str, Any]) -> str:
+    """Median errors at the clean end, over all starts."""
+    budgets = sorted({int(calls) for cells in ours.values() for calls in cells["default"]})
+    rows = []
+    for problem, methods in ours.items():
+        for method, cells in methods.items():
+            figures = (f"{np.median(cells[str(c)]['clean']):.1e}" if str(c) in cells else "" for c in budgets)
+            rows.append([problem, method, *figures])
+    return table(("problem", "method, calls", *budgets), rows)
