@@ -42,6 +42,8 @@ class Entry:
         How many samples distributions are compared with, again two halves.
     peers:
         Whether every peer is compared in distribution too: not where a call is dear.
+    features:
+        The classifier of networks.py whose features are compared too, or None.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Entry:
     starts: int
     samples: int
     peers: bool
+    features: str | None = None
 
     def paired(self, folder: Path) -> Problem:
         """The problem on which paired errors are measured: its starts are the first of `sampled`."""
@@ -128,14 +131,14 @@ def _entries(name: str) -> list[Entry]:
         for schedule in SCHEDULE_NAMES[name]
     ]
     found += [
-        Entry(network, name, partial(trained, network), 128, 512, True)
+        Entry(network, name, partial(trained, network), 128, 512, True, "digits" if "digits" in network else None)
         for network, recipe in networks.NETWORKS.items()
         if recipe.set == name
     ]
     if name == "choosing":
         found += [
-            Entry("digits", name, partial(bundled, "digits"), 32, 512, False),
-            Entry("fashion", name, partial(bundled, "fashion"), 16, 192, False),
+            Entry("digits", name, partial(bundled, "digits"), 32, 512, False, "digits"),
+            Entry("fashion", name, partial(bundled, "fashion"), 16, 192, False, "fashion"),
             *(Entry(galaxy, name, partial(foreign, galaxy), 32, 192, False) for galaxy in ("hsc-32", "ztf-32")),
         ]
     else:

@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import torch
 import work_precision_tables
@@ -37,6 +38,7 @@ from tqdm import tqdm
 
 from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PLMSSolver, Problem
 from pndm_solvers.arrays import library
+from pndm_solvers.distances import frechet
 from pndm_solvers.measure import MEASURES, difference, estimate
 
 CALLS = (5, 8, 10, 20, 50)
@@ -180,12 +182,23 @@ class Case:
                 runs[name] = run_peer(problem, PEERS[name], calls, None).result
             except Exception:  # its row is left out
                 continue
+        features = networks.load_features(self.entry.features) if self.entry.features else None
         rows: dict[str, Any] = {}
         for name, result in runs.items():
-            figures = [estimate(problem, result, None, measure).value for measure in list(MEASURES)[1:]]
-            gap = difference(problem, result, runs["default"])
-            rows[name] = [*figures, gap.value, gap.low, gap.high]
+            figures = {m: estimate(problem, result, None, m, intervals=False).value for m in list(MEASURES)[1:]}
+            if features:
+                mine, theirs = (
+                    features(points) for points in (library(result).numbers(result), problem.target().points)
+                )
+                figures["features"] = frechet(mine, theirs)
+            rows[name] = figures, difference(problem, result, runs["default"])
         return rows
+
+    def facts(self) -> dict[str, Any]:
+        """What the figures stand on."""
+        reference = self.paired.reference()
+        facts = {"starts": self.entry.starts, "samples": len(self.half.x), "error": reference.error}
+        return facts | {"last_step": reference.last_step, "floor": self.half.floor()}
 
 
 def main() -> None:
@@ -208,7 +221,7 @@ def main() -> None:
     path = folder / "peers.json"
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    written, began, ours, portraits = [time.monotonic()], time.monotonic(), {}, {}
+    written, began, ours, portraits, facts = [time.monotonic()], time.monotonic(), {}, {}, {}
 
     def write(now: bool = False) -> None:
         if now or time.monotonic() - written[0] > 20:
@@ -221,9 +234,10 @@ def main() -> None:
         case = Case(entries[name], folder)
         case.fill(results.setdefault(name, {}), write, not arguments.no_second)
         ours[name] = case.ours(arguments.candidates)
-        portraits[name] = case.portrait()
+        portraits[name], facts[name] = case.portrait(), case.facts()
     minutes = (time.monotonic() - began) / 60
-    work_precision_tables.report(arguments.set, {name: results[name] for name in ours}, ours, portraits, minutes)
+    measured = {name: results[name] for name in ours}
+    work_precision_tables.report(arguments.set, measured, ours, portraits, facts, minutes)
 
 
 if __name__ == "__main__":

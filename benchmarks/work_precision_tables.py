@@ -92,13 +92,17 @@ def single(cells: Iterable[Cell]) -> str:
     return min(names, key=merit)
 
 
-def report(name: str, results: Results, ours: dict[str, Any], portraits: dict[str, Any], minutes: float) -> None:
+def report(
+    name: str, results: Results, ours: dict[str, Any], portraits: dict[str, Any], facts: dict[str, Any], minutes: float
+) -> None:
     print(
         f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
         f"{torch.__version__}, diffusers {diffusers.__version__}, k-diffusion 0.1.1.post1; {minutes:.0f} minutes"
     )
     print(f"`python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}`\n\n## The {name} set")
     cells = cells_of(results, ours)
+    print("\n### The problems\n")
+    print(facts_table(facts))
     print("\n### Paired error, ours / the best peer's of the cell\n")
     print("A ratio above 1 is bold. The peer is picked on one half of the starts, and compared on the other.\n")
     print(cell_table(cells, "paired"))
@@ -205,13 +209,31 @@ def low_table(results: Results, ours: dict[str, Any]) -> str:
     return table(("best peer from σ/α = 10, calls", *budgets), rows)
 
 
+PORTRAIT = {
+    "sliced-wasserstein": "SW² less floor",
+    "frechet": "Fréchet",
+    "features": "Fréchet (own features)",
+    "nearest-data": "to the data",
+    "nearest-sample": "from the data",
+}
+
+
 def portrait_table(portraits: dict[str, Any]) -> str:
     rows = []
     for problem, found in portraits.items():
-        for method, (sw2, frechet, near, back, gap, low, high) in found.items():
-            against = "" if method == "default" else f"{gap:+.1e} ({low:+.1e} to {high:+.1e})"
-            rows.append([problem, shown(method), f"{sw2:.1e}", f"{frechet:.2e}", f"{near:.3g}", f"{back:.3g}", against])
-    heads = ("problem", "method", "SW² less floor", "Fréchet", "to the data", "from the data", "SW² less the default's")
+        for method, (figures, gap) in found.items():
+            against = "" if method == "default" else f"{gap.value:+.1e} ({gap.low:+.1e} to {gap.high:+.1e})"
+            shorter = (f"{figures[name]:.2g}" if name in figures else "" for name in PORTRAIT)
+            rows.append([problem, shown(method), *shorter, against])
+    return table(("problem", "method", *PORTRAIT.values(), "SW² less the default's"), rows)
+
+
+def facts_table(facts: dict[str, Any]) -> str:
+    rows = [
+        [name, f["starts"], 2 * f["samples"], f"{f['error']:.1e}", f"{f['last_step']:.1e}", f"{f['floor']:.1e}"]
+        for name, f in facts.items()
+    ]
+    heads = ("problem", "starts, paired", "samples", "error of the fine run", "of its last step", "floor of SW²")
     return table(heads, rows)
 
 
