@@ -114,6 +114,8 @@ EXACT = {
     "testing": ("five-modes", "mixture-24", "steep"),
 }
 SCHEDULE_NAMES = {"choosing": ("linear", "scaled_linear", "cosine"), "testing": ("linear", "cosine", "rectified_flow")}
+# (starts, samples) of problems whose calls are cheap, and of the digits, whose calls cost more.
+CHEAP, DIGITS, KERNEL = (128, 512), (64, 256), (64, 128)
 DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     **PROBLEMS,
     "five-modes": partial(GaussianMixture.ring, modes=5, radius=1.2, width=0.05),
@@ -125,26 +127,32 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
 def _entries(name: str) -> list[Entry]:
     found = [
         Entry(
-            f"{distribution}, {schedule}", name, partial(exact, DISTRIBUTIONS[distribution], schedule), 128, 512, True
+            f"{distribution}, {schedule}",
+            name,
+            partial(exact, DISTRIBUTIONS[distribution], schedule),
+            *(KERNEL if distribution == "digits-kernel" else CHEAP),
+            True,
         )
         for distribution in EXACT[name]
         for schedule in SCHEDULE_NAMES[name]
     ]
     found += [
-        Entry(network, name, partial(trained, network), 128, 512, True, "digits" if "digits" in network else None)
+        Entry(network, name, partial(trained, network), *DIGITS, True, "digits")
+        if "digits" in network
+        else Entry(network, name, partial(trained, network), *CHEAP, True)
         for network, recipe in networks.NETWORKS.items()
         if recipe.set == name
     ]
     if name == "choosing":
         found += [
-            Entry("digits", name, partial(bundled, "digits"), 32, 512, False, "digits"),
-            Entry("fashion", name, partial(bundled, "fashion"), 16, 192, False, "fashion"),
-            *(Entry(galaxy, name, partial(foreign, galaxy), 32, 192, False) for galaxy in ("hsc-32", "ztf-32")),
+            Entry("digits", name, partial(bundled, "digits"), 24, 384, False, "digits"),
+            Entry("fashion", name, partial(bundled, "fashion"), 8, 96, False, "fashion"),
+            *(Entry(galaxy, name, partial(foreign, galaxy), 24, 192, False) for galaxy in ("hsc-32", "ztf-32")),
         ]
     else:
         galaxies = ("hsc-64", "ztf-64", "lsst-60", "quasar-72")
-        found += [Entry(galaxy, name, partial(foreign, galaxy), 12, 64, False) for galaxy in galaxies]
-        found += [Entry("21cm", name, partial(foreign, "21cm"), 8, 64, False)]
+        found += [Entry(galaxy, name, partial(foreign, galaxy), 8, 48, False) for galaxy in galaxies]
+        found += [Entry("21cm", name, partial(foreign, "21cm"), 4, 32, False)]
     return found
 
 

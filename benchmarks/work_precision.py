@@ -148,7 +148,7 @@ class Case:
     def fill(self, stored: dict[str, Any], write: Callable[[], None], second: bool) -> None:
         """Adds the peers that are missing, and writes after each budget."""
         columns = {"own": (None, self.calls)}
-        if second:
+        if second and self.entry.peers:
             columns["low"] = (LOW, LOW_CALLS)
         for column, (ratio, budgets) in columns.items():
             for calls in budgets:

@@ -11,13 +11,19 @@ from pndm_solvers.arrays import library
 from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.table import Table
 
-__all__ = ["advise_on_plan", "advise_on_size", "warn"]
+__all__ = ["advise_on_plan", "advise_on_reference", "advise_on_sets", "advise_on_size", "warn"]
 
 # Between these σ/α, on data of about unit range, noise becomes a picture.
 DECISIVE = (0.1, 2.0)
 
 # Only variance-exploding schedules have a σ above this. There a state may be smaller than its noise by this factor.
 LOUD = 3.0
+
+# Samples of a fine run larger than this are most likely those of a network that was taken for another kind.
+HUGE = 100.0
+
+# Fewer samples than this do not tell distributions apart.
+FEW = 100
 
 
 def warn(message: str) -> None:
@@ -77,3 +83,18 @@ def advise_on_size(x: Any, here: Level) -> None:
             f"where its noise alone has σ = {here.sigma:g}; multiply noise by σ there, and pass a picture through "
             f"add_noise"
         )
+
+
+def advise_on_reference(name: str, size: float, prediction: str) -> None:
+    """Warns of a fine run whose samples have a root mean square `size` far above that of data."""
+    if size > HUGE:
+        warn(
+            f"the fine run of {name} ends at samples with a root mean square of {size:.3g}; unless the data are that "
+            f"large, the network does not predict {prediction!r}, or the schedule is not the one it was trained with"
+        )
+
+
+def advise_on_sets(count: int) -> None:
+    """Warns of sets of samples that are too small for their distance to mean something."""
+    if count < FEW:
+        warn(f"distributions are compared by {count} samples, where chance dominates; pass some hundred starts")

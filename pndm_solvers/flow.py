@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pndm_solvers.advice import advise_on_reference
 from pndm_solvers.analytic import Distribution
 from pndm_solvers.arrays import library
 from pndm_solvers.methods import PLMSSolver
@@ -108,15 +110,23 @@ class FineRun:
     progress: bool = False
 
     def __call__(self, problem: Problem, x: Any, here: Level, there: Level) -> Reference:
-        half, _ = self._run(problem, x, self.calls // 2, here, there)
-        ends, by_euler = self._run(problem, x, self.calls, here, there)
+        half, _ = self._run(problem, x, self.calls // 2, here, there, "1 of 2")
+        ends, by_euler = self._run(problem, x, self.calls, here, there, "2 of 2")
+        size = float(np.sqrt(np.mean(library(ends).numbers(ends) ** 2)))
+        if not math.isfinite(size):
+            raise ValueError(
+                f"the fine run of {problem.name} from t = {here.t:g} ends at samples that are not finite; check the "
+                f"network, its prediction= and its schedule, or begin below the level where it overflows"
+            )
+        advise_on_reference(problem.name, size, problem.prediction.type)
         # A method of order p loses 2^p − 1 of 2^p parts of its error when the steps are halved.
         error = float(np.median(distance(half, ends))) / (2**FINE_ORDER - 1)
         last_step = float(np.median(distance(by_euler, ends))) if there.sigma == 0 else 0.0
         if self.progress:
+            also = f", that of its last step up to {last_step:.1e}" if last_step else ""
             print(
-                f"{problem.name}: a reference of {self.calls} model calls from t = {here.t:g}, its own error about "
-                f"{error:.1e}, that of its last step up to {last_step:.1e}",
+                f"{problem.name}: a reference of {self.calls} model calls from t = {here.t:g} to {there.t:g}, its own "
+                f"error about {error:.1e}{also}",
                 file=sys.stderr,
             )
         return Reference(x, ends, error, last_step, self.calls)
@@ -124,17 +134,17 @@ class FineRun:
     def draws(self, problem: Problem, x: Any, seed: int, end: Level) -> Any:
         """The ends of a fine run from other starts."""
         top = problem.schedule.level(problem.schedule.t_max)
-        return self._run(problem, problem.starts(seed=seed), self.calls, top, end)[0]
+        return self._run(problem, problem.starts(seed=seed), self.calls, top, end, "of other starts")[0]
 
-    def _run(self, problem: Problem, x: Any, calls: int, here: Level, there: Level) -> tuple[Any, Any]:
+    def _run(self, problem: Problem, x: Any, calls: int, here: Level, there: Level, which: str) -> tuple[Any, Any]:
         """The sample, and x̂_0 of the last call: where Euler's step would end."""
         solver = PLMSSolver(problem.schedule, order=FINE_ORDER)
         clean = there == problem.schedule.clean
         end: Any = {"final": "clean"} if clean else {"stop": there.t}
         upwards = there.t > here.t and not clean
         spacing = "linspace" if upwards else "quadratic"
-        plan = solver.plan(calls, spacing=spacing, start=here.t, **end)
-        plan = replace(plan, name=f"{problem.name}: fine run")
+        plan = solver.plan(max_model_calls=calls, spacing=spacing, start=here.t, **end)
+        plan = replace(plan, name=f"{problem.name}: fine run {which}")
         last: list[Any] = []
 
         def keep(step: Step) -> None:

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.arguments import choice
+from pndm_solvers.advice import advise_on_sets
+from pndm_solvers.arguments import choice, whole
 from pndm_solvers.arrays import library
 from pndm_solvers.distances import resampled
 from pndm_solvers.flow import Reference
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS, Spacing
-from pndm_solvers.methods import DDIMSolver, DPMMultistepSolver, PLMSSolver, PNDMSolver, UniPCSolver
+from pndm_solvers.methods import SOLVERS
 from pndm_solvers.orders import check_deterministic, check_schedule
 from pndm_solvers.problem import Problem
 from pndm_solvers.solver import Solver
 
-__all__ = ["CALLS", "MEASURES", "Curve", "Estimate", "compare", "difference", "estimate"]
+__all__ = ["CALLS", "MEASURES", "STANDARD", "Curve", "Estimate", "compare", "difference", "estimate"]
 
 Float64 = NDArray[np.float64]
 
@@ -78,6 +79,9 @@ class Estimate:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
+
 
 def estimate(
     problem: Problem,
@@ -91,8 +95,8 @@ def estimate(
     """How far the samples `(B, …)` are from where they should be, by one of `MEASURES`.
 
     - "paired": the median over the starts of the root-mean-square distance to the flow's end from the same start.
-    - "sliced-wasserstein": SW² to `problem.target`, less SW² of two fine runs of other starts, so that perfect samples
-      have 0 in the mean; in squared units of x.
+    - "sliced-wasserstein": SW² to `problem.target`, less `problem.floor`, so that perfect samples have 0 in the mean;
+      in squared units of x.
     - "frechet": the Fréchet distance to the target, on the numbers of x.
     - "nearest-data": the mean distance of a sample to the nearest point of the target; low for samples that look right.
     - "nearest-sample": the mean distance of the target's points to the nearest sample; high where some are missing.
@@ -114,6 +118,8 @@ def difference(problem: Problem, a: Any, b: Any, measure: str = "sliced-wasserst
     The bootstrap draws the same starts for both, so that what both have in common cancels: equal samples give 0 with
     an interval of no width. Raises ValueError for an unknown measure.
     """
+    if len(a) != len(b):
+        raise ValueError(f"a has {len(a)} samples and b has {len(b)}; both must be from the same starts")
     one, other = (_statistic(problem, library(samples).numbers(samples), None, measure, final) for samples in (a, b))
     return _estimated(lambda chosen: one(chosen) - other(chosen), len(a))
 
@@ -140,6 +146,7 @@ def _estimated(statistic: Statistic, count: int, intervals: bool = True) -> Esti
 # ------------------------------------------------------------------ figures against model calls
 
 CALLS = (5, 8, 10, 15, 20, 50)
+STANDARD = ("ddim", "plms", "plms-classical", "pndm", "dpmpp-2m", "unipc")  # of SOLVERS
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,8 @@ class Curve:
     value, low, high:
         The figure for each budget and its interval of 90 %; infinite if no plan fits the budget or the run overflows.
     limit:
-        That of the reference, its estimated error; paired figures that are not well above it show nothing.
+        The estimated error of the reference: paired figures that are not well above it show nothing. Of a measure of
+        distributions, the figure of the flow itself, from other starts.
     """
 
     problem: str
@@ -176,9 +184,9 @@ class Curve:
 
 def compare(
     problem: Problem,
-    solvers: Iterable[Solver] | None = None,
-    spacings: Iterable[str | Spacing] = (DEFAULT_SPACING,),
-    calls: Sequence[int] = CALLS,
+    solvers: Iterable[Solver | str] | Solver | str | None = None,
+    spacings: Iterable[str | Spacing] | str | Spacing = DEFAULT_SPACING,
+    calls: Sequence[int] | int = CALLS,
     *,
     measure: str = "paired",
     final: str = "clean",
@@ -195,10 +203,13 @@ def compare(
     problem:
         What to measure on: `Problem.of` makes it of any network.
     solvers:
-        By default the library's own default, DDIM, the paper's F-PNDM, DPM-Solver++(2M) and UniPC. Stochastic ones take
-        part where `measure` is not "paired".
-    spacings, calls, final:
+        Solvers on the problem's schedule, or their names in `SOLVERS`. By default `STANDARD`: the library's own
+        default, DDIM, classical PLMS, the paper's F-PNDM, DPM-Solver++(2M) and UniPC. Stochastic ones take part where
+        `measure` is not "paired".
+    spacings, final:
         As in `Solver.plan`.
+    calls:
+        Budgets: each plan makes the most calls that it can within one.
     measure:
         One of `MEASURES`: see `estimate`.
     progress:
@@ -210,10 +221,16 @@ def compare(
         For a solver whose schedule is not the problem's, a stochastic one where errors are paired, and unknown names.
     """
     choice("measure", measure, MEASURES)
-    if solvers is None:
-        standard = (PLMSSolver, DDIMSolver, PNDMSolver, DPMMultistepSolver, UniPCSolver)
-        solvers = [make(problem.schedule) for make in standard]
-    pairs = list(product(solvers, spacings))
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem is a {type(problem).__name__}; make one of your network with Problem.of")
+    calls = [whole("calls", budget) for budget in (calls if isinstance(calls, Iterable) else [calls])]
+    chosen = [
+        SOLVERS[choice("solver", solver, SOLVERS)](problem.schedule) if isinstance(solver, str) else solver
+        for solver in _listed(STANDARD if solvers is None else solvers)
+    ]
+    pairs = list(product(chosen, _listed(spacings)))
+    if measure != "paired":
+        advise_on_sets(len(problem.x))
     for solver, spacing in pairs:
         check_schedule(solver, problem)
         if measure == "paired":
@@ -222,19 +239,27 @@ def compare(
             choice("spacing", spacing, SPACINGS)
     from tqdm.auto import tqdm
 
+    flow = (
+        None if measure == "paired" else estimate(problem, problem.draws(final), None, measure, final, intervals=False)
+    )
     curves = []
     with tqdm(total=len(pairs) * len(calls), unit="run", desc=problem.name, disable=not progress) as bar:
         for solver, spacing in pairs:
-            found, limit = [], 0.0
+            found, limit = [], flow.value if flow else 0.0
             for budget in calls:
                 figure, error = _measured(problem, solver, spacing, budget, measure, final)
                 found.append(figure)
-                limit = max(limit, error)
+                limit = limit if flow else max(limit, error)
                 bar.update()
             label = spacing if isinstance(spacing, str) else getattr(spacing, "__name__", "own spacing")
             value, low, high = (tuple(getattr(f, name) for f in found) for name in ("value", "low", "high"))
             curves.append(Curve(problem.name, solver.name, label, measure, tuple(calls), value, low, high, limit))
     return curves
+
+
+def _listed(values: Any) -> list[Any]:
+    """One value as a list of one."""
+    return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
 
 
 def _measured(

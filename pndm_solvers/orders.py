@@ -119,8 +119,8 @@ def observed_order(
     ValueError:
         For a stochastic solver, which has no order, and for fewer than two numbers of steps.
     """
-    check_deterministic(solver)
     check_schedule(solver, problem)
+    check_deterministic(solver)
     if steps is None:
         steps = ORDER_STEPS if isinstance(problem.flow, ExactFlow) else NETWORK_STEPS
     if len(set(steps)) < 2:
@@ -159,7 +159,9 @@ def deterministic_solvers(schedule: NoiseSchedule) -> list[Solver]:
 
 
 def check_schedule(solver: Solver, problem: Problem) -> None:
-    """ValueError unless the solver was made on the problem's schedule."""
+    """TypeError for anything but a solver, ValueError unless it was made on the problem's schedule."""
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver is a {type(solver).__name__}; it must be a solver, as PLMSSolver(problem.schedule)")
     if solver.schedule != problem.schedule:
         raise ValueError(
             f"{solver.name} has the schedule {solver.schedule!r}, but the problem has {problem.schedule!r}; "

@@ -26,8 +26,11 @@ MARKERS = "osD^vP"
 # By measure: what a plot shows, and its axis.
 LABELS = {
     "paired": ("distance to the flow's end from the same start", "root-mean-square distance, median"),
-    "sliced-wasserstein": ("distance of the distributions", "sliced Wasserstein distance², less its floor"),
-    "frechet": ("distance of the distributions", "Fréchet distance"),
+    "sliced-wasserstein": (
+        "distance to the data, or to another fine run",
+        "sliced Wasserstein distance², less its floor",
+    ),
+    "frechet": ("distance to the data, or to another fine run", "Fréchet distance"),
     "nearest-data": ("from each sample to the nearest point of the data", "root-mean-square distance, mean"),
     "nearest-sample": ("from each point of the data to the nearest sample", "root-mean-square distance, mean"),
 }
@@ -61,17 +64,22 @@ def plot_orders(found: Sequence[ObservedOrder], title: str) -> Figure:
     return figure
 
 
-def plot_curves(curves: Sequence[Curve], title: str = "", ylabel: str = "") -> Figure:
+def plot_curves(curves: Sequence[Curve] | Curve, title: str = "", ylabel: str = "") -> Figure:
     """Plot the figure of each curve against model calls: one colour per solver, one line style per spacing.
 
-    A band is the interval of 90 %, and a grey line the error of the reference. Points that are not finite are left out,
-    and the axis ends a thousand times above the best curve. Write the figure with
-    `savefig(path, dpi=…)`.
+    A band is the interval of 90 %. A grey line is the error of the reference, or, for a measure of distributions, what
+    the flow itself has. Points that are not finite are left out, and the axis ends a thousand times above the best
+    curve. Write the figure with `savefig(path, dpi=…)`.
+
+    Raises ValueError for no curve, and for curves of several problems or measures.
     """
+    curves = [curves] if isinstance(curves, Curve) else list(curves)
+    if len({(curve.problem, curve.measure) for curve in curves}) != 1:
+        raise ValueError(f"curves are {len(curves)}; plot those of one problem and one measure at a time")
     first = curves[0]
     paired = first.measure == "paired"
     title = title or f"{first.problem}: {LABELS[first.measure][0]}"
-    figure, axes = _axes(len(curves), title, "model calls", ylabel or LABELS[first.measure][1])
+    figure, axes = _axes(len(curves), title, "model calls, at most", ylabel or LABELS[first.measure][1])
     colours = dict(zip(dict.fromkeys(curve.solver for curve in curves), cycle(COLOURS), strict=False))
     spacings = list(dict.fromkeys(curve.spacing for curve in curves))
     for curve in sorted(curves, key=lambda curve: -curve.value[-1]):
@@ -82,11 +90,12 @@ def plot_curves(curves: Sequence[Curve], title: str = "", ylabel: str = "") -> F
             curve.calls, value, color=colour, ls=STYLES[kind], marker=MARKERS[kind], ms=4, lw=1.6, label=curve.name
         )
     limit = max(curve.limit for curve in curves)
-    if paired and limit:
-        axes.axhline(limit, color="#999999", lw=0.9, ls=(0, (4, 3)), zorder=1, label="error of the reference")
+    if limit and np.isfinite(limit):
+        label = "error of the reference" if paired else "the flow, from other starts"
+        axes.axhline(limit, color="#999999", lw=0.9, ls=(0, (4, 3)), zorder=1, label=label)
     _limit_height(axes, curves)
     _ticks(axes, first.calls)
-    _legend(axes, "by the figure at the most calls")
+    _legend(axes, "sorted at the most calls")
     return figure
 
 

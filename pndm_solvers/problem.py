@@ -110,7 +110,7 @@ class Problem:
             knows the starts, schedule, prediction and condition by their digest, but not the network: use one
             for each network.
         progress:
-            Whether to show bars and to print the errors of fine runs, on stderr.
+            Whether to show bars and to print the errors of fine runs, on stderr. `reference()` holds them too.
 
         Raises
         ------
@@ -132,7 +132,9 @@ class Problem:
                     f"be alike"
                 )
         flow = FineRun(whole("calls", calls, least=8), boolean("progress", progress))
-        path = None if saved is None else location("saved", saved)
+        path = None if saved is None else location("saved", saved).absolute()
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"saved is {str(saved)!r}, but there is no folder {str(path.parent)!r}; make it first")
         return Problem(name, schedule, model, Prediction.of(prediction), x_T, flow, condition, data, path)
 
     @staticmethod
@@ -194,6 +196,10 @@ class Problem:
             self._write()
         return self._kept[key]
 
+    def draws(self, final: str = "clean") -> Any:
+        """The end points of the flow from other starts than `x`, as many, under the same condition."""
+        return self._draws(2, self._end(None, final))
+
     def target(self, final: str = "clean") -> Target:
         """The points to which samples are compared in distribution, at most as many as there are starts.
 
@@ -211,18 +217,25 @@ class Problem:
         return self._kept[key]
 
     def floor(self, final: str = "clean", splits: int = 20) -> float:
-        """SW² of two fine runs of other starts: what the flow itself has in the mean.
+        """SW² of two sets from one distribution, of the sizes that are compared: what perfect samples have in the mean.
 
-        The mean over random splits of both runs' samples into sets of the sizes that are compared.
+        The mean over random splits of the data, where the target is data, else of the samples of two fine runs of other
+        starts. Data and not fine runs, since the flow of a network may be far from its data: that is to be seen.
         """
         end = self._end(None, final)
         key = f"floor at {end.t!r}"
         if key not in self._kept:
+            if self.data is not None and final == "clean":
+                pool = _numbers(self.data)
+            else:
+                pool = np.concatenate([_numbers(self._draws(number, end)) for number in (1, 2)])
             count, size = len(self.x), len(self.target(final).points)
-            pool = np.concatenate([_numbers(self._draws(number, end)) for number in (1, 2)])
+            # Where the pool holds less than both sets, smaller ones stand for them: SW² goes as 1/n + 1/m.
+            share = min(1.0, len(pool) / (count + size))
+            n, m = max(int(share * count), 1), max(int(share * size), 1)
             orders = (np.random.default_rng(split).permutation(len(pool)) for split in range(splits))
-            distances = [Target(pool[order[:size]]).sliced_wasserstein(pool[order[-count:]]) for order in orders]
-            self._kept[key] = float(np.mean(distances))
+            distances = [Target(pool[order[:m]]).sliced_wasserstein(pool[order[-n:]]) for order in orders]
+            self._kept[key] = float(np.mean(distances)) * (1 / count + 1 / size) / (1 / n + 1 / m)
         return self._kept[key]
 
     def _draws(self, number: int, end: Level) -> Any:
@@ -240,16 +253,21 @@ class Problem:
 
     # ---------------------------------------------------------------- the file
 
-    def _digest(self) -> str:
+    def _facts(self) -> dict[str, str]:
         """What the references depend on, the network apart."""
         times = np.linspace(self.schedule.t_min, self.schedule.t_max, 101)
-        digest = sha256(repr((self.prediction, self.flow, tuple(self.x.shape), str(self.x.dtype))).encode())
-        for part in (self.schedule.alpha(times), self.schedule.sigma(times)):
-            digest.update(np.round(part, 12).tobytes())
-        for name, value in {"x": self.x, **(self.condition or {})}.items():
-            digest.update(name.encode())
-            digest.update(library(self.x).to_bytes(value).tobytes())
-        return digest.hexdigest()
+        levels = np.round([self.schedule.alpha(times), self.schedule.sigma(times)], 12)
+
+        def digest(value: Any) -> str:
+            return sha256(library(value).to_bytes(value).tobytes()).hexdigest()[:16]
+
+        return {
+            "starts": f"{tuple(self.x.shape)} of {self.x.dtype}, {digest(self.x)}",
+            "schedule": digest(levels),
+            "prediction": repr(self.prediction),
+            "condition": ", ".join(f"{name} {digest(value)}" for name, value in (self.condition or {}).items()),
+            "calls": str(getattr(self.flow, "calls", None)),
+        }
 
     def _read(self) -> None:
         if self.saved is None or not self.saved.exists():
@@ -259,11 +277,16 @@ class Problem:
                 facts = json.loads(str(file["facts"]))
                 arrays = {key: file[key] for key in facts["entries"]}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise ValueError(f"saved is {str(self.saved)!r}, which holds no references; delete it: {error}") from error
-        if facts["digest"] != self._digest():
             raise ValueError(
-                f"saved is {str(self.saved)!r}, which holds references of another problem: of other starts, schedule, "
-                f"prediction, condition or calls; pass another path, or delete the file"
+                f"saved is {str(self.saved)!r}, which is no whole file of references; pass another path"
+            ) from error
+        own = self._facts()
+        different = [name for name, value in own.items() if facts["problem"].get(name) != value]
+        if different:
+            raise ValueError(
+                f"saved is {str(self.saved)!r}, which holds references of another problem: it differs in "
+                f"{', '.join(different)}; pass another path, or delete the file. Starts are the same in the next "
+                f"process only if they are drawn from a seed of their own"
             )
         for key, (start, *figures) in facts["entries"].items():
             ends = library(self.x).from_numpy(arrays[key], like=self.x)
@@ -281,7 +304,7 @@ class Problem:
                 entries[key], arrays[key] = (start, *figures), _numbers(value.ends)
             elif key.startswith("draws"):
                 entries[key], arrays[key] = (None,), _numbers(value)
-        facts = json.dumps({"digest": self._digest(), "entries": entries})
+        facts = json.dumps({"problem": self._facts(), "entries": entries})
         partial = self.saved.with_name(f".{self.saved.name}.{uuid4().hex}.partial")
         with open(partial, "xb") as file:
             np.savez(file, facts=np.array(facts), **arrays)

@@ -17,12 +17,15 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def marked_rows(curves: Sequence[Curve]) -> list[tuple[str, ...]]:
-    """One row per curve: its name and its figures, with an asterisk at the lowest of each column."""
-    lowest = [min(column) for column in zip(*(curve.value for curve in curves), strict=True)]
+    """One row per curve: its name and its figures, with an asterisk at the lowest of each column.
+
+    A distance less its floor may fall below 0 by chance. Then every such figure is marked.
+    """
+    lowest = [max(min(column), 0.0) for column in zip(*(curve.value for curve in curves), strict=True)]
     return [
         (
             curve.name,
-            *(f"{e:.1e}{'*' if e == least < math.inf else ' '}" for e, least in zip(curve.value, lowest, strict=True)),
+            *(f"{e:.1e}{'*' if e <= least < math.inf else ' '}" for e, least in zip(curve.value, lowest, strict=True)),
         )
         for curve in curves
     ]

@@ -10,8 +10,7 @@ from run_command import runner
 from tiny_unet import tiny_unet
 
 from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PNDMSolver, cli
-from pndm_solvers.cli.measure import COMPARED
-from pndm_solvers.measure import Curve, compare
+from pndm_solvers.measure import STANDARD, Curve, compare
 from pndm_solvers.orders import observed_order
 from pndm_solvers.problems import exact_problem
 
@@ -76,7 +75,7 @@ def test_json_has_no_infinity(run):
         "compare", "--schedule", "rectified_flow", "--calls", 3, "--starts", 2, "--spacing", "log_snr", "--json"
     )
     assert status == 0
-    assert [curve["value"] for curve in json.loads(out)["curves"]] == [[None]] * len(COMPARED)
+    assert [curve["value"] for curve in json.loads(out)["curves"]] == [[None]] * len(STANDARD)
 
 
 def test_order_as_json(run, tmp_path, monkeypatch):

@@ -7,8 +7,9 @@ from conftest import SCHEDULES
 
 from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, initial_noise
 from pndm_solvers.analytic import Gaussian
-from pndm_solvers.measure import MEASURES, compare, estimate
+from pndm_solvers.measure import MEASURES, Curve, compare, difference, estimate
 from pndm_solvers.orders import NETWORK_STEPS, observed_order
+from pndm_solvers.plots import plot_curves
 from pndm_solvers.problem import Problem
 from pndm_solvers.problems import PROBLEMS, exact_problem
 
@@ -18,8 +19,8 @@ X = initial_noise((32, 2), seed=0)
 QUIET = {"progress": False, "calls": 64}
 
 
-def gaussian(schedule=LINEAR, x=X, prediction="epsilon", **options):
-    model = GAUSSIAN.model(schedule, Prediction.of(prediction).type)
+def gaussian(schedule=LINEAR, x=X, prediction="epsilon", model=None, **options):
+    model = model or GAUSSIAN.model(schedule, Prediction.of(prediction).type)
     return Problem.of(model, schedule, x, prediction=prediction, **QUIET | options)
 
 
@@ -80,6 +81,7 @@ def test_a_reference_is_made_once():
     assert not first.ends.requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:distributions are compared")
 def test_a_conditional_network_is_measured_with_its_condition():
     network, label = Shifted(), torch.arange(32.0) - 16
     problem = Problem.of(network, LINEAR, torch.from_numpy(X).float(), condition={"label": label}, **QUIET)
@@ -91,11 +93,9 @@ def test_a_conditional_network_is_measured_with_its_condition():
 
 
 def test_three_lines_lead_to_a_plot(tmp_path):
-    from pndm_solvers.plots import plot_curves
-
     curves = compare(gaussian(name="mine"), calls=[5, 10])
     assert {curve.problem for curve in curves} == {"mine"}
-    assert len(curves) == 5
+    assert len(curves) == 6
     assert all(0 < curve.limit < 0.01 for curve in curves)
     plot_curves(curves).savefig(tmp_path / "mine.png")
 
@@ -159,11 +159,17 @@ def test_references_are_read_from_their_file(tmp_path):
 def test_a_file_of_another_problem_is_refused(tmp_path):
     path = tmp_path / "mine.npz"
     gaussian(saved=path).reference()
-    for other in ({"x": X + 1}, {"schedule": SCHEDULES["cosine"]}, {"prediction": "sample"}, {"calls": 32}):
-        with pytest.raises(ValueError, match="references of another problem"):
+    for name, other in {
+        "starts": {"x": X + 1},
+        "schedule": {"schedule": SCHEDULES["cosine"]},
+        "prediction": {"prediction": "sample"},
+        "condition": {"condition": {"label": np.zeros(32)}},
+        "calls": {"calls": 32},
+    }.items():
+        with pytest.raises(ValueError, match=f"references of another problem: it differs in {name}"):
             gaussian(saved=path, **other)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="holds no references; delete it"):
+    with pytest.raises(ValueError, match="no whole file of references; pass another"):
         gaussian(saved=path)
 
 
@@ -193,6 +199,7 @@ def test_a_torch_problem_is_read_as_torch(tmp_path):
         ({"data": np.zeros((5, 3))}, ValueError, "beyond the batch they must be alike"),
         ({"calls": 4}, ValueError, "calls is 4; it must be a whole number of at least 8"),
         ({"saved": 3}, TypeError, "saved is 3"),
+        ({"saved": "nowhere/mine.npz"}, ValueError, "there is no folder"),
     ],
 )
 def test_what_is_no_problem_is_refused(options, error, message):
@@ -207,10 +214,57 @@ def test_a_measure_that_is_unknown_is_refused():
 
 def test_the_error_of_a_fine_run_is_printed(capsys):
     gaussian(name="mine", progress=True).reference()
-    assert "mine: a reference of 64 model calls from t = 999, its own error about" in capsys.readouterr().err
+    assert "mine: a reference of 64 model calls from t = 999 to -1, its own error about" in capsys.readouterr().err
 
 
 def test_exact_problems_have_data_of_their_distribution():
     problem = exact_problem("power-law", LINEAR, 8)
     assert problem.data.shape == (4096, 64)
     np.testing.assert_allclose(np.cov(problem.data.T), np.cov(PROBLEMS["power-law"]().sample(4096, 9).T), atol=0.1)
+
+
+def test_one_solver_grid_or_budget_may_stand_alone_and_solvers_have_names():
+    problem = gaussian()
+    (one,) = compare(problem, PLMSSolver(LINEAR), "balanced", 10)
+    assert compare(problem, ["plms"], ["balanced"], [10]) == [one] == compare(problem, "plms", calls=[10])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda p: compare(PLMSSolver(LINEAR), p), TypeError, "problem is a PLMSSolver; make one of your network"),
+        (lambda p: compare(p, [p]), TypeError, "solver is a Problem"),
+        (lambda p: compare(p, "plsm"), ValueError, "solver is 'plsm'"),
+        (lambda p: compare(p, calls=[0]), ValueError, "calls is 0"),
+        (lambda p: observed_order(p, PLMSSolver(LINEAR)), TypeError, "solver is a Problem"),
+        (lambda p: difference(p, p.x, p.x[:3]), ValueError, "a has 32 samples and b has 3"),
+        (lambda p: plot_curves([]), ValueError, "curves are 0"),
+        (lambda p: plot_curves([curve("paired"), curve("frechet")]), ValueError, "one measure at a time"),
+    ],
+)
+def test_mistakes_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call(gaussian())
+
+
+def curve(measure):
+    return Curve("mine", "a", "trailing", measure, (5,), (1.0,), (1.0,), (1.0,))
+
+
+def test_a_network_taken_for_another_kind_is_warned_of():
+    with pytest.warns(UserWarning, match="does not predict 'epsilon', or the schedule"):
+        gaussian(x=X, model=lambda x, t: -1e3 * x).reference()
+    with pytest.raises(ValueError, match="samples that are not finite"):
+        gaussian(model=lambda x, t: x * np.nan).reference()
+
+
+def test_small_sets_are_warned_of():
+    with pytest.warns(UserWarning, match="compared by 32 samples, where chance dominates"):
+        compare(gaussian(), "ddim", calls=5, measure="frechet")
+
+
+def test_a_set_s_limit_is_what_the_flow_itself_has():
+    problem = gaussian(x=initial_noise((200, 2), seed=3), data=GAUSSIAN.sample(2000, seed=5))
+    (found,) = compare(problem, "plms", calls=20, measure="nearest-data")
+    assert found.limit == estimate(problem, problem.draws(), None, "nearest-data").value
+    assert found.value[0] == pytest.approx(found.limit, rel=0.5)

@@ -1,5 +1,7 @@
 """Distances of sets: closed forms, floors, and samplers that collapse, drift or are equal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import SCHEDULES
@@ -121,6 +123,13 @@ def test_the_floor_is_that_of_the_flow_in_the_mean():
         problem = exact_problem("gaussian", LINEAR, 128, seed=seed)
         found.append(estimate(problem, problem.reference().ends, None, "sliced-wasserstein").value / problem.floor())
     assert abs(np.mean(found)) < 0.5
+
+
+def test_the_floor_of_few_data_is_that_of_more():
+    """With 300 points of data sets of 200 and 200 cannot be disjoint: smaller ones are scaled."""
+    many = exact_problem("gaussian", LINEAR, 200)
+    few = replace(many, data=many.data[:300])
+    assert few.floor() == pytest.approx(many.floor(), rel=0.25)
 
 
 def test_stochastic_solvers_take_part_where_sets_are_compared():
