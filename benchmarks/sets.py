@@ -114,8 +114,9 @@ EXACT = {
     "testing": ("five-modes", "mixture-24", "steep"),
 }
 SCHEDULE_NAMES = {"choosing": ("linear", "scaled_linear", "cosine"), "testing": ("linear", "cosine", "rectified_flow")}
-# (starts, samples) of problems whose calls are cheap, and of the digits, whose calls cost more.
-CHEAP, DIGITS, KERNEL = (128, 512), (64, 256), (64, 128)
+# (starts, samples, whether every peer is compared in distribution), by what a call costs.
+CHEAP, MIDDLE, DEAR = (128, 512, True), (48, 256, False), (24, 128, False)
+SIZES = {"digits-kernel": MIDDLE, "audio": DEAR, "digits-conv": DEAR}
 DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     **PROBLEMS,
     "five-modes": partial(GaussianMixture.ring, modes=5, radius=1.2, width=0.05),
@@ -126,23 +127,15 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
 
 def _entries(name: str) -> list[Entry]:
     found = [
-        Entry(
-            f"{distribution}, {schedule}",
-            name,
-            partial(exact, DISTRIBUTIONS[distribution], schedule),
-            *(KERNEL if distribution == "digits-kernel" else CHEAP),
-            True,
-        )
-        for distribution in EXACT[name]
+        Entry(f"{data}, {schedule}", name, partial(exact, DISTRIBUTIONS[data], schedule), *SIZES.get(data, CHEAP))
+        for data in EXACT[name]
         for schedule in SCHEDULE_NAMES[name]
     ]
-    found += [
-        Entry(network, name, partial(trained, network), *DIGITS, True, "digits")
-        if "digits" in network
-        else Entry(network, name, partial(trained, network), *CHEAP, True)
-        for network, recipe in networks.NETWORKS.items()
-        if recipe.set == name
-    ]
+    for network, recipe in networks.NETWORKS.items():
+        digits = "digits" in network
+        size = SIZES.get(network, MIDDLE if digits else CHEAP)
+        if recipe.set == name:
+            found.append(Entry(network, name, partial(trained, network), *size, "digits" if digits else None))
     if name == "choosing":
         found += [
             Entry("digits", name, partial(bundled, "digits"), 24, 384, False, "digits"),

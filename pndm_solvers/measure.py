@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -229,19 +230,17 @@ def compare(
         for solver in _listed(STANDARD if solvers is None else solvers)
     ]
     pairs = list(product(chosen, _listed(spacings)))
-    if measure != "paired":
+    if sets := measure != "paired":
         advise_on_sets(len(problem.x))
     for solver, spacing in pairs:
         check_schedule(solver, problem)
-        if measure == "paired":
+        if not sets:
             check_deterministic(solver)
         if isinstance(spacing, str):
             choice("spacing", spacing, SPACINGS)
     from tqdm.auto import tqdm
 
-    flow = (
-        None if measure == "paired" else estimate(problem, problem.draws(final), None, measure, final, intervals=False)
-    )
+    flow = estimate(problem, problem.draws(final), None, measure, final, intervals=False) if sets else None
     curves = []
     with tqdm(total=len(pairs) * len(calls), unit="run", desc=problem.name, disable=not progress) as bar:
         for solver, spacing in pairs:
@@ -266,14 +265,22 @@ def _measured(
     problem: Problem, solver: Solver, spacing: str | Spacing, budget: int, measure: str, final: str
 ) -> tuple[Estimate, float]:
     """The figure, and the limit of the reference."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # a grid that begins too low is a result here, not a mistake
-        try:
+    try:
+        with _unwarned():
             plan = solver.plan(max_model_calls=budget, spacing=spacing, final=final)
-        except ValueError:
-            return Estimate(math.inf, math.inf, math.inf), 0.0
-        start = plan.levels[0].t
-        reference = problem.reference(start, final=final) if measure == "paired" else None
+    except ValueError:
+        return Estimate(math.inf, math.inf, math.inf), 0.0
+    start = plan.levels[0].t
+    reference = problem.reference(start, final=final) if measure == "paired" else None
+    with _unwarned():
         result = problem.run(plan, problem.starts(start))
-        limit = 0.0 if reference is None else reference.limit
-        return estimate(problem, result, reference, measure, final), limit
+    limit = 0.0 if reference is None else reference.limit
+    return estimate(problem, result, reference, measure, final), limit
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """A grid that begins too low, or a run that overflows, is a result here and not a mistake."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield

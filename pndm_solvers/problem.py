@@ -276,12 +276,13 @@ class Problem:
             with np.load(self.saved, allow_pickle=False) as file:
                 facts = json.loads(str(file["facts"]))
                 arrays = {key: file[key] for key in facts["entries"]}
+                theirs = facts["problem"]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise ValueError(
                 f"saved is {str(self.saved)!r}, which is no whole file of references; pass another path"
             ) from error
         own = self._facts()
-        different = [name for name, value in own.items() if facts["problem"].get(name) != value]
+        different = [name for name, value in own.items() if theirs.get(name) != value]
         if different:
             raise ValueError(
                 f"saved is {str(self.saved)!r}, which holds references of another problem: it differs in "

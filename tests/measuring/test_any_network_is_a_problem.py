@@ -253,7 +253,7 @@ def curve(measure):
 
 def test_a_network_taken_for_another_kind_is_warned_of():
     with pytest.warns(UserWarning, match="does not predict 'epsilon', or the schedule"):
-        gaussian(x=X, model=lambda x, t: -1e3 * x).reference()
+        compare(gaussian(x=X, model=lambda x, t: -1e3 * x), "ddim", calls=5)
     with pytest.raises(ValueError, match="samples that are not finite"):
         gaussian(model=lambda x, t: x * np.nan).reference()
 
