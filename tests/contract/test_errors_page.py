@@ -169,6 +169,12 @@ SECTIONS: dict[str, list[Case]] = {
             "at t = 999: prediction is 'epsilon'",
             "pass the `prediction=` of the network",
         ),
+        Case(
+            "plan.run(model, x, condition={'label': np.zeros(3)})",
+            ValueError,
+            "condition 'label' is of shape",
+            "one row for each sample",
+        ),
         Case("plan.run(model, x, checkpoint=5)", TypeError, "checkpoint is 5.*path", "pass a path"),
         Case("State.load('no.safetensors')", FileNotFoundError, "No such file", "check the path"),
         Case("plan.run(model, x, callback=ErrorEstimate)", TypeError, "callback is the class", "`ErrorEstimate()`"),
