@@ -22,7 +22,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
@@ -36,10 +36,10 @@ import packages
 import torch
 from candidates import CANDIDATES, WEIGHTS, candidate
 from tqdm import tqdm
+from work_precision_tables import table
 
 from pndm_solvers import NoiseSchedule
 from pndm_solvers.distances import Target, frechet
-from pndm_solvers.flow import Reference
 from pndm_solvers.measure import estimate
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.plan import Plan
@@ -250,18 +250,17 @@ def instrument(cells: Cells) -> str:
     rows, verdicts = [], []
     for make, data in tqdm(list(cases.values()), desc="instrument", unit="problem"):
         fine = make(None)
-        floor = cells.get(fine, "floor", fine.floor)
         problem = make(data[0]) if data else fine  # it reads the file of the fine runs
-        found = cells.get(fine, "instrument", lambda f=fine, p=problem, data=data: samplers(f, p, data))
-        for title, (squared, low, high, *others) in found.items():
-            figures = f"{squared:.3g}", f"{squared - floor:.2g} ({low:.2g} to {high:.2g})"
+        found = cells.get(problem, "instrument", lambda f=fine, p=problem, data=data: samplers(f, p, data))
+        for title, (squared, less, low, high, *others) in found.items():
+            figures = f"{squared:.3g}", f"{less:.2g} ({low:.2g} to {high:.2g})"
             rows.append([problem.name, title, *figures, *(f"{figure:.3g}" for figure in others)])
         good = min(found[DEFAULT], found[LOW])  # by SW²
         for bad in ("collapsed", "blurred"):
-            ratios = (f"{found[bad][k] / good[k]:.3g}" for k in (0, 3, 4, 5))
-            verdicts.append([problem.name, bad, *ratios, "yes" if found[bad][1] > good[2] else "no"])
+            ratios = (f"{found[bad][k] / good[k]:.3g}" for k in (0, 4, 5, 6))
+            verdicts.append([problem.name, bad, *ratios, "yes" if found[bad][2] > good[3] else "no"])
     measures = ("Fréchet", "to the nearest point of the data", "from the data to the nearest sample")
-    heads = ("problem", "samples", "SW²", "less that of two fine runs (90 %)", *measures)
+    heads = ("problem", "samples", "SW²", "less its floor (90 %)", *measures)
     heads_of_verdicts = ("problem", "its figure / the better good one's", "SW²", *measures, "intervals of SW² apart")
     return f"{table(heads, rows)}\n\n{table(heads_of_verdicts, verdicts)}"
 
@@ -286,20 +285,15 @@ def samplers(fine: Problem, problem: Problem, data: tuple[Any, ...]) -> dict[str
 
 
 def distances(problem: Problem, samples: np.ndarray) -> list[float]:
-    """SW², the interval of SW² less the floor, the Fréchet distance, and the mean distances to the nearest point."""
+    """SW², SW² less its floor with its interval, the Fréchet distance, and the mean distances to the nearest point."""
     target = problem.target()
-    sliced = estimate(problem, samples, Reference(problem.x, problem.x), "sliced-wasserstein")
+    sliced = estimate(problem, samples, None, "sliced-wasserstein")
     near = (float(part.mean()) for part in target.nearest(samples))
-    return [target.sliced_wasserstein(samples), sliced.low, sliced.high, target.frechet(samples), *near]
+    less = sliced.value, sliced.low, sliced.high
+    return [target.sliced_wasserstein(samples), *less, target.frechet(samples), *near]
 
 
 # ------------------------------------------------------------------ command line
-
-
-def table(heads: Iterable[Any], rows: Iterable[Iterable[str]]) -> str:
-    heads = list(map(str, heads))
-    lines = [heads, ["---"] * len(heads), *map(list, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 TABLES: dict[str, Callable[[Cells], str]] = {f.__name__: f for f in (rules, start, newcomer, instrument)}
