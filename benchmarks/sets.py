@@ -44,6 +44,8 @@ class Entry:
         Whether every peer is compared in distribution too: not where a call is dear.
     features:
         The classifier of networks.py whose features are compared too, or None.
+    calls:
+        The budgets of model calls.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Entry:
     samples: int
     peers: bool
     features: str | None = None
+    calls: tuple[int, ...] = (5, 8, 10, 20)
 
     def paired(self, folder: Path) -> Problem:
         """The problem on which paired errors are measured: its starts are the first of `sampled`."""
@@ -116,6 +119,7 @@ EXACT = {
 SCHEDULE_NAMES = {"choosing": ("linear", "scaled_linear", "cosine"), "testing": ("linear", "cosine", "rectified_flow")}
 # (starts, samples, whether every peer is compared in distribution), by what a call costs.
 CHEAP, MIDDLE, DEAR = (128, 512, True), (48, 256, False), (24, 128, False)
+MORE_CALLS, FEWER_CALLS = (5, 8, 10, 20, 50), (5, 10)
 SIZES = {"digits-kernel": MIDDLE, "audio": DEAR, "digits-conv": DEAR}
 DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     **PROBLEMS,
@@ -143,10 +147,10 @@ def _entries(name: str) -> list[Entry]:
             *(Entry(galaxy, name, partial(foreign, galaxy), 24, 192, False) for galaxy in ("hsc-32", "ztf-32")),
         ]
     else:
-        galaxies = ("hsc-64", "ztf-64", "lsst-60", "quasar-72")
-        found += [Entry(galaxy, name, partial(foreign, galaxy), 8, 48, False) for galaxy in galaxies]
-        found += [Entry("21cm", name, partial(foreign, "21cm"), 4, 32, False)]
-    return found
+        galaxies = {"hsc-64": {}, "ztf-64": {}, "lsst-60": {}, "quasar-72": {"calls": FEWER_CALLS}}
+        found += [Entry(g, name, partial(foreign, g), 8, 48, False, **kind) for g, kind in galaxies.items()]
+        found += [Entry("21cm", name, partial(foreign, "21cm"), 4, 32, False, calls=FEWER_CALLS)]
+    return [replace(entry, calls=MORE_CALLS) if entry.peers else entry for entry in found]
 
 
 SETS: dict[str, dict[str, Entry]] = {name: {entry.name: entry for entry in _entries(name)} for name in SEEDS}

@@ -41,8 +41,6 @@ from pndm_solvers.arrays import library
 from pndm_solvers.distances import frechet
 from pndm_solvers.measure import MEASURES, difference, estimate
 
-CALLS = (5, 8, 10, 20, 50)
-DEAR_CALLS = (5, 8, 10, 20)  # where a call is dear
 LOW_CALLS = (10,)  # of the second column
 LOW = 10.0  # σ/α where the second column begins
 # Compared in distribution on every problem, by the names of peers.py.
@@ -128,7 +126,6 @@ class Case:
         self.entry = entry
         self.paired, self.sampled = entry.paired(folder), entry.sampled(folder)
         self.half = first_starts(self.sampled, len(self.sampled.x) // 2)
-        self.calls = CALLS if entry.peers else DEAR_CALLS
 
     def measure_peer(self, peer: Peer, calls: int, ratio: float | None) -> dict[str, Any] | str:
         """The peer's figures, or the error: whatever a peer raises is a result."""
@@ -147,7 +144,7 @@ class Case:
 
     def fill(self, stored: dict[str, Any], write: Callable[[], None], second: bool) -> None:
         """Adds the peers that are missing, and writes after each budget."""
-        columns = {"own": (None, self.calls)}
+        columns = {"own": (None, self.entry.calls)}
         if second and self.entry.peers:
             columns["low"] = (LOW, LOW_CALLS)
         for column, (ratio, budgets) in columns.items():
@@ -164,7 +161,7 @@ class Case:
         made = OURS | {name: make for name, make in CANDIDATES.items() if name in candidates}
         found: dict[str, Any] = {}
         for name, make in tqdm(made.items(), desc=f"{self.entry.name}, ours"):
-            for calls in self.calls:
+            for calls in self.entry.calls:
                 cell = found.setdefault(name, {}).setdefault(str(calls), {})
                 result, start = run_ours(self.sampled, make, calls, "clean")
                 cell["clean"] = paired(self.paired, result[: self.entry.starts], start, "clean")
