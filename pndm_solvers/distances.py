@@ -66,13 +66,26 @@ class Target:
 
         |μ₁ − μ₂|² + tr(C₁ + C₂ − 2·(C₁·C₂)^½), in squared units of a point's numbers.
         """
-        mean, covariance = _moments(self._same_width(points))
+        rows = self._same_width(points)
+        if max(len(rows), len(self.points)) < rows.shape[1]:
+            return self._frechet_of_few(rows)
+        mean, covariance = _moments(rows)
         other_mean, other = self._moments
         values, axes = np.linalg.eigh(other)
         root = axes * np.sqrt(np.maximum(values, 0)) @ axes.T
         # The eigenvalues of C₁·C₂ are those of C₂^½·C₁·C₂^½, which is symmetric.
         shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance @ root), 0)).sum()
         return float(((mean - other_mean) ** 2).sum() + np.trace(covariance) + np.trace(other) - 2 * shared)
+
+    def _frechet_of_few(self, rows: Float64) -> float:
+        """The same of fewer points than dimensions, by their inner products.
+
+        tr (C₁·C₂)^½ is the sum of the singular values of A·Bᵀ, where C₁ = AᵀA and C₂ = BᵀB.
+        """
+        a, b = ((x - x.mean(0)) / np.sqrt(max(len(x) - 1, 1)) for x in (rows, self.points))
+        shared = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+        apart = ((rows.mean(0) - self.points.mean(0)) ** 2).sum()
+        return float(apart + (a**2).sum() + (b**2).sum() - 2 * shared)
 
     def nearest(self, points: ArrayLike) -> tuple[Float64, Float64]:
         """The distance from each point to the nearest of the target `(n,)`, and from each of the target's back `(m,)`.

@@ -54,6 +54,17 @@ def test_frechet_is_the_formula_and_knows_gaussians():
     assert frechet(a, a + np.array([2, 0, 0])) == pytest.approx(4)
 
 
+def test_frechet_of_few_points_in_many_dimensions_is_the_same():
+    a, b = DRAW((6, 9)), 2 * DRAW((8, 9)) + 1
+    covariances = np.cov(a.T), np.cov(b.T)
+    values, axes = np.linalg.eigh(covariances[1])
+    half = axes * np.sqrt(np.maximum(values, 0)) @ axes.T
+    shared = np.sqrt(np.maximum(np.linalg.eigvalsh(half @ covariances[0] @ half), 0)).sum()
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1]) - 2 * shared
+    assert frechet(a, b) == pytest.approx(expected)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-9)
+
+
 def test_nearest_distances_go_both_ways():
     target = Target([[0.0, 0.0], [3.0, 4.0]])
     to_target, back = target.nearest([[0.0, 0.0], [0.0, 2.0]])
