@@ -94,7 +94,7 @@ class View:
 
     @property
     def native(self) -> str:
-        """What diffusers is told that the network predicts."""
+        """The prediction type that diffusers receives."""
         return "epsilon" if self.prediction.type in AS_EPSILON else "v_prediction"
 
     def time(self, place: float) -> float:

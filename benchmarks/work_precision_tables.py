@@ -38,7 +38,7 @@ def shown(name: str) -> str:
 
 
 def halves(errors: list[float]) -> tuple[float, float]:
-    """The median of the starts by which a peer is picked, and of those on which it is compared: every other one."""
+    """(median of the starts that pick a peer, median of those that compare it). They alternate."""
     return float(np.median(errors[::2])), float(np.median(errors[1::2]))
 
 

@@ -50,6 +50,7 @@ EXACT_DTYPES = {
     "uint8": ("U8", 1),
     "bool": ("BOOL", 1),
 }
+ALL_DTYPES = DTYPES | EXACT_DTYPES
 
 
 class Saved(NamedTuple):
@@ -149,7 +150,7 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
     for name, x in arrays.items():
         parts.append(state.library.to_bytes(x))
         begin, end = end, end + len(parts[-1])
-        code, _ = (DTYPES | EXACT_DTYPES)[_dtype_name(x.dtype)]
+        code, _ = ALL_DTYPES[_dtype_name(x.dtype)]
         header[name] = {"dtype": code, "shape": list(x.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the numbers are aligned
@@ -274,8 +275,8 @@ def _like(name: str) -> Any:
 
 def _dtype_name(dtype: Any) -> str:
     name = dtype_name(dtype)
-    if name not in DTYPES | EXACT_DTYPES:
-        held = ", ".join(DTYPES | EXACT_DTYPES)
+    if name not in ALL_DTYPES:
+        held = ", ".join(ALL_DTYPES)
         raise ValueError(f"an array of dtype {dtype} cannot be saved; a file holds {held}: convert it first")
     return name
 
@@ -289,7 +290,7 @@ def _order(x: Any) -> list[int]:
 
 def _array(data: memoryview, dtype: str, shape: list[int], order: list[int], device: Any, like: Any) -> Any:
     """The array with the numbers `data`, whose dimensions lie in memory in `order`."""
-    if len(data) != math.prod(shape) * (DTYPES | EXACT_DTYPES)[dtype][1]:
+    if len(data) != math.prod(shape) * ALL_DTYPES[dtype][1]:
         raise ValueError(f"{len(data)} bytes are no array of shape {shape} and dtype {dtype}")
     return library(like).from_bytes(data, dtype, shape, order, device, like)
 
