@@ -7,13 +7,10 @@ the declared order.
     python benchmarks/convergence_order.py [TEXT …]      only solvers with one of the texts in their names
 """
 
-import datetime
 import itertools
-import os
-import platform
 import sys
-from pathlib import Path
 
+from tables import heading
 from tqdm import tqdm
 
 from pndm_solvers.orders import GRIDS, deterministic_solvers, observed_order
@@ -25,9 +22,8 @@ DISTRIBUTIONS = {"gaussian": "gaussian", "mixture": "smooth-mixture"}
 
 
 def main() -> None:
-    print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    print(heading())
     texts = sys.argv[1:] or [""]
-    print(f"`python benchmarks/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`")
     cells = list(itertools.product(SCHEDULE_NAMES, DISTRIBUTIONS))
     solvers = [
         [solver for solver in deterministic_solvers(SCHEDULES[name]()) if any(text in solver.name for text in texts)]

@@ -21,22 +21,18 @@ schedulers. Our solvers run on their times, and on the default grid from the sam
 """
 
 import argparse
-import datetime
 import itertools
-import os
-import platform
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import comfyui
 import diffusers_grids
 import numpy as np
 import torch
+from tables import heading, table
 from tqdm import tqdm
 
 from pndm_solvers import DDIMSolver, DPMMultistepSolver, NoiseSchedule, PLMSSolver
@@ -204,12 +200,6 @@ def measure_spacings(problem: str, schedule: NoiseSchedule, steps: int) -> Rows:
 # ------------------------------------------------------------------ tables
 
 
-def table(heads: Iterable[Any], rows: Iterable[Iterable[str]]) -> str:
-    heads = list(map(str, heads))
-    lines = [heads, ["---"] * len(heads), *map(list, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def error_table(head: str, rows: Rows) -> str:
     """Each grid's errors, the lowest in bold."""
 
@@ -262,11 +252,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # our own advice against such grids
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"torch {torch.__version__}\n`python benchmarks/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`\n\n"
-        f"Median errors with {arguments.steps} steps; the lowest of each grid is bold."
-    )
+    print(f"{heading('torch')}\n\nMedian errors with {arguments.steps} steps; the lowest of each grid is bold.")
     with torch.inference_mode():
         if arguments.network:
             report_comfyui("bundled network", [network_family(arguments.network)], arguments.steps)

@@ -11,16 +11,15 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import datetime
 import hashlib
 import multiprocessing
-import platform
 import random
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from tables import heading
 from tqdm import tqdm
 
 from pndm_solvers import DDPMSolver, PNDMSolver, State
@@ -91,8 +90,7 @@ def killed(context, name: str, path: Path, delay: float) -> str:
 
 
 def main(trials: int) -> None:
-    print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
-    print("`python benchmarks/kill_and_resume.py`\n")
+    print(f"{heading()}\n")
     print("| run | calls | bit-identical | calls made again | " + " | ".join(f"killed {p}" for p in PHASES) + " |")
     print("|---|" + "---|" * (3 + len(PHASES)))
     context = multiprocessing.get_context("forkserver")

@@ -10,11 +10,9 @@ alone; a `raise` is taken out as a whole.
 
 import ast
 import copy
-import datetime
 import gc
 import importlib.machinery
 import os
-import platform
 import signal
 import sys
 import time
@@ -27,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import hypothesis  # noqa: E402 — after the number of threads and the path are set
 import pytest  # noqa: E402 — likewise
+from tables import heading  # noqa: E402 — likewise
 
 # Each module that holds the mathematics, and the tests of its own.
 TESTS = {
@@ -277,7 +276,7 @@ def main(names: list[str]) -> None:
     if run_tests([test for name in names for test in TESTS[name]], watch):
         sys.exit("the tests fail without a mutant")
     gc.freeze()
-    print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores", flush=True)
+    print(heading(), flush=True)
     for name in names:
         report(name, watch)
 

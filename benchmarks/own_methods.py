@@ -7,19 +7,14 @@ means of the median errors over four exact problems and three schedules. The scr
 """
 
 import argparse
-import datetime
 import itertools
 import math
-import os
-import platform
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+from tables import heading, table
 from tqdm import tqdm
-from work_precision_tables import table
 
 from pndm_solvers import SPACINGS, NoiseSchedule, PLMSSolver, Solver, UniPCSolver
 from pndm_solvers.grid import DEFAULT_SPACING
@@ -62,10 +57,7 @@ def main() -> None:
     parser.add_argument("--calls", nargs="+", type=int, default=CALLS)
     arguments = parser.parse_args()
     calls = sorted(arguments.calls)
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, NumPy "
-        f"{np.__version__}, the choosing set\n`python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}`"
-    )
+    print(f"{heading('numpy')}\nthe choosing set")
     found = medians(list(arguments.problems), list(arguments.schedules), calls)
     default = found[next(iter(METHODS)), DEFAULT_SPACING]
 

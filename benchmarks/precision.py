@@ -10,14 +10,12 @@ x_T and answers, and its bound; and that when states too are kept in half precis
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tables import heading
 
 from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, Prediction, Solver, Step, initial_noise
 from pndm_solvers.analytic import GaussianMixture
@@ -141,8 +139,7 @@ def every_solver(schedule: NoiseSchedule) -> list[Solver]:
 
 def main() -> None:
     schedule = NoiseSchedule.linear()
-    print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
-    print("`python benchmarks/precision.py`")
+    print(heading())
     for dtype in HALVES:
         cells = [f"{calls} calls: {what}" for calls in CALLS for what in COLUMNS]
         print(f"\n| {str(dtype).removeprefix('torch.')} | " + " | ".join(cells) + " |\n|---|" + "---|" * len(cells))

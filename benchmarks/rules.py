@@ -15,11 +15,7 @@ goes on. A changed plan or network is measured anew.
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -35,8 +31,8 @@ import numpy as np
 import packages
 import torch
 from candidates import CANDIDATES, WEIGHTS, candidate
+from tables import heading, table
 from tqdm import tqdm
-from work_precision_tables import table
 
 from pndm_solvers import NoiseSchedule
 from pndm_solvers.distances import Target, frechet
@@ -306,11 +302,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # our own advice against such plans
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, NumPy "
-        f"{np.__version__}, torch {torch.__version__}\n`python benchmarks/"
-        f"{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`\n\nAll figures are of the choosing set."
-    )
+    print(f"{heading('numpy', 'torch')}\n\nAll figures are of the choosing set.")
     cells = Cells(arguments.cache)
     with torch.inference_mode():
         for name in arguments.tables:

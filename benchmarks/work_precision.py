@@ -24,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from peers import PEERS, Peer, traced_run
 from sets import SETS, Entry, first_starts
 from tqdm import tqdm
 
-from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PLMSSolver, Problem
+from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PLMSSolver, Problem, Solver
 from pndm_solvers.arrays import library
 from pndm_solvers.distances import frechet
 from pndm_solvers.measure import MEASURES, difference, estimate
@@ -54,15 +55,16 @@ NAMED = (
 )
 
 
-def default(schedule: NoiseSchedule, calls: int, *, final: str = "clean", **facts: Any) -> Plan:
-    return PLMSSolver(schedule).plan(max_model_calls=calls, final=final)
+def default_plan(
+    method: type[Solver], schedule: NoiseSchedule, calls: int, *, prediction: str = "epsilon", final: str = "clean"
+) -> Plan:
+    return method(schedule).plan(max_model_calls=calls, final=final)
 
 
-def ddim(schedule: NoiseSchedule, calls: int, *, final: str = "clean", **facts: Any) -> Plan:
-    return DDIMSolver(schedule).plan(max_model_calls=calls, final=final)
-
-
-OURS: dict[str, Callable[..., Plan]] = {"default": default, "DDIM": ddim}
+OURS: dict[str, Callable[..., Plan]] = {
+    "default": partial(default_plan, PLMSSolver),
+    "DDIM": partial(default_plan, DDIMSolver),
+}
 
 # ------------------------------------------------------------------ one run
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-import os
-import platform
-import sys
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import diffusers
 import numpy as np
-import torch
+from tables import heading, table
 
-__all__ = ["geometric", "report", "shown", "table"]
+__all__ = ["geometric", "report", "shown"]
 
 Results = dict[str, Any]  # problem -> column -> budget -> peer -> figures or an error
 
@@ -23,12 +17,6 @@ Results = dict[str, Any]  # problem -> column -> budget -> peer -> figures or an
 def geometric(values: Iterable[float]) -> float:
     values = list(values)
     return math.exp(sum(map(math.log, values)) / len(values)) if values and min(values) > 0 else math.nan
-
-
-def table(heads: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    heads = list(map(str, heads))
-    lines = [heads, ["---"] * len(heads), *(list(map(str, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def shown(name: str) -> str:
@@ -68,7 +56,10 @@ class Cell:
         return min(self.peers, key=lambda name: getattr(self, kind)(name)[0])
 
 
-def cells_of(results: Results, ours: dict[str, Any], column: str = "own") -> dict[tuple[str, int], Cell]:
+Cells = dict[tuple[str, int], Cell]  # by problem and budget
+
+
+def cells_of(results: Results, ours: dict[str, Any], column: str = "own") -> Cells:
     return {
         (problem, int(calls)): Cell(peers, {method: cells[calls] for method, cells in ours[problem].items()})
         for problem, columns in results.items()
@@ -95,11 +86,7 @@ def single(cells: Iterable[Cell]) -> str:
 def report(
     name: str, results: Results, ours: dict[str, Any], portraits: dict[str, Any], facts: dict[str, Any], minutes: float
 ) -> None:
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch "
-        f"{torch.__version__}, diffusers {diffusers.__version__}, k-diffusion 0.1.1.post1; {minutes:.0f} minutes"
-    )
-    print(f"`python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}`\n\n## The {name} set")
+    print(f"{heading('torch', 'diffusers', 'k-diffusion')}\n{minutes:.0f} minutes\n\n## The {name} set")
     cells = cells_of(results, ours)
     print("\n### The problems\n")
     print(facts_table(facts))
@@ -131,36 +118,32 @@ def pair(mine: float, theirs: float) -> str:
     return f"{mine:.1e} / {theirs:.1e} ({bold}{ratio:.2f}{bold})"
 
 
-def cell_table(cells: dict[tuple[str, int], Cell], kind: str) -> str:
-    budgets = sorted({calls for _, calls in cells})
-    rows = []
-    for problem in dict.fromkeys(problem for problem, _ in cells):
-        row = [problem]
-        for calls in budgets:
-            cell = cells.get((problem, calls))
-            if cell is None:
-                row.append("")
-                continue
-            _, theirs, mine = getattr(cell, kind)(cell.best(kind))
-            if kind == "paired":
-                row.append(pair(mine, theirs))
-            else:
-                mine = cell.ours["default"]["sw2"][1]
-                row.append(f"{mine:.1e} / {theirs:.1e}" if math.isfinite(theirs) else f"{mine:.1e}")
-        rows.append(row)
-    return table((f"{'error' if kind == 'paired' else 'SW²'}, calls", *budgets), rows)
-
-
-def peers_table(cells: dict[tuple[str, int], Cell]) -> str:
+def by_cell(head: str, cells: Cells, entry: Callable[[Cell], str]) -> str:
+    """A table of one entry for each cell: a row for each problem, a column for each budget."""
     budgets = sorted({calls for _, calls in cells})
     rows = [
-        [problem, *(shown(cells[problem, c].best("paired")) if (problem, c) in cells else "" for c in budgets)]
+        [problem, *(entry(cells[problem, calls]) if (problem, calls) in cells else "" for calls in budgets)]
         for problem in dict.fromkeys(problem for problem, _ in cells)
     ]
-    return table(("best peer, calls", *budgets), rows)
+    return table((head, *budgets), rows)
 
 
-def single_table(cells: dict[tuple[str, int], Cell]) -> str:
+def cell_table(cells: Cells, kind: str) -> str:
+    def entry(cell: Cell) -> str:
+        _, theirs, mine = getattr(cell, kind)(cell.best(kind))
+        if kind == "paired":
+            return pair(mine, theirs)
+        mine = cell.ours["default"]["sw2"][1]
+        return f"{mine:.1e} / {theirs:.1e}" if math.isfinite(theirs) else f"{mine:.1e}"
+
+    return by_cell("error, calls" if kind == "paired" else "SW², calls", cells, entry)
+
+
+def peers_table(cells: Cells) -> str:
+    return by_cell("best peer, calls", cells, lambda cell: shown(cell.best("paired")))
+
+
+def single_table(cells: Cells) -> str:
     rows = []
     for title, low, high in (("5 to 20", 5, 20), ("50", 50, 50)):
         chosen = [cell for (_, calls), cell in cells.items() if low <= calls <= high]
@@ -192,21 +175,15 @@ def _among(cell: Cell, keep: str) -> Cell:
 
 def low_table(results: Results, ours: dict[str, Any]) -> str:
     """Of the best peer of each cell in that column, picked on one half: its error, and its SW² less the floor."""
-    cells = cells_of(results, ours, "low")
-    budgets = sorted({calls for _, calls in cells})
-    rows = []
-    for problem in dict.fromkeys(problem for problem, _ in cells):
-        row = [problem]
-        for calls in budgets:
-            cell = cells.get((problem, calls))
-            name = cell.best("paired") if cell and cell.peers else None
-            if cell is None or name is None:
-                row.append("")
-                continue
-            error, distance = cell.paired(name)[1], cell.distance(name)[1]
-            row.append(f"{error:.1e}" + (f"; SW² {distance:.1e}" if math.isfinite(distance) else ""))
-        rows.append(row)
-    return table(("best peer from σ/α = 10, calls", *budgets), rows)
+
+    def entry(cell: Cell) -> str:
+        if not cell.peers:
+            return ""
+        name = cell.best("paired")
+        error, distance = cell.paired(name)[1], cell.distance(name)[1]
+        return f"{error:.1e}" + (f"; SW² {distance:.1e}" if math.isfinite(distance) else "")
+
+    return by_cell("best peer from σ/α = 10, calls", cells_of(results, ours, "low"), entry)
 
 
 PORTRAIT = {
