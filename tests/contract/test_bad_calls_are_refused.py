@@ -1,37 +1,22 @@
 """benchmarks/bad_calls.py finds no failure, and can find each kind of failure."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import bad_calls as judge
 import numpy as np
-import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "bad_calls.py"
 
 
-@pytest.fixture(scope="module")
-def judge():
-    spec = importlib.util.spec_from_file_location("bad_calls", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bad_calls"] = module  # where its dataclass looks the module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_good_call_gives_the_right_answer(judge):
+def test_every_good_call_gives_the_right_answer():
     """Otherwise a bad call made of it would fail for another reason than its wrong argument."""
     calls = list(judge.good_calls())
     assert calls
     assert [call.name for call in calls if judge.outcome(call, {}) != "the right answer"] == []
 
 
-def test_no_bad_call_passes_in_silence(judge):
+def test_no_bad_call_passes_in_silence():
     """Three hundred of the 10,000 calls of the benchmark."""
     assert judge.main(300, seed=5)["FAILED"] == 0
 
 
-def test_the_judge_condemns_each_kind_of_failure(judge, monkeypatch):
+def test_the_judge_condemns_each_kind_of_failure(monkeypatch):
     def verdict(function, eta, **options):
         return judge.outcome(judge.Good("f", function, {"eta": 0.5}), {"eta": eta}, **options)
 
@@ -46,7 +31,7 @@ def test_the_judge_condemns_each_kind_of_failure(judge, monkeypatch):
     assert verdict(lambda eta: [None for _ in iter(int, 1)], 1.0).startswith("FAILED: over")
 
 
-def test_a_message_must_name_an_argument(judge):
+def test_a_message_must_name_an_argument():
     """An error of the library is right where the argument has the name in the message, and condemned elsewhere."""
     grid = judge.good(judge.ps.make_grid, num_inference_steps=10)
     assert judge.outcome(grid, {"num_inference_steps": 2.5}) == "ValueError"

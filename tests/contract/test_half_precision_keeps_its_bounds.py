@@ -1,25 +1,24 @@
-"""Coefficients are float64, and a run in half precision is off by no more than its roundings must cost."""
+"""Coefficients are float64, and a run in half precision is off by no more than its roundings must cost.
 
-import runpy
-from pathlib import Path
+The bounds are those of benchmarks/precision.py, which prints them for every solver.
+"""
 
 import numpy as np
+import precision
 import pytest
 import torch
 from conftest import SCHEDULES, all_solvers, named
 
 from pndm_solvers import initial_noise
 
-# The benchmark's own bounds are tested here. Run by hand, it prints them for every solver.
-PRECISION = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "precision.py"))
 HALVES = [torch.float16, torch.bfloat16]
 
 
 def measured(plan, schedule, prediction="epsilon"):
     """For each half precision a run with states in float32 and one with states in half, both within their bounds."""
-    run = PRECISION["record"](plan, schedule, prediction, samples=16)
+    run = precision.record(plan, schedule, prediction, samples=16)
     for dtype in HALVES:
-        pair = PRECISION["measure"](run, dtype), PRECISION["measure"](run, dtype, dtype)
+        pair = precision.measure(run, dtype), precision.measure(run, dtype, dtype)
         for found in pair:
             assert np.all(found.error <= found.bound)
             assert np.all(found.excess <= found.excess_bound)

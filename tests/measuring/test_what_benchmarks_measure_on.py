@@ -1,10 +1,11 @@
 """The two sets share nothing, their networks are there, and the grids and peers are what their names say."""
 
-import sys
-from pathlib import Path
-
+import comfyui
+import networks
 import numpy as np
+import peers
 import pytest
+import sets
 import torch
 
 from pndm_solvers import PLMSSolver, Prediction, initial_noise
@@ -12,10 +13,6 @@ from pndm_solvers.problems import exact_problem
 from pndm_solvers.schedules import SCHEDULES
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of diffusers
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-networks, sets, peers, comfyui = (__import__(name) for name in ("networks", "sets", "peers", "comfyui"))
 
 
 def test_the_sets_share_no_problem_and_no_starts():
