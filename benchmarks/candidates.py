@@ -1,41 +1,28 @@
 """Candidates for the library's default, frozen: they stay what they are when the default changes."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from pndm_solvers import NoiseSchedule, PLMSSolver
-from pndm_solvers.methods.multistep import multistep, ruled_mean
 from pndm_solvers.plan import Plan
-from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.rule import Rule
 from pndm_solvers.schedule import Level
 
-Candidate = Callable[..., Plan]  # (schedule, calls, *, prediction="epsilon", final="clean") -> Plan
+Candidate = Callable[..., Plan]  # (schedule, calls, *, final="clean", and the facts of `Problem.grid_options`)
 FROZEN = Rule(
-    grid_scale=0.2, grid_rise=1.5, grid_fall=3.0, knee=0.3, tail=0.1, short=0.25,
-    orders=((20.0, 2), (0.03, 3), (0.0, 4)), bound=8.0, wide_bound=100.0,
+    grid_scale=0.2, grid_rise=1.5, grid_fall=3.0, grid_first=1.0, knee=0.3, tail=0.1, short=0.25,
+    orders=((20.0, 2), (0.03, 3), (0.0, 4)), bound=8.0, last_bound=8.0, wide_bound=100.0, even=False,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TighterSolver(PLMSSolver):
-    """PLMS with a tighter bound than FROZEN's on the weights of every step but the one to σ = 0."""
-
-    def write(self, program: Program, x: Form) -> Form:
-        def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
-            rule = self.rule if there.sigma else replace(self.rule, bound=FROZEN.bound)
-            return ruled_mean(history, there, self.order, rule, True, self.space)
-
-        return multistep(program, x, mean, partial(program.transfer, space=self.space))
 
 
 own = partial(PLMSSolver, order=4, starter="ramp", weights="exact", space="epsilon", coordinate="balanced", rule=FROZEN)
 WEIGHTS: dict[str, Callable[[NoiseSchedule], PLMSSolver]] = {
     "default": own,
-    "bound 5": partial(TighterSolver, rule=replace(FROZEN, bound=5.0)),
+    "bound 5": partial(own, rule=replace(FROZEN, bound=5.0)),
     "order 2": partial(own, order=2),
     "classical": partial(own, weights="classical"),
 }
@@ -51,25 +38,16 @@ def candidate(weights: str = "default", grid: str = "balanced", top: float | Non
         if grid == "quadratic":
             return schedule.t_min + (t - schedule.t_min) * s**2
         if grid == "balanced":
-            low, high = map(position, (lowest, first))
+            low, high = map(FROZEN.position, (lowest, first))
             ratios = FROZEN.grid_ratio(low + (high - low) * s[1:])
         else:  # the lowest level included, unless the run ends there
             ratios = np.geomspace(first, lowest, steps + (end.t == schedule.t_min))[1:steps]
         return np.append(t, schedule.time_at(-2 * np.log(ratios)))
 
-    def plan(schedule: NoiseSchedule, calls: int, *, prediction: str = "epsilon", final: str = "clean") -> Plan:
+    def plan(schedule: NoiseSchedule, calls: int, *, final: str = "clean", **facts: Any) -> Plan:
         return WEIGHTS[weights](schedule).plan(max_model_calls=calls, spacing=spacing, final=final)
 
     return plan
-
-
-def position(ratio: float) -> float:
-    """The s of the balanced grid at which σ/α is `ratio`."""
-    low, high = 0.0, 1.0
-    for _ in range(60 if ratio < np.inf else 0):
-        middle = (low + high) / 2
-        low, high = (middle, high) if FROZEN.grid_ratio(middle) < ratio else (low, middle)
-    return low if ratio < np.inf else 1.0
 
 
 CANDIDATES: dict[str, Candidate] = {

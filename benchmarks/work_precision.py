@@ -56,9 +56,9 @@ NAMED = (
 
 
 def default_plan(
-    method: type[Solver], schedule: NoiseSchedule, calls: int, *, prediction: str = "epsilon", final: str = "clean"
+    method: type[Solver], schedule: NoiseSchedule, calls: int, *, final: str = "clean", **facts: Any
 ) -> Plan:
-    return method(schedule).plan(max_model_calls=calls, final=final)
+    return method(schedule).plan(max_model_calls=calls, final=final, **facts)
 
 
 OURS: dict[str, Callable[..., Plan]] = {
@@ -73,7 +73,7 @@ def run_ours(problem: Problem, make: Callable[..., Plan], calls: int, final: str
     """The samples, and the time where the run began."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plan = make(problem.schedule, calls, prediction=problem.prediction.type, final=final)
+        plan = make(problem.schedule, calls, final=final, **problem.grid_options)
     start = plan.levels[0].t
     return problem.run(plan, problem.starts(start)), start
 

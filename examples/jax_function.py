@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from pndm_solvers import NoiseSchedule, PLMSSolver
 
 schedule = NoiseSchedule.vp()  # continuous: times from 0.001 to 1
-plan = PLMSSolver(schedule).plan(num_inference_steps=10)
+plan = PLMSSolver(schedule).plan(num_inference_steps=10, start="top")  # the mean is given at run time
 
 
 def model(x, t, mean):

@@ -10,7 +10,7 @@ from pndm_solvers.adapters.diffusers import PLMSScheduler
 
 pipe = StableDiffusionPipeline(**parts())  # or StableDiffusionPipeline.from_pretrained(folder)
 
-pipe.scheduler = PLMSScheduler.from_config(pipe.scheduler.config, timestep_spacing="balanced")  # the one line
+pipe.scheduler = PLMSScheduler.from_config(pipe.scheduler.config, timestep_spacing="default")  # the one line
 
 calls = []
 pipe.unet.register_forward_hook(lambda *_: calls.append(1))

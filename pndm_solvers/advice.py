@@ -11,13 +11,16 @@ from pndm_solvers.arrays import library
 from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.table import Table
 
-__all__ = ["advise_on_plan", "advise_on_reference", "advise_on_sets", "advise_on_size", "warn"]
+__all__ = ["advise_on_mean", "advise_on_plan", "advise_on_reference", "advise_on_sets", "advise_on_size", "warn"]
 
 # Between these σ/α, on data of about unit range, noise becomes a picture.
 DECISIVE = (0.1, 2.0)
 
 # Only variance-exploding schedules have a σ above this. There a state may be smaller than its noise by this factor.
 LOUD = 3.0
+
+# A start may leave out this share of the data's deviation.
+MISSING = 0.1
 
 # Samples of a fine run larger than this are most likely those of a network that was taken for another kind.
 HUGE = 100.0
@@ -82,6 +85,31 @@ def advise_on_size(x: Any, here: Level) -> None:
             f"the state x has a root mean square of {float(size):.2g}, but begins at t = {here.t:g}, "
             f"where its noise alone has σ = {here.sigma:g}; multiply noise by σ there, and pass a picture through "
             f"add_noise"
+        )
+
+
+def advise_on_mean(samples: Any, plan: Table) -> None:
+    """Warns of samples `(B, C, …)` that say that their run began too low for data of their mean.
+
+    Noise around 0 at σ/α = ρ lacks what noise around the mean has: mean/ρ, in units of the noise. It is compared with
+    the deviation, each channel by itself.
+    """
+    ours, ratio = library(samples), plan.levels[0].ratio
+    if samples.ndim < 2 or math.prod(samples.shape) < max(32 * samples.shape[1], 1) or not ours.has_numbers(samples):
+        return
+    xp, x = ours.namespace(samples), ours.wide(samples)
+    axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+    mean, deviation = xp.mean(x, axis=axes), xp.std(x, axis=axes)
+    try:
+        worst = int(xp.argmax(xp.abs(mean) - MISSING * ratio * deviation))
+        mean, deviation = float(mean[worst]), float(deviation[worst])
+    except Exception:  # each library's own, for numbers that cannot be read
+        return
+    if abs(mean) > MISSING * ratio * deviation:
+        warn(
+            f"the samples have a mean of {mean:.2g} and a deviation of {deviation:.2g}, but their run began at σ/α = "
+            f"{ratio:.3g} from noise around 0, which leaves out a part of that mean; pass data_mean={mean:.2g} (or an "
+            f"array), or start='top'"
         )
 
 

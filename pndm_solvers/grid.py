@@ -5,20 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.arguments import choice, function, reals, whole
+from pndm_solvers.arguments import choice, function, real, reals, shown, whole
 from pndm_solvers.coordinates import COORDINATES, Coordinate
+from pndm_solvers.prediction import Prediction
 from pndm_solvers.rule import RULE, Rule
 from pndm_solvers.schedule import Level, Schedule
 
-__all__ = ["DEFAULT_SPACING", "INTEGRAL_SPACINGS", "SPACINGS", "Grid", "GridOptions", "Spacing", "make_grid"]
+__all__ = [
+    "DEFAULT_SPACING",
+    "INTEGRAL_SPACINGS",
+    "SPACINGS",
+    "Grid",
+    "GridOptions",
+    "Spacing",
+    "default_start",
+    "make_grid",
+]
 
-DEFAULT_SPACING = "balanced"
+DEFAULT_SPACING = "default"
+
+BALANCED = Rule(grid_scale=0.2, grid_rise=1.5, grid_fall=3.0, grid_first=1.0)
+
+# The numbers of a sample whose shape is not known: those of a picture of 32×32.
+COUNT = 1024
 
 # Spacings that give integer times on a table of T levels, and so at most T steps.
 INTEGRAL_SPACINGS = ("leading", "trailing", "linspace")
@@ -32,10 +48,13 @@ class GridOptions(TypedDict, total=False):
 
     timesteps: Sequence[float] | NDArray[Any] | None
     spacing: str | Spacing
-    start: float | None
+    start: float | Literal["top"] | None
     stop: float | None
     final: str
     steps_offset: int
+    prediction: str | Prediction
+    data_range: float
+    sample_shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -78,10 +97,13 @@ def make_grid(
     *,
     timesteps: Sequence[float] | NDArray[Any] | None = None,
     spacing: str | Spacing = DEFAULT_SPACING,
-    start: float | None = None,
+    start: float | Literal["top"] | None = None,
     stop: float | None = None,
     final: str = "clean",
     steps_offset: int = 0,
+    prediction: str | Prediction = "epsilon",
+    data_range: float = 1.0,
+    sample_shape: tuple[int, ...] | None = None,
 ) -> Grid:
     """The grid of a named spacing with `num_inference_steps` steps, or of the caller's own `timesteps`.
 
@@ -98,11 +120,13 @@ def make_grid(
         One of `SPACINGS`, or a callable `(schedule, steps, end) -> times`.
     start, stop:
         Cut the grid: the run begins exactly at `start`, visits the grid's times between, and ends
-        exactly at `stop`. With `stop` above `start` it runs upwards, from data to noise.
+        exactly at `stop`. With `stop` above `start` it runs upwards, from data to noise. "top" is the highest level.
     final:
         Where a run without `stop` ends: "clean" (α = 1, σ = 0) or "first", the lowest trained level.
     steps_offset:
         Added to the times of "leading" spacing, as in diffusers.
+    prediction, data_range, sample_shape:
+        Where the grid "default" begins: see `default_start`.
 
     Raises
     ------
@@ -115,6 +139,12 @@ def make_grid(
     leading_named = isinstance(spacing, str) and spacing == "leading"
     if whole("steps_offset", steps_offset, least=0) and (timesteps is not None or not leading_named):
         raise ValueError("steps_offset belongs to spacing='leading' alone")
+    lowered = default_start(schedule, prediction, data_range, sample_shape)
+    if isinstance(start, str):
+        choice("start", start, ("top",))
+        start = schedule.t_max
+    elif start is None and timesteps is None and isinstance(spacing, str) and spacing == DEFAULT_SPACING:
+        spacing = partial(default, first=lowered)
     if stop is not None:
         end = schedule.level(stop, "stop")
     else:
@@ -144,6 +174,49 @@ def make_grid(
     levels = [_trained(schedule, t, "spacing") for t in (first, *inner)]
     # Where the run begins at its very end, as "leading" with one step and final="first" does, no step is left.
     return Grid(schedule, (*levels, end) if first != end.t else (end,), integral)
+
+
+def default_start(
+    schedule: Schedule,
+    prediction: str | Prediction = "epsilon",
+    data_range: float = 1.0,
+    sample_shape: tuple[int, ...] | None = None,
+    rule: Rule = RULE,
+) -> Level:
+    """Where a run from pure noise begins on the default grid: the highest level, or a lower one.
+
+    At σ/α = ρ an error δ of ε is one of δ·ρ in the picture. So networks that predict ε or a score are not asked far
+    above the level where the data drown in noise: ρ = 10·range·max(1, √D/6). Noise has to drown the data's widest
+    direction, and in D numbers of one range that is up to √D wide. Networks that predict v, x_0 or a flow are accurate
+    at pure noise, and begin there. So does every run where pure noise of the lower level would have another deviation,
+    as on variance-exploding schedules: a caller's noise is that of the highest level.
+
+    Parameters
+    ----------
+    schedule:
+        The schedule of the levels.
+    prediction:
+        What the network predicts.
+    data_range:
+        About the largest number in the data, by their mean; 1 for pictures in [−1, 1].
+    sample_shape:
+        Of one sample, without the batch; None counts as 1,024 numbers.
+    rule:
+        Its `start` and `spread` are the 10 and the 6.
+    """
+    top = schedule.level(schedule.t_max)
+    kind = Prediction.of(prediction).type
+    real("data_range", data_range, "a number above 0", lambda number: 0 < number < math.inf)
+    if not isinstance(sample_shape, tuple | None):
+        raise TypeError(f"sample_shape is {shown(sample_shape)}; it must be a tuple of whole numbers, x.shape[1:] say")
+    numbers = [whole("sample_shape", n, least=0, most=math.inf) for n in sample_shape or ()]
+    count = COUNT if sample_shape is None else math.prod(numbers)
+    ratio = rule.start_ratio(data_range, count)
+    if kind not in ("epsilon", "score") or ratio >= top.ratio:
+        return top
+    level = schedule.level_at(max(ratio, schedule.level(schedule.t_min).ratio))
+    same = math.isclose(math.hypot(*level[1:]), math.hypot(*top[1:]), rel_tol=1e-6)
+    return level if same else top
 
 
 def _spaced(schedule: Schedule, steps: int, spacing: str | Spacing, end: Level) -> NDArray[Any]:
@@ -251,32 +324,35 @@ def karras(schedule: Schedule, steps: int, end: Level, rho: float = 7.0) -> NDAr
     return schedule.time_at(-2 * rho * np.log(_points(roots[0], roots[1], steps, schedule, end)))
 
 
-def balanced(schedule: Schedule, steps: int, end: Level, rule: Rule = RULE) -> NDArray[Any]:
+def balanced(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """σ/α = 0.2·s^1.5/(1 − s)³ for even s, from the highest level to just above the lowest; not rounded.
 
     Dense where pictures are decided, σ/α from 0.05 to 1, and thinner to either end: docs/theory.md. It
-    begins at pure noise as well, where σ/α is infinite and s = 1. The numbers are those of `rule`.
+    begins at pure noise as well, where σ/α is infinite and s = 1.
     """
+    return _ruled(schedule, steps, schedule.level(schedule.t_max), BALANCED, "balanced")
 
-    def position(ratio: float) -> float:
-        """The s at which the formula gives the ratio, by bisection."""
-        if math.isinf(ratio):
-            return 1.0
-        low, high = 0.0, 1.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if rule.grid_ratio(middle) < ratio else (low, middle)
-        return low
 
-    lowest, highest = (schedule.level(t).ratio for t in (schedule.t_min, schedule.t_max))
-    if 1e40 < highest < math.inf:  # where 1 − s would be lost beside 1
+def default(schedule: Schedule, steps: int, end: Level, first: Level | None = None, rule: Rule = RULE) -> NDArray[Any]:
+    """The library's own: σ/α = 0.18·s^1.3/(1 − s)³ for even s, from the level `first` to just above the lowest.
+
+    Not rounded. The first step, the only one of order 1, has 0.6 of the others' length. By itself the spacing begins
+    at the highest level, and a run from pure noise at `default_start`. The numbers are those of `rule`.
+    """
+    return _ruled(schedule, steps, first or schedule.level(schedule.t_max), rule, DEFAULT_SPACING)
+
+
+def _ruled(schedule: Schedule, steps: int, first: Level, rule: Rule, name: str) -> NDArray[Any]:
+    """The times of a rule's grid from a level on."""
+    if 1e40 < first.ratio < math.inf:  # where 1 − s would be lost beside 1
         raise ValueError(
-            f"spacing is 'balanced', which begins at σ/α = 1e40 at most, and this schedule at {highest:g}; use a "
+            f"spacing is {name!r}, which begins at σ/α = 1e40 at most, and this schedule at {first.ratio:g}; use a "
             f"lower sigma_max, or timesteps of your own"
         )
-    last, first = position(lowest), position(highest)
-    inner = rule.grid_ratio(last + (first - last) * (1 - np.arange(1, steps) / steps))
-    return np.append(schedule.t_max, schedule.time_at(-2 * np.log(inner)))
+    high, low = rule.position(first.ratio), rule.position(schedule.level(schedule.t_min).ratio)
+    shares = (rule.grid_first + np.arange(steps - 1)) / (rule.grid_first + steps - 1)
+    inner = rule.grid_ratio(high + (low - high) * shares)
+    return np.append(first.t, schedule.time_at(-2 * np.log(inner)))
 
 
 def _finite_ends(schedule: Schedule) -> NDArray[np.float64]:
@@ -294,6 +370,7 @@ def _points(first: float, last: float, steps: int, schedule: Schedule, end: Leve
 
 
 SPACINGS: dict[str, Spacing] = {
+    "default": default,
     "balanced": balanced,
     "leading": leading,
     "trailing": trailing,

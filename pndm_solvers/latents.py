@@ -12,7 +12,7 @@ from pndm_solvers.prediction import Prediction, conversion
 from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.transfer import transfer_weights
 
-__all__ = ["add_noise", "convert", "slerp", "transfer"]
+__all__ = ["add_noise", "around", "convert", "slerp", "transfer"]
 
 
 def add_noise(schedule: Schedule, x0: Any, noise: Any, t: float) -> Any:
@@ -24,6 +24,27 @@ def add_noise(schedule: Schedule, x0: Any, noise: Any, t: float) -> Any:
     check_together("noise", noise, "x0", x0)
     level = schedule.level(t)
     return combine([x0, noise], [level.alpha, level.sigma])
+
+
+def around(mean: Any, noise: Any, level: Level) -> Any:
+    """α·mean + σ·z, of the noise's dtype and device, where `noise` is pure noise of the level: √(α² + σ²)·z.
+
+    `mean` is a number, or an array of the noise's library that broadcasts to its shape `(B, …)`; TypeError or
+    ValueError otherwise.
+    """
+    check_state("the noise", noise)
+    share = level.sigma / math.hypot(level.alpha, level.sigma)
+    if arrays.is_array(mean):
+        check_floating("data_mean", mean)
+        wide = library(noise).wide(noise)
+        x = share * wide + level.alpha * library(noise).cast(mean, wide.dtype)
+        if x.shape != noise.shape:
+            raise ValueError(
+                f"data_mean is of shape {tuple(mean.shape)}, which does not broadcast to that of the noise, "
+                f"{tuple(noise.shape)}"
+            )
+        return library(noise).cast(x, noise.dtype)
+    return library(noise).cast(share * library(noise).wide(noise) + level.alpha * real("data_mean", mean), noise.dtype)
 
 
 def transfer(x: Any, epsilon: Any, here: Level, there: Level) -> Any:

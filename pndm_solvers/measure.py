@@ -267,7 +267,7 @@ def _measured(
     """The figure, and the limit of the reference."""
     try:
         with _unwarned():
-            plan = solver.plan(max_model_calls=budget, spacing=spacing, final=final)
+            plan = solver.plan(max_model_calls=budget, spacing=spacing, final=final, **problem.grid_options)
     except ValueError:
         return Estimate(math.inf, math.inf, math.inf), 0.0
     start = plan.levels[0].t

@@ -169,6 +169,11 @@ class Problem:
                 check_finite=None,
             )
 
+    @property
+    def grid_options(self) -> dict[str, Any]:
+        """What `Solver.plan` needs to know of the network and its samples."""
+        return {"prediction": self.prediction, "sample_shape": tuple(self.x.shape[1:])}
+
     def starts(self, t: float | None = None, *, seed: int | None = None) -> Any:
         """The starts at the time `t`, as a user would begin there: pure noise of deviation √(α² + σ²).
 

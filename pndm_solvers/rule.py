@@ -18,36 +18,73 @@ __all__ = ["RULE", "Rule"]
 
 @dataclass(frozen=True)
 class Rule:
-    """How "balanced" spacing places levels, and how `PLMSSolver` weighs past answers. ρ = σ/α throughout.
+    """Where the default grid begins and its levels stand, and how `PLMSSolver` weighs past answers. ρ = σ/α throughout.
 
     Attributes
     ----------
+    start, spread:
+        An ε- or score-network's run begins at `ρ = start·range·max(1, √D/spread)` for samples of D numbers.
     grid_scale, grid_rise, grid_fall:
         The grid `ρ = scale·s^rise/(1 − s)^fall`, for even s.
+    grid_first:
+        The length of the first step in s, in lengths of the others. It is the only step of order 1.
     knee, tail:
         The coordinate `u = ρ/(ρ + knee) + tail·√log(1 + ρ²)` in which ε is interpolated.
     short:
         Where the last step changed log ρ by less than this, the next step has the full order.
     orders:
         Pairs (ρ, order), the highest ρ first. After a longer step, a step from above ρ combines up to `order` answers.
-    bound, wide_bound:
-        The most to which absolute weights may sum: `bound` with the starter "ramp" and in every step to σ = 0,
-        `wide_bound` elsewhere.
+    bound, last_bound, wide_bound:
+        The most to which absolute weights may sum: with the starter "ramp", in every step to σ = 0, and elsewhere.
+    even:
+        Whether grids that are not the rule's own are weighed in a coordinate in which their steps are even.
+    even_knees, even_bound:
+        There, the least and the largest knee of that coordinate, and the most to which absolute weights may sum.
+    far, far_bound:
+        There, a step that changes log ρ by more than `far` combines two answers, absolute weights up to `far_bound`.
     """
 
-    grid_scale: float = 0.2
-    grid_rise: float = 1.5
+    start: float = 10.0
+    spread: float = 6.0
+    grid_scale: float = 0.18
+    grid_rise: float = 1.3
     grid_fall: float = 3.0
-    knee: float = 0.3
-    tail: float = 0.1
-    short: float = 0.25
-    orders: tuple[tuple[float, int], ...] = ((20.0, 2), (0.03, 3), (0.0, 4))
-    bound: float = 8.0
+    grid_first: float = 0.6
+    knee: float = 0.17
+    tail: float = 0.11
+    short: float = 0.1
+    orders: tuple[tuple[float, int], ...] = ((32.0, 2), (0.015, 3), (0.0, 4))
+    bound: float = 7.0
+    last_bound: float = 4.5
     wide_bound: float = 100.0
+    even: bool = True
+    even_knees: tuple[float, float] = (0.01, 300.0)
+    even_bound: float = 6.0
+    far: float = 3.0
+    far_bound: float = 2.0
+
+    def start_ratio(self, data_range: float, count: int) -> float:
+        """The ρ at which a run from pure noise begins, for data of a range in `count` numbers a sample."""
+        return self.start * data_range * max(1.0, math.sqrt(count) / self.spread)
 
     def grid_ratio(self, s: Any) -> Any:
         """ρ of the grid at s in [0, 1)."""
         return self.grid_scale * s**self.grid_rise / (1 - s) ** self.grid_fall
+
+    def position(self, ratio: float) -> float:
+        """The s in [0, 1] at which the grid has the ratio, by bisection; 1 at ρ = ∞."""
+        if math.isinf(ratio):
+            return 1.0
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.grid_ratio(middle) < ratio else (low, middle)
+        return low
+
+    def made(self, ratios: Sequence[float]) -> bool:
+        """Whether levels are those of the rule's grid: even in s, the first and the last step apart."""
+        steps = np.diff([self.position(ratio) for ratio in ratios[1:-1]])
+        return bool(np.ptp(steps) <= 1e-6 * abs(steps[0])) if len(steps) else True
 
     def coordinate(self, ratio: ArrayLike) -> NDArray[np.float64]:
         """u(ρ) at noise-to-signal ratios ρ ≥ 0 (any shape).

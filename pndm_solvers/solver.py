@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any, Unpack
 
-from pndm_solvers.advice import advise_on_plan
+from pndm_solvers.advice import advise_on_mean, advise_on_plan
 from pndm_solvers.arguments import check_options, whole
 from pndm_solvers.arrays import check_state
 from pndm_solvers.condition import Condition, first_rows
 from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, GridOptions, make_grid
+from pndm_solvers.latents import around
 from pndm_solvers.plan import Model, Plan, RunOptions
-from pndm_solvers.prediction import Prediction
 from pndm_solvers.program import Form, Program
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.tolerance import plan_for_tolerance
@@ -76,13 +76,17 @@ class Solver(ABC):
         timesteps:
             The caller's own times t_0 > … > t_{n−1}; integers keep inner stages on integers.
         spacing:
-            One of `SPACINGS`, "balanced" by default, or a callable `(schedule, steps, end) -> times`.
+            One of `SPACINGS`, "default" unless said, or a callable `(schedule, steps, end) -> times`.
         start, stop:
-            Cut the grid to begin exactly at `start` and to end exactly at `stop`; upwards where `stop` is above.
+            Cut the grid to begin exactly at `start` and to end exactly at `stop`; upwards where `stop` is above. "top"
+            begins at the highest level, as a run must that goes on from an inversion.
         final:
             Where a run without `stop` ends: "clean" (α = 1, σ = 0; the default) or "first", the lowest trained level.
         steps_offset:
             Added to the times of "leading" spacing.
+        prediction, data_range, sample_shape:
+            What the network predicts and what the data are. The default grid begins where they say: `default_start`.
+            `sample` passes on its own prediction, and the shape of its noise.
 
         Raises
         ------
@@ -138,7 +142,6 @@ class Solver(ABC):
         model: Model,
         x: Any,
         *,
-        prediction: str | Prediction = "epsilon",
         condition: Condition | None = None,
         max_model_calls: int = 1000,
         **options: Unpack[GridOptions],
@@ -155,12 +158,12 @@ class Solver(ABC):
         ----------
         tolerance:
             Above 0; 0.01 say, for pictures in [-1, 1].
-        model, x, prediction, condition:
+        model, x, condition:
             As for `Plan.run`; `x` `(B, …)` is the pilot, some eight samples where the plan begins.
         max_model_calls:
             The most calls with which the pilot solves its samples before it gives up.
         options:
-            Those of `plan`: `spacing`, `start`, `stop`, `final`, `steps_offset`.
+            Those of `plan`: `prediction`, `spacing`, `start`, `stop`, `final`, `steps_offset`, `data_range`.
 
         Returns
         -------
@@ -175,13 +178,14 @@ class Solver(ABC):
         check_options("plan_within", options, GridOptions.__annotations__)
         if options.get("timesteps") is not None:
             raise ValueError("timesteps fix the length of a run, which the tolerance chooses; pass spacing= instead")
+        options = {"sample_shape": shape_of("x", x), "prediction": "epsilon", **options}
         order = self.convergence_order
         if order is None:
             raise ValueError(f"{self.name} draws noise: its samples have no single right end to be near to")
         plan, error = plan_for_tolerance(
             tolerance,
             lambda calls: self._within(calls, options),
-            lambda plan: plan.run(model, x, prediction=prediction, condition=condition, check_finite=None),
+            lambda plan: plan.run(model, x, prediction=options["prediction"], condition=condition, check_finite=None),
             x,
             order,
             max_model_calls,
@@ -196,15 +200,22 @@ class Solver(ABC):
         num_inference_steps: int | None = None,
         *,
         tolerance: float | None = None,
+        data_mean: Any = None,
         **options: Unpack[SampleOptions],
     ) -> Any:
         """The sample from the noise `x_T` `(B, …)`: `plan(num_inference_steps, …)`, then `Plan.run`.
 
+        A run may begin below the highest level (`default_start`), where the data's mean is not yet drowned in noise.
+        `data_mean`, a number or an array that broadcasts to `x_T`, is then added: x = α·mean + σ·x_T. Without it the
+        data count as centred, and a warning tells where the samples say otherwise. A state `x_T` that is no pure noise
+        needs a `start`: the time of its level, or "top" for one from an inversion.
+
         `options` are those of `plan` (`timesteps`, `max_model_calls`, `spacing`, `start`, `stop`, `final`,
-        `steps_offset`) and of `Plan.run` (`prediction`, `condition`, `seed`, `generator`, `callback`, `progress`,
-        `trajectory`, `check_finite`, `state_dtype`, `checkpoint`). The result and the errors are those of `Plan.run`. A
-        `tolerance` takes the place of a length: `plan_within` then makes the plan, with the first eight samples as its
-        pilot, and the first eight rows of the condition. A run that goes on from its `checkpoint` makes its pilot anew.
+        `steps_offset`, `data_range`, `sample_shape`) and of `Plan.run` (`prediction`, `condition`, `seed`,
+        `generator`, `callback`, `progress`, `trajectory`, `check_finite`, `state_dtype`, `checkpoint`). The result
+        and the errors are those of `Plan.run`. A `tolerance` takes the place of a length: `plan_within` then makes
+        the plan, with the first eight samples as its pilot, and the first eight rows of the condition. A run that
+        goes on from its `checkpoint` makes its pilot anew.
 
         >>> import numpy as np
         >>> from pndm_solvers import NoiseSchedule, PLMSSolver
@@ -212,11 +223,14 @@ class Solver(ABC):
         >>> solver.sample(lambda x, t: x, np.ones((2, 3)), 10).shape
         (2, 3)
         """
-        known = {"num_inference_steps", "tolerance", *SampleOptions.__annotations__}
+        known = {"num_inference_steps", "tolerance", "data_mean", *SampleOptions.__annotations__}
         check_options("sample", options, known)
         lengths = {"max_model_calls", *GridOptions.__annotations__}
-        of_plan: Any = {name: value for name, value in options.items() if name in lengths}
-        of_run: Any = {name: value for name, value in options.items() if name not in lengths}
+        of_plan: Any = {"sample_shape": shape_of("x_T", x_T)}
+        of_plan |= {name: value for name, value in options.items() if name in lengths}
+        of_run: Any = {name: value for name, value in options.items() if name not in lengths or name == "prediction"}
+        if data_mean is not None and options.get("start") not in (None, "top"):
+            raise ValueError("start says that x_T is a state at that level, with its mean; pass data_mean with noise")
         if tolerance is None:
             plan = self.plan(num_inference_steps, **of_plan)
         else:
@@ -224,9 +238,18 @@ class Solver(ABC):
             named = [n for n in ("num_inference_steps", "timesteps", "max_model_calls") if given.get(n) is not None]
             if named:
                 raise ValueError(f"pass exactly one of tolerance and {named[0]}; the tolerance chooses the length")
-            check_state("x_T", x_T)
             of_plan.pop("max_model_calls", None)
-            of_pilot: Any = {"prediction": of_run.get("prediction", "epsilon")}
-            of_pilot["condition"] = first_rows(of_run.get("condition"), 8)
+            of_pilot: Any = {"condition": first_rows(of_run.get("condition"), 8)}
             plan = self.plan_within(tolerance, model, x_T[:8, ...], **of_pilot, **of_plan)
-        return plan.run(model, x_T, **of_run)
+        x = x_T if data_mean is None else around(data_mean, x_T, plan.levels[0])
+        sample = plan.run(model, x, **of_run)
+        from_noise = data_mean is None and options.get("start") is None and options.get("timesteps") is None
+        if from_noise and options.get("check_finite", False) is not None and not options.get("trajectory"):
+            advise_on_mean(sample, plan)
+        return sample
+
+
+def shape_of(name: str, x: Any) -> tuple[int, ...]:
+    """The shape of one sample of the batch `x`. TypeError or ValueError unless it is a batch of floating numbers."""
+    check_state(name, x)
+    return tuple(x.shape[1:])

@@ -105,7 +105,7 @@ class Sampler(Protocol):
     ) -> torch.Tensor: ...
 
 
-def _sampler(name: str, solver: Solver, summary: str) -> Sampler:
+def sampler_of(name: str, solver: Solver, summary: str) -> Sampler:
     # A function with its own name and signature: programs read both.
     @torch.no_grad()
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
@@ -161,68 +161,68 @@ def _checked(sigmas: torch.Tensor) -> list[float]:
     return levels
 
 
-sample_plms = _sampler(
+sample_plms = sampler_of(
     "plms",
     PLMSSolver(EVERY_SIGMA),
     "PLMS with exact weights, the library's default: N model calls for N steps. See `PLMSSolver`.",
 )
-sample_plms_classical = _sampler(
+sample_plms_classical = sampler_of(
     "plms_classical",
     PLMSSolver(EVERY_SIGMA, weights="classical", starter="heun"),
     "Latent diffusion's PLMS: classical weights, after a step of improved Euler; N + 1 model calls. See `PLMSSolver`.",
 )
-sample_pndm = _sampler(
+sample_pndm = sampler_of(
     "pndm",
     PNDMSolver(EVERY_SIGMA),
     "F-PNDM, its stages halfway in σ: N + 9 model calls for N steps, from N = 4. See `PNDMSolver`.",
 )
-sample_ddim = _sampler(
+sample_ddim = sampler_of(
     "ddim",
     DDIMSolver(EVERY_SIGMA),
     "DDIM with η = 0, which k-diffusion calls Euler: N model calls for N steps. See `DDIMSolver`.",
 )
 
-sample_heun = _sampler(
+sample_heun = sampler_of(
     "heun",
     PRKSolver(EVERY_SIGMA, "heun"),
     "Heun's method in σ: 2·N − 1 model calls for N steps to 0. See `PRKSolver`.",
 )
-sample_dpm_2 = _sampler(
+sample_dpm_2 = sampler_of(
     "dpm_2",
     DPMSinglestepSolver(EVERY_SIGMA, 2, "epsilon"),
     "DPM-Solver-2, its stage halfway in log σ: 2·N − 1 model calls for N steps to 0. See `DPMSinglestepSolver`.",
 )
-sample_dpmpp_2s = _sampler(
+sample_dpmpp_2s = sampler_of(
     "dpmpp_2s",
     DPMSinglestepSolver(EVERY_SIGMA, 2),
     "DPM-Solver++(2S), k-diffusion's dpmpp_2s_ancestral without noise: 2·N − 1 model calls. See `DPMSinglestepSolver`.",
 )
-sample_lms = _sampler(
+sample_lms = sampler_of(
     "lms",
     PLMSSolver(EVERY_SIGMA, coordinate="ratio"),
     "Linear multistep of order 4, polynomials in σ: N model calls for N steps. See `PLMSSolver`.",
 )
-sample_deis = _sampler(
+sample_deis = sampler_of(
     "deis",
     DEISSolver(EVERY_SIGMA, 3, lower_order_final=False),
     "DEIS of order 3, polynomials in log σ: N model calls for N steps. See `DEISSolver`.",
 )
-sample_dpmpp_2m = _sampler(
+sample_dpmpp_2m = sampler_of(
     "dpmpp_2m",
     DPMMultistepSolver(EVERY_SIGMA, 2, lower_order_final=False),
     "DPM-Solver++(2M): N model calls for N steps. See `DPMMultistepSolver`.",
 )
-sample_dpmpp_3m = _sampler(
+sample_dpmpp_3m = sampler_of(
     "dpmpp_3m",
     DPMMultistepSolver(EVERY_SIGMA, 3, lower_order_final=False),
     "DPM-Solver++(3M): N model calls for N steps. See `DPMMultistepSolver`.",
 )
-sample_uni_pc = _sampler(
+sample_uni_pc = sampler_of(
     "uni_pc",
     UniPCSolver(EVERY_SIGMA, 2, "bh1", lower_order_final=False),
     "UniPC-2 with B(h) = h: N model calls for N steps. See `UniPCSolver`.",
 )
-sample_uni_pc_bh2 = _sampler(
+sample_uni_pc_bh2 = sampler_of(
     "uni_pc_bh2",
     UniPCSolver(EVERY_SIGMA, 2, lower_order_final=False),
     "UniPC-2 with B(h) = e^h − 1: N model calls for N steps. See `UniPCSolver`.",

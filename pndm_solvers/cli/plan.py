@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pndm_solvers.cli.options import ScheduleName, SolverOptions, grouped, read_schedule
+from pndm_solvers.prediction import PREDICTIONS
 
 
 @grouped
@@ -19,9 +20,12 @@ def print_plan(
     ] = "clean",
     start: Annotated[float | None, typer.Option(help="Begin at this time.")] = None,
     stop: Annotated[float | None, typer.Option(help="End at this time; above --start for an inversion.")] = None,
+    prediction: Annotated[
+        str, typer.Option(help=f"What the network predicts, {', '.join(PREDICTIONS)}: the default spacing asks.")
+    ] = "epsilon",
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Print the table to which a solver compiles, without running anything."""
     solver = options.make_solver(read_schedule(schedule))
-    plan = options.make_plan(solver, final=final, start=start, stop=stop)
+    plan = options.make_plan(solver, final=final, start=start, stop=stop, prediction=prediction)
     typer.echo(plan.to_json(indent=2) if as_json else str(plan))

@@ -162,7 +162,7 @@ def _plan(
     """The plan of a number of steps or calls, or of as many calls as a pilot run finds for the tolerance."""
     solver = options.make_solver(loaded.schedule)
     if tolerance is None:
-        plan = options.make_plan(solver)
+        plan = options.make_plan(solver, prediction=prediction, sample_shape=loaded.shape)
     else:
         typer.echo("pilot run for the number of calls …", err=True)
         pilot = loaded.model(None if label is None else label[:PILOT_IMAGES], scale)

@@ -16,7 +16,8 @@ import numpy as np
 
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES, Coordinate
-from pndm_solvers.methods.adams import Interpolate, adams_bashforth, exact_weights, polynomial_mean
+from pndm_solvers.methods.adams import Interpolate, adams_bashforth, polynomial_mean
+from pndm_solvers.methods.ruled import ruled_mean
 from pndm_solvers.methods.runge_kutta import EULER, HEUN, RK4, ButcherTableau, Move, runge_kutta_step
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.rule import RULE, Rule
@@ -35,8 +36,6 @@ __all__ = [
     "highest_orders",
     "interpolation",
     "multistep",
-    "ruled_mean",
-    "well_apart",
 ]
 
 Starter = Literal["ramp", "heun", "rk4"]
@@ -114,50 +113,6 @@ def classical_mean(history: Sequence[Answer], there: Level, order: int) -> Mappi
     return dict(zip(last, map(float, adams_bashforth(len(last))), strict=True))
 
 
-def ruled_mean(
-    history: Sequence[Answer], there: Level, order: int, rule: Rule, careful: bool, space: str
-) -> Mapping[Answer, float]:
-    """`polynomial_mean` of at most `order` answers, in the coordinate and within the limits of the library's own rule.
-
-    With `careful`, the rule also limits the order of long steps, and the weights keep within its tighter bound.
-    """
-    ratios = [e.level.ratio for e in history]
-    # The last step leads below the trained levels. There the tighter bound holds for every starter.
-    bound = rule.bound if careful or there.sigma == 0 else rule.wide_bound
-    chosen = well_apart(ratios, there.ratio, rule.order(ratios, order) if careful else order, bound, rule, space)
-    return {history[i]: weight for i, weight in chosen.items()}
-
-
-def well_apart(
-    ratios: Sequence[float], there: float, most: int, bound: float, rule: Rule = RULE, space: str = "epsilon"
-) -> Mapping[int, float]:
-    """The past answers that a step to the σ/α `there` combines: indices in `ratios`, the newest first, and weights.
-
-    They are the last `most`, unless the step reaches so far beyond them that the absolute weights sum to more than
-    `bound` (those of Adams–Bashforth 4 sum to 6.7). Then they are at least the step's length apart, `most` at most.
-    """
-    # An answer at σ/α = ∞ has no weight, and is always the oldest.
-    ratios = [ratio for ratio in ratios if math.isfinite(ratio)] or [math.inf]
-    last = list(range(min(most, len(ratios))))
-    if len(last) == 1 or math.isinf(there):
-        return {0: 1.0}
-
-    def weighed(chosen: Sequence[int]) -> Mapping[int, float]:
-        weights = exact_weights([ratios[i] for i in chosen], ratios[0], there, rule.coordinate, space)
-        return dict(zip(chosen, weights, strict=True))
-
-    u, reach = rule.coordinate(ratios), abs(rule.coordinate(there) - rule.coordinate(ratios[0]))
-    if np.all(np.diff(u[last])):
-        weights = weighed(last)
-        if np.abs(list(weights.values())).sum() <= bound:
-            return weights
-    apart = [0]
-    for i in range(1, len(ratios)):
-        if abs(u[i] - u[apart[-1]]) >= max(reach, 1e-12):
-            apart.append(i)
-    return weighed(apart[:most])
-
-
 @dataclass(frozen=True)
 class PLMSSolver(Solver):
     """Pseudo linear multistep: a mean of the answers of the last steps, then one transfer along it.
@@ -232,12 +187,13 @@ class PLMSSolver(Solver):
         tableau, most = STARTERS[self.starter]
         own = self.coordinate == "balanced"
         places = self.rule.coordinate if own else interpolation(self.coordinate, self.schedule)
+        made = self.rule.made([level.ratio for level in program.grid.levels])
 
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             if self.weights == "classical":
                 return classical_mean(history, there, self.order)
             if own:
-                return ruled_mean(history, there, self.order, self.rule, self.starter == "ramp", self.space)
+                return ruled_mean(history, there, self.order, self.rule, self.starter == "ramp", self.space, made)
             return polynomial_mean(history[: self.order], history[0].level, there, places, self.space)
 
         return multistep(

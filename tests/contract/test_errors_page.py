@@ -50,7 +50,9 @@ NAMES: dict[str, Any] = {
     "solver": pndm_solvers.PLMSSolver(pndm_solvers.NoiseSchedule.linear()),
     "plan": pndm_solvers.PLMSSolver(pndm_solvers.NoiseSchedule.linear()).plan(4),
     "noisy": pndm_solvers.DDPMSolver(pndm_solvers.NoiseSchedule.linear()).plan(4),
-    "zero_snr": pndm_solvers.PLMSSolver(pndm_solvers.NoiseSchedule.linear().rescale_zero_terminal_snr()).plan(4),
+    "zero_snr": pndm_solvers.PLMSSolver(pndm_solvers.NoiseSchedule.linear().rescale_zero_terminal_snr()).plan(
+        4, start="top"
+    ),
     "x": np.zeros((2, 3)),
     "model": lambda x, t: 0.5 * x,
     "small_model": lambda x, t: x[:1],
@@ -111,7 +113,7 @@ SECTIONS: dict[str, list[Case]] = {
         Case("solver.plan(1001, spacing='leading')", ValueError, "1000 integer levels", "use another spacing"),
         Case("solver.plan(5, spacing='cubic')", ValueError, "spacing is 'cubic'", "one of `SPACINGS`"),
         Case("solver.plan(5, spacing=lambda *_: 'abc')", TypeError, "spacing is 'abc'", "return the times"),
-        Case("solver.plan(5, spacing=np.array([900, 500]))", TypeError, "or one of balanced", "pass `timesteps=`"),
+        Case("solver.plan(5, spacing=np.array([900, 500]))", TypeError, "or one of default", "pass `timesteps=`"),
         Case("solver.plan(5, steps_offset=1)", ValueError, "belongs to spacing='leading'", "leave it out"),
         Case("solver.plan(5, step_offset=1)", TypeError, "unexpected keyword", "check the spelling"),
         Case("solver.plan_within(nan, model, x)", ValueError, "tolerance is nan", "pass a number such as 0.01"),
@@ -140,11 +142,11 @@ SECTIONS: dict[str, list[Case]] = {
             r"answer .* of shape \(1, 3\)",
             "answer for the whole batch",
         ),
-        Case("plan.run(silent_model, x)", TypeError, "at t = 999, the model's answer is None", "return the answer"),
+        Case("plan.run(silent_model, x)", TypeError, "at t = 885.45, the model's answer is None", "return the answer"),
         Case(
             "plan.run(lambda x, t: torch.zeros(2, 3), x)",
             TypeError,
-            "at t = 999, the model's answer is a Tensor",
+            "at t = 885.45, the model's answer is a Tensor",
             "return an array of x's library",
         ),
         Case(

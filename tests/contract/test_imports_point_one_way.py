@@ -124,7 +124,7 @@ FORBIDDEN = [
     *((numbers, array) for numbers in NUMBERS for array in ("arrays", "noise", "latents", "checkpoint")),
     *((schedule, "grid") for schedule in ("schedule", "schedules", "config", "prediction", "transfer")),
     *((schedule, "program") for schedule in ("schedule", "schedules", "prediction", "transfer", "grid", "table")),
-    *(("grid", method) for method in (*METHODS, "solver", "transfer", "prediction", "table", "program")),
+    *(("grid", method) for method in (*METHODS, "solver", "transfer", "table", "program")),
     *(("table", network) for network in ("plan", "solver", "prediction", "schedules", "grid", *METHODS)),
     *(("program", method) for method in (*METHODS, "solver", "plan", "schedules")),
     *(

@@ -425,7 +425,7 @@ def test_inversion_undo_and_jumps():
     """#241, #1213, #5703: from data to noise and back, a step taken again, and a jump back with fresh noise."""
     problem = problems.exact_problem("gaussian", LINEAR, starts=8)
     solver = PLMSSolver(LINEAR)
-    up, down = solver.plan(200, start=0, stop=999), solver.plan(200, final="first")
+    up, down = solver.plan(200, start=0, stop=999), solver.plan(200, start="top", final="first")
     assert np.sqrt(((up.run(problem.model, down.run(problem.model, problem.x)) - problem.x) ** 2).mean(1)).max() < 1e-4
 
     scheduler = ours.PLMSScheduler()

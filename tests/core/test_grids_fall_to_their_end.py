@@ -179,6 +179,8 @@ def test_spacings_without_rounding_are_their_formulas(name, end):
 
 def test_the_balanced_spacing_is_refused_where_its_formula_loses_its_digits():
     with pytest.raises(ValueError, match="spacing is 'balanced', which begins at σ/α = 1e40 at most"):
+        make_grid(NoiseSchedule.ve(0.002, 1e100), 5, spacing="balanced")
+    with pytest.raises(ValueError, match="spacing is 'default', which begins at σ/α = 1e40 at most"):
         make_grid(NoiseSchedule.ve(0.002, 1e100), 5)
     assert times(make_grid(NoiseSchedule.ve(0.002, 1e100), timesteps=[1e100, 1e50, 1.0])) == [1e100, 1e50, 1, 0]
     assert len(list(make_grid(NoiseSchedule.ve(0.002, 1e8), 5).steps)) == 5
@@ -216,11 +218,15 @@ REFUSED = {
         ({"timesteps": [5], "stop": 5, "start": 5}, ValueError, "start cuts"),
     ],
     "spacing": [
-        ({"num_inference_steps": 5, "spacing": "x"}, ValueError, "^spacing is 'x'; known are 'balanced', 'leading'"),
+        (
+            {"num_inference_steps": 5, "spacing": "x"},
+            ValueError,
+            "^spacing is 'x'; known are 'default', 'balanced', 'leading'",
+        ),
         (
             {"num_inference_steps": 5, "spacing": 3},
             TypeError,
-            r"^spacing is 3; .* called as spacing\(schedule, steps, end\), or one of balanced, leading, ",
+            r"^spacing is 3; .* called as spacing\(schedule, steps, end\), or one of default, balanced, leading, ",
         ),
         ({"num_inference_steps": 3, "spacing": lambda *_: [10, 500, 999]}, ValueError, "fall strictly"),
         ({"num_inference_steps": 3, "spacing": lambda *_: [999, 500, 500]}, ValueError, "fall strictly"),
@@ -278,6 +284,6 @@ def test_an_offset_belongs_to_the_name_of_one_spacing():
 
 @pytest.mark.parametrize("name", ["zero_terminal_snr", "rectified_flow"])
 def test_the_balanced_grid_begins_at_pure_noise_too(name):
-    levels = make_grid(SCHEDULES[name], 6).levels
+    levels = make_grid(SCHEDULES[name], 6, spacing="balanced").levels
     assert (levels[0].alpha, levels[0].t) == (0, SCHEDULES[name].t_max)
     assert all(level.alpha > 0 for level in levels[1:])

@@ -68,7 +68,7 @@ def test_from_pure_noise_the_mean_picture_comes_out_first(schedule):
 
 @pytest.mark.parametrize("name", ["epsilon", "score"])
 def test_epsilon_is_refused_at_pure_noise_before_any_call(name):
-    plan = PLMSSolver(SCHEDULES["zero_terminal_snr"]).plan(5)
+    plan = PLMSSolver(SCHEDULES["zero_terminal_snr"]).plan(5, start="top")
     message = f"at t = .*: prediction is '{name}', which does not determine 'sample' at α = 0"
     with pytest.raises(ValueError, match=message):
         plan.run(lambda x, t: pytest.fail("the model was called"), START, prediction=name)

@@ -101,7 +101,7 @@ def test_three_lines_lead_to_a_plot(tmp_path):
 
 
 def test_its_curves_are_those_of_the_exact_flow():
-    problem, exact = gaussian(calls=512), Problem.exact(GAUSSIAN, LINEAR, 32, seed=0)
+    problem, exact = gaussian(calls=1024), Problem.exact(GAUSSIAN, LINEAR, 32, seed=0)
     np.testing.assert_array_equal(problem.x, exact.x * (X / exact.x))
     solvers = [PLMSSolver(LINEAR), DDIMSolver(LINEAR)]
     for one, other in zip(*(compare(p, solvers, calls=[5, 10]) for p in (problem, exact)), strict=True):
@@ -225,8 +225,8 @@ def test_exact_problems_have_data_of_their_distribution():
 
 def test_one_solver_grid_or_budget_may_stand_alone_and_solvers_have_names():
     problem = gaussian()
-    (one,) = compare(problem, PLMSSolver(LINEAR), "balanced", 10)
-    assert compare(problem, ["plms"], ["balanced"], [10]) == [one] == compare(problem, "plms", calls=[10])
+    (one,) = compare(problem, PLMSSolver(LINEAR), "default", 10)
+    assert compare(problem, ["plms"], ["default"], [10]) == [one] == compare(problem, "plms", calls=[10])
 
 
 @pytest.mark.parametrize(

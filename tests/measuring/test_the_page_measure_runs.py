@@ -18,7 +18,7 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     assert min(Image.open("compare.png").size) > 400
     assert (tmp_path / "ring.npz").exists()
     printed = capsys.readouterr()
-    assert "own network: a reference of 512 model calls from t = 999 to -1, its own error about" in printed.err
+    assert "own network: a reference of 512 model calls from t = 673.666 to -1, its own error about" in printed.err
     assert namespace["gap"].low < namespace["gap"].value < namespace["gap"].high < 0
     for curve in namespace["curves"]:
         assert curve.limit < curve.value[0]

@@ -192,7 +192,7 @@ def test_equation_12_of_ddim(eta):
 
 def test_equation_12_of_ddim_from_pure_noise():
     """There ε = x_t and c = η·σ_s: x_s = α_s·x̂_0 + √(1 − η²)·σ_s·x_t + η·σ_s·z."""
-    plan = DDIMSolver(SCHEDULES["zero_terminal_snr"], eta=0.6).plan(5)
+    plan = DDIMSolver(SCHEDULES["zero_terminal_snr"], eta=0.6).plan(5, start="top")
     row, after = plan.rows[:2]
     assert row.alpha == 0
     weights = row.states[0][1], row.answers[0][1], row.noise

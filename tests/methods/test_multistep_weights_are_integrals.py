@@ -152,10 +152,10 @@ def test_two_answers_at_one_level_are_refused():
 
 
 def test_the_coordinate_is_its_formula():
-    """ρ/(ρ + 0.3) + 0.1·√(−log α²), where α² = 1/(1 + ρ²), as a float64 array of any shape."""
+    """ρ/(ρ + 0.17) + 0.11·√(−log α²), where α² = 1/(1 + ρ²), as a float64 array of any shape."""
     alpha = np.array([[1.0, 0.9], [0.5, 0.006]])
     ratio = np.sqrt(1 - alpha**2) / alpha
-    expected = ratio / (ratio + 0.3) + 0.1 * np.sqrt(-2 * np.log(alpha))
+    expected = ratio / (ratio + 0.17) + 0.11 * np.sqrt(-2 * np.log(alpha))
     np.testing.assert_allclose(RULE.coordinate(ratio.tolist()), expected, rtol=1e-14)
     assert RULE.coordinate(1).dtype == RULE.coordinate(np.float32(1)).dtype == np.float64
 

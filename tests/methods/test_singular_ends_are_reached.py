@@ -59,7 +59,7 @@ def test_from_pure_noise_to_the_exact_sample(solver, name):
     """α = 0 at the first call and σ = 0 at the end: the more steps, the nearer to the exact flow."""
     schedule, errors = PURE_NOISE[name], []
     for steps in (20, 80):
-        plan = solver.plan(steps)
+        plan = solver.plan(steps, start="top")
         assert plan.rows[0].alpha == 0
         assert plan.end[1:] == (1, 0)
         exact = GAUSSIAN.flow(START, plan.levels[0], plan.end)
@@ -96,7 +96,9 @@ def test_a_prediction_that_does_not_determine_pure_noise_is_refused_before_the_f
         message = f"at t = .*: prediction is '{prediction}', which does not determine '(sample|flow|v_.*)' at α = 0"
         assert_refused(
             (
-                lambda solver=solver, kind=prediction: solver.plan(10).run(model, START, prediction=kind, seed=0),
+                lambda solver=solver, kind=prediction: solver.plan(10, start="top").run(
+                    model, START, prediction=kind, seed=0
+                ),
                 ValueError,
                 message,
             )

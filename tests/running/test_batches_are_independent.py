@@ -57,7 +57,7 @@ def test_runs_that_share_calls_end_as_each_alone(library):
 
 
 def test_shared_times_are_integers_only_where_all_are():
-    whole, real = DDIMSolver(LINEAR).plan(4, spacing="trailing"), DDIMSolver(LINEAR).plan(4)
+    whole, real = DDIMSolver(LINEAR).plan(4, spacing="trailing"), DDIMSolver(LINEAR).plan(4, start="top")
     seen = []
 
     def model(x, t):

@@ -82,7 +82,12 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         """The options of the configured spacing."""
         exponential = "log_snr" if self.config.use_exponential_sigmas else self.config.timestep_spacing
         spacing = "karras" if self.config.use_karras_sigmas else exponential
-        return {"spacing": spacing, "steps_offset": self.config.steps_offset if spacing == "leading" else 0}
+        return {
+            "spacing": spacing,
+            "steps_offset": self.config.steps_offset if spacing == "leading" else 0,
+            "prediction": self.prediction,
+            "data_range": self.config.get("data_range", 1.0),
+        }
 
     @classmethod
     def _understood(cls, config: dict[str, Any]) -> dict[str, Any]:

@@ -98,9 +98,10 @@ class PLMSScheduler(PlanScheduler):
     """The library's default method in diffusers' pipelines: exact linear multistep, N model calls for N steps.
 
     `multistep_order`, `starter` and `weights` are the options of `pndm_solvers.PLMSSolver`; the others are as in
-    `PNDMScheduler`. The default spacing, "balanced", has times between the integers, which networks with a sinusoidal
-    embedding of time take. A config that names a spacing keeps it, unless `timestep_spacing="balanced"` is passed with
-    the config.
+    `PNDMScheduler`. The default spacing, "default", has times between the integers, which networks with a sinusoidal
+    embedding of time take. A config that names a spacing keeps it, unless `timestep_spacing="default"` is passed with
+    the config. `data_range` is about the largest number in the data; an ε-network's run begins where it says:
+    `pndm_solvers.grid.default_start`.
     """
 
     @register_to_config
@@ -117,6 +118,7 @@ class PLMSScheduler(PlanScheduler):
         set_alpha_to_one: bool = True,
         prediction_type: PredictionType = "epsilon",
         timestep_spacing: str = DEFAULT_SPACING,
+        data_range: float = 1.0,
         steps_offset: int = 0,
         clip_sample: bool = False,
         clip_sample_range: float = 1.0,

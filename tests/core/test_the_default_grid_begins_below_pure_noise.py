@@ -1,0 +1,93 @@
+"""The default grid begins where an ε-network is accurate and the data drown in noise, and nothing else does."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pndm_solvers import SPACINGS, DDIMSolver, NoiseSchedule, PLMSSolver, initial_noise
+from pndm_solvers.analytic import GaussianMixture
+from pndm_solvers.grid import default_start, make_grid
+from pndm_solvers.rule import RULE
+from pndm_solvers.schedules import SCHEDULES
+
+COSINE, LINEAR = NoiseSchedule.cosine(), NoiseSchedule.linear()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "score"])
+@pytest.mark.parametrize(("shape", "ratio"), [((2,), 10), ((36,), 10), ((1, 32, 32), 160 / 3), (None, 160 / 3)])
+def test_networks_whose_error_grows_with_the_noise_begin_where_data_drown(prediction, shape, ratio):
+    assert default_start(COSINE, prediction, 1.0, shape).ratio == pytest.approx(ratio)
+    assert default_start(COSINE, prediction, 2.5, shape).ratio == pytest.approx(2.5 * ratio)
+    plan = PLMSSolver(COSINE).plan(8, prediction=prediction, sample_shape=shape)
+    assert plan.levels[0].ratio == pytest.approx(ratio)
+    assert plan.model_calls == 8
+
+
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction", "flow"])
+def test_networks_that_are_accurate_at_pure_noise_begin_there(prediction):
+    assert DDIMSolver(COSINE).plan(8, prediction=prediction).levels[0].t == COSINE.t_max
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_start_is_never_above_the_schedule_and_keeps_the_size_of_noise(name):
+    """A caller's x_T is the noise of the highest level. It must be that of the level where the run begins too."""
+    schedule = SCHEDULES[name]()
+    top = schedule.level(schedule.t_max)
+    first = default_start(schedule, "epsilon", 1.0, (4,))
+    assert first.ratio <= top.ratio
+    assert math.hypot(first.alpha, first.sigma) == pytest.approx(math.hypot(top.alpha, top.sigma), rel=1e-6)
+    if top.ratio < 10:
+        assert first == top
+
+
+@pytest.mark.parametrize("name", [name for name in SPACINGS if name not in ("default", "leading")])
+def test_named_spacings_and_a_start_keep_their_levels(name):
+    """Whatever the network predicts."""
+    assert make_grid(LINEAR, 9, spacing=name).levels[0].t == LINEAR.t_max
+    assert PLMSSolver(LINEAR).plan(9, spacing=name) == PLMSSolver(LINEAR).plan(9, spacing=name, prediction="sample")
+
+
+def test_top_begins_at_the_highest_level():
+    for spacing in SPACINGS:
+        assert make_grid(LINEAR, 9, spacing=spacing, start="top").levels[0].t == LINEAR.t_max
+    with pytest.raises(ValueError, match=r"^start is 'bottom'; known are 'top'"):
+        make_grid(LINEAR, 9, start="bottom")
+
+
+def test_the_default_grid_is_even_in_its_own_position_but_for_the_first_step():
+    steps = np.diff([RULE.position(level.ratio) for level in make_grid(LINEAR, 12).levels[:-1]])
+    np.testing.assert_allclose(steps[1:], steps[1], rtol=1e-6)
+    assert steps[0] / steps[1] == pytest.approx(RULE.grid_first)
+
+
+def test_a_sample_says_what_it_knows():
+    """Its own prediction, and the shape of its noise."""
+    model = GaussianMixture.ring(modes=5).model(COSINE)
+    x = initial_noise((7, 2), seed=0)
+    sampled = PLMSSolver(COSINE).sample(model, x, 6)
+    plan = PLMSSolver(COSINE).plan(6, sample_shape=(2,))
+    np.testing.assert_array_equal(sampled, plan.run(model, x))
+    assert plan != PLMSSolver(COSINE).plan(6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_few_steps_and_every_end(steps):
+    for final in ("clean", "first"):
+        plan = PLMSSolver(COSINE).plan(steps, final=final, sample_shape=(2,))
+        assert plan.model_calls == steps
+        assert np.all(np.diff([level.ratio for level in plan.levels]) < 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"data_range": 0}, ValueError, "^data_range is 0; it must be a number above 0"),
+        ({"data_range": "1"}, TypeError, "^data_range is '1'; it must be a number above 0"),
+        ({"sample_shape": (-1,)}, ValueError, "^sample_shape is -1; it must be a whole number"),
+        ({"prediction": "noise"}, ValueError, "^prediction is 'noise'; known are"),
+    ],
+)
+def test_what_the_data_are_is_checked(options, error, message):
+    with pytest.raises(error, match=message):
+        PLMSSolver(LINEAR).plan(5, **options)

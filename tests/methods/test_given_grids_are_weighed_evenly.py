@@ -1,0 +1,78 @@
+"""On a grid that others chose, ε is interpolated where the grid's own steps are even, and weights stay small."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pndm_solvers import SPACINGS, NoiseSchedule, PLMSSolver
+from pndm_solvers.methods.adams import adams_bashforth, exact_weights
+from pndm_solvers.methods.ruled import even_knee, evenly
+from pndm_solvers.rule import RULE
+
+LINEAR = NoiseSchedule.linear()
+LEVELS = st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=8, unique=True).map(lambda r: sorted(r, reverse=True))
+
+
+@given(LEVELS)
+def test_the_knee_makes_two_steps_equally_long(ratios):
+    before, here, there = ratios[:3]
+    knee = even_knee(before, here, there)
+    if 0 < knee < math.inf:
+        u = [ratio / (ratio + knee) for ratio in (before, here, there)]
+        assert u[0] - u[1] == pytest.approx(u[1] - u[2], rel=1e-6, abs=1e-9)
+    elif knee:
+        assert before - here <= here - there  # even in ρ, or finer above
+    else:
+        assert 1 / here - 1 / before >= (1 / there - 1 / here) * (1 - 1e-9)  # even in 1/ρ, or finer below
+
+
+@pytest.mark.parametrize(
+    ("ratios", "knee"),
+    [((3.0, 2.0, 1.0), math.inf), ((4.0, 2.0, 1.0), 2.0), ((1.0, 1 / 2, 1 / 3), 0.0), ((3.0, 1.0, 0.0), 3.0)],
+)
+def test_the_knee_of_known_grids(ratios, knee):
+    """Even in ρ, in log ρ, in 1/ρ; and a last step to 0."""
+    assert even_knee(*ratios) == pytest.approx(knee, abs=1e-12)
+
+
+@given(LEVELS, st.integers(1, 4), st.booleans())
+def test_weights_sum_to_one_and_stay_within_their_bounds(ratios, order, last):
+    *past, there = ratios
+    there = 0.0 if last else there
+    weights = evenly(past[::-1], there, order)
+    assert sum(weights.values()) == pytest.approx(1)
+    far = there > 0 and math.log(past[-1] / there) > RULE.far
+    assert sum(map(abs, weights.values())) <= (RULE.far_bound if far else RULE.even_bound) * (1 + 1e-9)
+    assert len(weights) <= order
+    assert len(weights) <= 2 or not (last or far)
+
+
+def test_even_steps_in_the_ratio_have_nearly_the_weights_of_adams():
+    """The largest knee is 300, beside which these ratios are small. The four of order 4 exceed the bound."""
+    for order in (1, 2, 3):
+        weights = evenly([0.7, 0.8, 0.9], 0.6, order)
+        np.testing.assert_allclose(list(weights.values()), list(map(float, adams_bashforth(order))), atol=0.01)
+    assert sum(map(abs, evenly([0.7, 0.8, 0.9, 1.0], 0.6, 4).values())) == pytest.approx(RULE.even_bound)
+
+
+def test_within_the_bounds_they_are_the_exact_integrals_in_that_coordinate():
+    ratios, there = [1.0, 2.0, 4.0], 0.5
+    expected = exact_weights(ratios, 1.0, there, lambda ratio: ratio / (ratio + 1.0))
+    np.testing.assert_allclose(list(evenly(ratios, there, 3).values()), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in SPACINGS if name != "default"])
+def test_only_the_rules_own_grid_is_weighed_by_the_rule(name):
+    levels = PLMSSolver(LINEAR).plan(9, spacing=name).levels
+    assert not RULE.made([level.ratio for level in levels])
+
+
+@pytest.mark.parametrize("cut", [{}, {"start": 700}, {"final": "first"}, {"sample_shape": (2,)}])
+def test_the_rules_own_times_give_its_own_plan(cut):
+    plan = PLMSSolver(LINEAR).plan(12, **cut)
+    assert RULE.made([level.ratio for level in plan.levels])
+    final = {name: value for name, value in cut.items() if name == "final"}
+    assert PLMSSolver(LINEAR).plan(timesteps=plan.times, **final) == plan
