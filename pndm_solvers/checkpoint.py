@@ -277,7 +277,7 @@ def _dtype_name(dtype: Any) -> str:
     name = dtype_name(dtype)
     if name not in ALL_DTYPES:
         held = ", ".join(ALL_DTYPES)
-        raise ValueError(f"an array of dtype {dtype} cannot be saved; a file holds {held}: convert it first")
+        raise ValueError(f"checkpoint cannot hold an array of dtype {dtype}, only {held}; convert x first")
     return name
 
 

@@ -68,7 +68,8 @@ class Row:
         checked |= {"states": _terms("states", self.states), "answers": _terms("answers", self.answers)}
         checked |= {"stage": boolean("stage", self.stage)}
         vars(self).update(checked)
-        vars(self).update(space=choice("space", self.space or self.level.space, SYMBOLS))
+        unsaid = isinstance(self.space, str) and not self.space
+        vars(self).update(space=choice("space", self.level.space if unsaid else self.space, SYMBOLS))
         if min(self.alpha, self.sigma, self.noise) < 0:
             raise ValueError(f"alpha, sigma and noise must not be negative: {self}")
         if not self.states and not self.answers:

@@ -57,7 +57,8 @@ def evenly(
 
     Polynomials are in u = ρ/(ρ + κ), with the κ of `even_knee` for the last step and this one, within the rule's
     bounds. Where the absolute weights of an order sum to more than the bound, they are mixed with those of the next
-    lower one. A step of many e-folds and the one to σ = 0 reach far beyond the answers, and combine two at most.
+    lower one. A step of many e-folds and the one to σ = 0 reach far beyond the answers, and combine two at most. Those
+    of the step to σ = 0 are then as far apart as the step is long.
     """
     ratios = [ratio for ratio in ratios if math.isfinite(ratio)] or [math.inf]
     far = there == 0 or abs(math.log(ratios[0] / there)) > rule.far
@@ -78,6 +79,8 @@ def evenly(
 
     bound = rule.far_bound if far and there > 0 else rule.even_bound
     weights = weighed(order)
+    if there == 0 and np.abs(weights).sum() > bound:
+        return well_apart(ratios, there, order, rule.last_bound, rule, space)
     for count in range(order - 1, 0, -1):
         if np.abs(weights).sum() <= bound:
             break

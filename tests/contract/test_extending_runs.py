@@ -333,4 +333,4 @@ def test_the_loop_of_a_host_gives_the_sample_of_a_run(page):
         scheduler.set_timesteps(8)
         for t in scheduler.timesteps:
             x = scheduler.step(model(x, np.full(len(x), t)), x)
-        assert np.array_equal(x, solver.sample(model, START, 8)), solver.name
+        assert np.array_equal(x, solver.plan(8).run(model, START)), solver.name

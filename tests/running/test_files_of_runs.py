@@ -181,7 +181,7 @@ def test_noise_that_a_file_cannot_repeat_is_refused(path):
 
 
 def test_dtypes_that_the_format_lacks_are_refused(path):
-    with pytest.raises(ValueError, match=r"array of dtype >f8 cannot be saved; a file holds float64, float32"):
+    with pytest.raises(ValueError, match=r"checkpoint cannot hold an array of dtype >f8, only float64, float32"):
         PLMS.start(START.astype(">f8")).save(path)
 
 
