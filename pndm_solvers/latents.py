@@ -33,18 +33,20 @@ def around(mean: Any, noise: Any, level: Level) -> Any:
     ValueError otherwise.
     """
     check_state("the noise", noise)
-    share = level.sigma / math.hypot(level.alpha, level.sigma)
+    ours, share = library(noise), level.sigma / math.hypot(level.alpha, level.sigma)
+    wide = ours.wide(noise)
     if arrays.is_array(mean):
         check_floating("data_mean", mean)
-        wide = library(noise).wide(noise)
-        x = share * wide + level.alpha * library(noise).cast(mean, wide.dtype)
-        if x.shape != noise.shape:
-            raise ValueError(
-                f"data_mean is of shape {tuple(mean.shape)}, which does not broadcast to that of the noise, "
-                f"{tuple(noise.shape)}"
-            )
-        return library(noise).cast(x, noise.dtype)
-    return library(noise).cast(share * library(noise).wide(noise) + level.alpha * real("data_mean", mean), noise.dtype)
+        mean = ours.cast(mean, wide.dtype)
+    else:
+        mean = real("data_mean", mean)
+    x = share * wide + level.alpha * mean
+    if x.shape != noise.shape:
+        raise ValueError(
+            f"data_mean is of shape {tuple(mean.shape)}, which does not broadcast to that of the noise, "
+            f"{tuple(noise.shape)}"
+        )
+    return ours.cast(x, noise.dtype)
 
 
 def transfer(x: Any, epsilon: Any, here: Level, there: Level) -> Any:

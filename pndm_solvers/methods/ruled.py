@@ -61,9 +61,11 @@ def evenly(
     of the step to σ = 0 are then as far apart as the step is long.
     """
     ratios = [ratio for ratio in ratios if math.isfinite(ratio)] or [math.inf]
+    if len(ratios) == 1 or math.isinf(there):
+        return {0: 1.0}
     far = there == 0 or abs(math.log(ratios[0] / there)) > rule.far
     order = min(most, 2 if far else most, len(ratios))
-    if order == 1 or math.isinf(there):
+    if order == 1:
         return {0: 1.0}
     levels = sorted((ratios[1], ratios[0], there), reverse=True)  # the steps of an inversion rise
     least, largest = rule.even_knees

@@ -9,7 +9,6 @@ from runs import LINEAR
 
 from pndm_solvers import DDIMSolver, DDPMSolver, ErrorEstimate, PLMSSolver, PNDMSolver, PRKSolver, initial_noise
 from pndm_solvers.analytic import Gaussian
-from pndm_solvers.latents import around
 from pndm_solvers.problems import PROBLEMS, exact_problem
 
 RING = exact_problem("ring", LINEAR, 16)
@@ -84,12 +83,12 @@ def test_the_total_follows_the_spread_of_the_data_and_not_their_mean(mean, devia
     gaussian, estimate = Gaussian([mean] * 8, deviation**2 * np.eye(8)), ErrorEstimate()
     for solver, most in ((PLMSSolver(LINEAR), 3.5), (DDIMSolver(LINEAR), 1.5)):
         for calls in (10, 20):
-            plan = solver.plan(calls)
+            plan = solver.plan(calls, spacing="balanced")
             for batch in (1, 2, 16):
-                x = around(mean, initial_noise((batch, 8), seed=0), plan.levels[0])
+                x = initial_noise((batch, 8), seed=0)
                 result = plan.run(gaussian.model(LINEAR), x, callback=estimate)
                 errors = np.sqrt(((result - gaussian.flow(x, plan.levels[0], plan.end)) ** 2).mean(1))
-                assert 0.4 < np.median(estimate.total / errors) < most, (solver.name, calls, batch)
+                assert 0.5 < np.median(estimate.total / errors) < most, (solver.name, calls, batch)
 
 
 def test_a_batch_of_copies_has_the_error_of_one():
