@@ -34,28 +34,27 @@ import networks
 import numpy as np
 import torch
 from candidates import FROZEN, WEIGHTS, candidate
-from rules import GRIDS, TOPS, Cells, begun
+from rules import GRIDS, TOPS, Cells, begun, paired, problems_of_rules
 from sets import SETS
 from tables import heading, table
 from tqdm import tqdm
 
-from pndm_solvers import NoiseSchedule, Plan, PLMSSolver, Problem
+from pndm_solvers import Plan, PLMSSolver, Problem
 from pndm_solvers.adapters import k_diffusion
 from pndm_solvers.grid import default, default_start
 from pndm_solvers.measure import estimate
-from pndm_solvers.problems import exact_problem
 from pndm_solvers.rule import RULE, Rule
 
 RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
-    "2026-12": replace(RULE),
+    "2026-12": RULE,
     "2026-12, from the top": replace(RULE, start=math.inf),
     "2026-12, own coordinate everywhere": replace(RULE, even=False),
 }
 # Of `Rule`, those that a search may change.
 NUMBERS = ("grid_scale", "grid_rise", "grid_fall", "grid_first", "knee", "tail", "short", "bound", "last_bound")
-NUMBERS_OF_EVEN = ("even_bound", "far", "far_bound")
+NUMBERS += ("even_bound", "far", "far_bound")
 
 SMALL = {
     **{f"{data}, linear": 32 for data in ("ring", "power-law")},
@@ -89,39 +88,28 @@ class OwnGrid:
     """The cells of the rule's own grid, each with the least error of the 36 simple rules."""
 
     def __init__(self, cells: Cells) -> None:
-        exact = exact_problem("mixture", NoiseSchedule.linear(), starts=48, seed=3)
-        self.large = [
-            *(cells.network(name, 16, 11) for name in ("hsc-32", "ztf-32")),
-            *(cells.network(name, 24, 3) for name in ("digits", "fashion")),
-            cells.problem("mixture", exact.x, exact.model, exact.schedule, 160, prediction=exact.prediction),
-        ]
         self.small = []
         for name, starts in SMALL.items():
             saved = None if "," in name else networks.CACHE / f"choose-{name}.npz"
             self.small.append(SETS["choosing"][name].make(starts, 1, progress=False, name=name, saved=saved))
         self.cells = [
             *itertools.product(self.small, SMALL_CALLS),
-            *itertools.product(self.large, LARGE_CALLS),
+            *itertools.product(problems_of_rules(cells), LARGE_CALLS),
         ]
         self.least = []
         for problem, calls in tqdm(self.cells, desc="36 simple rules", unit="cell"):
             plans = (candidate(w, g, top)(problem.schedule, calls) for top in TOPS for g in GRIDS for w in WEIGHTS)
-            self.least.append(min(cells.get(problem, "least", partial(paired, problem, plan), plan) for plan in plans))
+            errors = (cells.get(problem, "paired", partial(paired, problem, plan), plan)[0] for plan in plans)
+            self.least.append(min(errors))
 
-    def ratios(self, rule: Rule, most: float = math.inf) -> tuple[np.ndarray, np.ndarray]:
-        """Of the small and of the large problems. A sum that exceeds `most` already breaks off."""
-        found: list[float] = []
-        for (problem, calls), least in zip(self.cells, self.least, strict=True):
-            found.append(paired(problem, plan_of(rule, problem, calls)) / least)
-            if not math.isfinite(found[-1]) or sum(map(math.log, found)) > most:
-                found = [math.inf] * len(self.cells)
-                break
+    def ratios(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+        """Of the small and of the large problems."""
+        found = [
+            paired(problem, plan_of(rule, problem, calls))[0] / least
+            for (problem, calls), least in zip(self.cells, self.least, strict=True)
+        ]
         count = len(self.small) * len(SMALL_CALLS)
         return np.array(found[:count]), np.array(found[count:])
-
-
-def paired(problem: Problem, plan: Plan) -> float:
-    return float(np.median(problem.reference(plan.levels[0].t).errors(begun(problem, plan))))
 
 
 class GivenGrids:
@@ -136,15 +124,11 @@ class GivenGrids:
             for family in given_grids.exact_families(problem)
             if family.name in ("ε", "flow, shift 3")
         ]
-        grids = list(itertools.product(families, steps, given_grids.DENOISE, comfyui.SCHEDULERS))
-        for family, count, denoise, scheduler in tqdm(grids, desc="given grids", unit="grid"):
-            given = comfyui.given_sigmas(family.sampling, scheduler, count, denoise)
-            sigmas, top = torch.from_numpy(np.ascontiguousarray(given)).to(family.noise.dtype), float(given[0])
-            x = comfyui.noised(family.sampling, 0 if denoise == 1 else family.pictures, family.noise, top)
-            end = family.end(x, top)
-            self.rows.append((family.model, x, sigmas, end))
-            for name, sampler in comfyui.SAMPLERS.items():
-                self.errors[name].append(given_grids.median_error(sampler(family.model, x, sigmas), end))
+        for family, count in itertools.product(families, steps):
+            for _, x, sigmas, end in given_grids.runs(family, count):
+                self.rows.append((family.model, x, sigmas, end))
+                for name, sampler in comfyui.SAMPLERS.items():
+                    self.errors[name].append(given_grids.median_error(sampler(family.model, x, sigmas), end))
 
     def run(self, rule: Rule) -> np.ndarray:
         """The errors of a rule's weights."""
@@ -184,7 +168,7 @@ def distribution(rules: dict[str, Rule], folder: Path) -> str:
 
 def changed(rule: Rule, rng: np.random.Generator) -> Rule:
     """A candidate near another one."""
-    names = rng.choice(NUMBERS + NUMBERS_OF_EVEN, rng.integers(1, 5), replace=False)
+    names = rng.choice(NUMBERS, rng.integers(1, 5), replace=False)
     scale = rng.choice([0.1, 0.3, 0.6])
     return replace(rule, **{n: float(getattr(rule, n) * math.exp(scale * rng.standard_normal())) for n in names})
 

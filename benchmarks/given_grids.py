@@ -23,7 +23,7 @@ schedulers. Our solvers run on their times, and on the default grid from the sam
 import argparse
 import itertools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -151,9 +151,8 @@ def median_error(result: Any, end: Any) -> float:
     return float(np.median(np.sqrt((difference**2).mean(1))))
 
 
-def measure(family: Family, steps: int) -> Rows:
-    """The errors of every sampler on every scheduler's grid, from one start and to one end for each grid."""
-    rows: Rows = {}
+def runs(family: Family, steps: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Of every scheduler's grid its name, start, sigmas and end."""
     ends: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
     grids = list(itertools.product(DENOISE, comfyui.SCHEDULERS))
     for denoise, scheduler in tqdm(grids, desc=family.name, leave=False):
@@ -165,10 +164,15 @@ def measure(family: Family, steps: int) -> Rows:
             x = comfyui.noised(family.sampling, picture, family.noise, top)
             ends[key] = x, family.end(x, top)
         x, end = ends[key]
-        rows[f"{scheduler}, {denoise:g}"] = {
-            name: median_error(sample(family.model, x, sigmas), end) for name, sample in SAMPLERS.items()
-        }
-    return rows
+        yield f"{scheduler}, {denoise:g}", x, sigmas, end
+
+
+def measure(family: Family, steps: int) -> Rows:
+    """The errors of every sampler on every scheduler's grid, from one start and to one end for each grid."""
+    return {
+        grid: {name: median_error(sample(family.model, x, sigmas), end) for name, sample in SAMPLERS.items()}
+        for grid, x, sigmas, end in runs(family, steps)
+    }
 
 
 SOLVERS: dict[str, Callable[[NoiseSchedule], Solver]] = {

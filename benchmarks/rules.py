@@ -116,20 +116,27 @@ ONCE = {
 }
 
 
-def rules(cells: Cells) -> str:
-    """36 rules: each error divided by that of the best in its cell, over all cells"""
+def problems_of_rules(cells: Cells) -> list[Problem]:
+    """Two networks of galaxies, the bundled networks and the exact mixture."""
     exact = exact_problem("mixture", NoiseSchedule.linear(), starts=48, seed=3)
-    problems = [
+    return [
         *(cells.network(name, 16, 11) for name in ("hsc-32", "ztf-32")),
         *(cells.network(name, 24, 3) for name in ("digits", "fashion")),
         cells.problem("mixture", exact.x, exact.model, exact.schedule, 160, prediction=exact.prediction),
     ]
+
+
+def paired(problem: Problem, plan: Plan) -> tuple[float, float]:
+    """The median error to the flow from the plan's own first level, and that flow's own error."""
+    reference = problem.reference(plan.levels[0].t)
+    return float(np.median(reference.errors(begun(problem, plan)))), reference.error
+
+
+def rules(cells: Cells) -> str:
+    """36 rules: each error divided by that of the best in its cell, over all cells"""
+    problems = problems_of_rules(cells)
     names, columns = list(product(TOPS, GRIDS, WEIGHTS)), list(product(problems, (5, 8, 10, 20)))
     errors, limits = np.empty((2, len(names), len(columns)))
-
-    def paired(problem: Problem, plan: Plan) -> tuple[float, float]:
-        reference = problem.reference(plan.levels[0].t)
-        return float(np.median(reference.errors(begun(problem, plan)))), reference.error
 
     bar = tqdm(list(product(enumerate(names), enumerate(columns))), desc="rules", unit="cell")
     for (i, (top, grid, weights)), (j, (problem, calls)) in bar:

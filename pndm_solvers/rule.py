@@ -86,6 +86,10 @@ class Rule:
         steps = np.diff([self.position(ratio) for ratio in ratios[1:-1]])
         return bool(np.ptp(steps) <= 1e-6 * abs(steps[0])) if len(steps) else True
 
+    def even_on(self, ratios: Sequence[float]) -> bool:
+        """Whether a grid of these levels is weighed in a coordinate in which its own steps are even."""
+        return self.even and not self.made(ratios)
+
     def coordinate(self, ratio: ArrayLike) -> NDArray[np.float64]:
         """u(ρ) at noise-to-signal ratios ρ ≥ 0 (any shape).
 

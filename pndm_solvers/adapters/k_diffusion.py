@@ -106,6 +106,8 @@ class Sampler(Protocol):
 
 
 def sampler_of(name: str, solver: Solver, summary: str) -> Sampler:
+    """The solver as a function `sample_name` in k-diffusion's form, with a `summary` for its docstring."""
+
     # A function with its own name and signature: programs read both.
     @torch.no_grad()
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):

@@ -187,13 +187,14 @@ class PLMSSolver(Solver):
         tableau, most = STARTERS[self.starter]
         own = self.coordinate == "balanced"
         places = self.rule.coordinate if own else interpolation(self.coordinate, self.schedule)
-        made = self.rule.made([level.ratio for level in program.grid.levels])
+        careful, exact = self.starter == "ramp", self.weights == "exact"
+        even = own and exact and careful and self.rule.even_on([level.ratio for level in program.grid.levels])
 
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             if self.weights == "classical":
                 return classical_mean(history, there, self.order)
             if own:
-                return ruled_mean(history, there, self.order, self.rule, self.starter == "ramp", self.space, made)
+                return ruled_mean(history, there, self.order, self.rule, careful, self.space, even)
             return polynomial_mean(history[: self.order], history[0].level, there, places, self.space)
 
         return multistep(

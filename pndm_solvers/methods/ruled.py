@@ -22,14 +22,15 @@ __all__ = ["even_knee", "evenly", "ruled_mean", "well_apart"]
 
 
 def ruled_mean(
-    history: Sequence[Answer], there: Level, order: int, rule: Rule, careful: bool, space: str, own: bool
+    history: Sequence[Answer], there: Level, order: int, rule: Rule, careful: bool, space: str, even: bool
 ) -> Mapping[Answer, float]:
-    """The polynomial mean of at most `order` answers, within the limits of the rule; `own` says whether its grid is.
+    """The polynomial mean of at most `order` answers, within the limits of the rule.
 
-    With `careful`, the rule also limits the order of long steps, and the weights keep within its tighter bounds.
+    With `careful`, the rule also limits the order of long steps, and the weights keep within its tighter bounds. `even`
+    says that the grid is somebody else's: see `evenly`.
     """
     ratios = [e.level.ratio for e in history]
-    if careful and rule.even and not own:
+    if even:
         chosen = evenly(ratios, there.ratio, order, rule, space)
     else:
         # The last step leads below the trained levels. There the tighter bound holds for every starter.

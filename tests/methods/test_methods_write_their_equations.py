@@ -1,6 +1,5 @@
 """Each method writes the equations of its paper: reference loops, constant ε, moments of the stochastic methods."""
 
-import math
 from itertools import pairwise
 
 import numpy as np
