@@ -1,5 +1,6 @@
 """Candidates for the library's default, frozen: they stay what they are when the default changes."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,15 +15,16 @@ from pndm_solvers.schedule import Level
 
 Candidate = Callable[..., Plan]  # (schedule, calls, *, final="clean", and the facts of `Problem.grid_options`)
 FROZEN = Rule(
-    grid_scale=0.2, grid_rise=1.5, grid_fall=3.0, grid_first=1.0, knee=0.3, tail=0.1, short=0.25,
-    orders=((20.0, 2), (0.03, 3), (0.0, 4)), bound=8.0, last_bound=8.0, wide_bound=100.0, even=False,
+    grid_scale=0.2, grid_rise=1.5, grid_fall=3.0, grid_first=1.0, grid_low=math.inf, knee=0.3, tail=0.1, short=0.25,
+    orders=((20.0, 2), (0.03, 3), (0.0, 4)), bound=8.0, long_bound=8.0, last_bound=8.0, wide_bound=100.0,
+    mixed=False, corrected=0.0, even=False,
 )  # fmt: skip
 
 
 own = partial(PLMSSolver, order=4, starter="ramp", weights="exact", space="epsilon", coordinate="balanced", rule=FROZEN)
 WEIGHTS: dict[str, Callable[[NoiseSchedule], PLMSSolver]] = {
     "default": own,
-    "bound 5": partial(own, rule=replace(FROZEN, bound=5.0)),
+    "bound 5": partial(own, rule=replace(FROZEN, bound=5.0, long_bound=5.0)),
     "order 2": partial(own, order=2),
     "classical": partial(own, weights="classical"),
 }

@@ -4,9 +4,11 @@ ComfyUI's nine schedulers, at full denoise and at half, hand 20 steps to our sam
 The models are exact mixtures in four forms: ε and v on Stable Diffusion's schedule, called at the nearest trained time
 as in ComfyUI; flow with Stable Diffusion 3's shift; flow with Flux's. The error of a sample is its root-mean-square
 distance to the end of the exact flow from the same start. A full denoise begins at pure noise, a half at a noised
-draw. Then the script counts on how many of the 18 grids one sampler is nearer than another.
+draw. Then the script counts on how many of the 18 grids one sampler is nearer than another, and in which share of them
+`plms` is at or below ComfyUI's samplers.
 
     python benchmarks/given_grids.py
+    python benchmarks/given_grids.py --steps 10 20 30 --seed 101
 
 With --network the model is a bundled network in k-diffusion's form, on the sigmas of its own table, and the ends are
 those of a fine run from the same start: PLMS of order 2, 300 steps. A half denoise begins at a noised sample of the
@@ -84,7 +86,9 @@ def level(sigma: float, flow: bool) -> Level:
     return Level(sigma, 1 - sigma if flow else 1.0, sigma)
 
 
-def exact_family(name: str, distribution: Distribution, sampling: comfyui.Sampling, prediction: str) -> Family:
+def exact_family(
+    name: str, distribution: Distribution, sampling: comfyui.Sampling, prediction: str, seed: int
+) -> Family:
     """The perfect network of a distribution; `prediction` is what it answers."""
 
     def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -102,21 +106,21 @@ def exact_family(name: str, distribution: Distribution, sampling: comfyui.Sampli
     def end(x: torch.Tensor, sigma: float) -> torch.Tensor:
         return torch.from_numpy(distribution.flow(x.numpy(), level(sigma, sampling.flow), CLEAN))
 
-    pictures = torch.from_numpy(distribution.sample(STARTS["exact"], seed=2))
-    return Family(name, sampling, model, end, pictures, torch.from_numpy(initial_noise(tuple(pictures.shape), 1)))
+    pictures = torch.from_numpy(distribution.sample(STARTS["exact"], seed=seed + 1))
+    return Family(name, sampling, model, end, pictures, torch.from_numpy(initial_noise(tuple(pictures.shape), seed)))
 
 
-def exact_families(problem: str) -> list[Family]:
+def exact_families(problem: str, seed: int = 1) -> list[Family]:
     distribution, stable = PROBLEMS[problem](), comfyui.discrete(NoiseSchedule.scaled_linear())
     return [
-        exact_family("ε", distribution, stable, "epsilon"),
-        exact_family("v", distribution, stable, "v_prediction"),
-        exact_family("flow, shift 3", distribution, comfyui.discrete_flow(), "flow"),
-        exact_family("Flux", distribution, comfyui.flux(), "flow"),
+        exact_family("ε", distribution, stable, "epsilon", seed),
+        exact_family("v", distribution, stable, "v_prediction", seed),
+        exact_family("flow, shift 3", distribution, comfyui.discrete_flow(), "flow", seed),
+        exact_family("Flux", distribution, comfyui.flux(), "flow", seed),
     ]
 
 
-def network_family(name: str, steps: int = 300) -> Family:
+def network_family(name: str, seed: int = 1, steps: int = 300) -> Family:
     """A bundled network, which accepts real times, with its classes in turn."""
     network = load_network(name)
     schedule, prediction = network.schedule, network.prediction
@@ -138,8 +142,8 @@ def network_family(name: str, steps: int = 300) -> Family:
 
     sampling = comfyui.discrete(schedule)
     top = float(sampling.sigmas[-1])
-    pictures = end(comfyui.noised(sampling, 0, noise(2), top), top)
-    return Family(name, sampling, model, end, pictures, noise(1))
+    pictures = end(comfyui.noised(sampling, 0, noise(seed + 1), top), top)
+    return Family(name, sampling, model, end, pictures, noise(seed))
 
 
 # ------------------------------------------------------------------ measuring
@@ -225,13 +229,34 @@ def count_table(measured: dict[str, Rows], pairs: Iterable[tuple[str, str]]) -> 
     return table(("grids on which", *measured), lines)
 
 
-def report_comfyui(title: str, families: Iterable[Family], steps: int) -> None:
-    """The tables of ComfyUI's grids for the families of one problem."""
-    measured = {}
-    for family in families:
-        measured[family.name] = rows = measure(family, steps)
-        print(f"\n### {title}, {family.name}\n\n{error_table('scheduler, denoise', rows)}", flush=True)
-    print(f"\n### {title}, counts\n\n{count_table(measured, COUNTED)}", flush=True)
+def share_table(measured: dict[tuple[str, int], Rows]) -> str:
+    """Of `plms`: the shares of rows at or below ComfyUI's samplers, for each family and number of steps, and in all."""
+    everything: list[dict[str, float]] = [errors for rows in measured.values() for errors in rows.values()]
+    groups = {f"{family}, {steps}": list(rows.values()) for (family, steps), rows in measured.items()}
+    lines = []
+    for name, rows in {**groups, "all": everything}.items():
+        mine = np.array([errors["plms"] for errors in rows])
+        theirs = {peer: np.array([errors[f"ComfyUI {peer}"] for errors in rows]) for peer in comfyui.SAMPLERS}
+        best = np.min(list(theirs.values()), 0)
+        figures = [f"{np.mean(mine <= theirs[peer]):.0%}" for peer in ("ipndm", "dpmpp_2m")]
+        figures += [f"{np.max(mine / theirs['euler']):.2f}", f"{np.mean(mine <= 1.5 * best):.0%}"]
+        lines.append([name, len(rows), *figures, f"{np.exp(np.log(mine / best).mean()):.2f}"])
+    heads = ("plms, steps", "rows", "at or below ipndm", "dpmpp_2m", "worst / Euler", "within 1.5 of the best", "mean")
+    return table(heads, lines)
+
+
+def report_comfyui(titles: dict[str, list[Family]], budgets: list[int]) -> None:
+    """The tables of ComfyUI's grids for the families of each problem."""
+    shares: dict[tuple[str, int], Rows] = {}
+    for (title, families), steps in itertools.product(titles.items(), budgets):
+        measured = {}
+        for family in families:
+            measured[family.name] = rows = shares[f"{title}, {family.name}", steps] = measure(family, steps)
+            print(
+                f"\n### {title}, {family.name}, {steps} steps\n\n{error_table('scheduler, denoise', rows)}", flush=True
+            )
+        print(f"\n### {title}, counts, {steps} steps\n\n{count_table(measured, COUNTED)}", flush=True)
+    print(f"\n### Shares\n\n{share_table(shares)}", flush=True)
 
 
 def report_diffusers(problem: str, steps: int) -> None:
@@ -252,20 +277,24 @@ def main() -> None:
     kind.add_argument("--network", choices=NETWORK_NAMES, help="a bundled network in the place of the mixtures")
     kind.add_argument("--diffusers", action="store_true", help="diffusers' spacings in the place of ComfyUI's")
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=["mixture", "smooth-mixture"])
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, nargs="+", default=[20])
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the starts: 1 is the choosing set's, 101 the testing set's"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # our own advice against such grids
-    print(f"{heading('torch')}\n\nMedian errors with {arguments.steps} steps; the lowest of each grid is bold.")
+    print(f"{heading('torch')}\n\nMedian errors; the lowest of each grid is bold.")
     with torch.inference_mode():
-        if arguments.network:
-            report_comfyui("bundled network", [network_family(arguments.network)], arguments.steps)
-            return
-        for problem in arguments.problems:
-            if arguments.diffusers:
-                report_diffusers(problem, arguments.steps)
-            else:
-                report_comfyui(problem, exact_families(problem), arguments.steps)
+        if arguments.diffusers:
+            for problem, steps in itertools.product(arguments.problems, arguments.steps):
+                report_diffusers(problem, steps)
+        elif arguments.network:
+            family = network_family(arguments.network, arguments.seed)
+            report_comfyui({"bundled network": [family]}, arguments.steps)
+        else:
+            families = {problem: exact_families(problem, arguments.seed) for problem in arguments.problems}
+            report_comfyui(families, arguments.steps)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def advise_on_plan(
     if timesteps is None and leaps and steps >= fewest:
         warn(
             f"none of this plan's {len(ratios)} model calls is at a level between σ/α = {high:g} and {low:g}, "
-            f"where noise becomes a picture; use spacing='balanced', or more steps"
+            f"where noise becomes a picture; use spacing='default', or more steps"
         )
 
 

@@ -31,7 +31,7 @@ __all__ = [
 
 DEFAULT_SPACING = "default"
 
-BALANCED = Rule(grid_scale=0.2, grid_rise=1.5, grid_fall=3.0, grid_first=1.0)
+BALANCED = Rule(grid_scale=0.2, grid_rise=1.5, grid_fall=3.0, grid_first=1.0, grid_low=math.inf)
 
 # The numbers of a sample whose shape is not known: those of a picture of 32×32.
 COUNT = 1024
@@ -330,7 +330,7 @@ def balanced(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     Dense where pictures are decided, σ/α from 0.05 to 1, and thinner to either end: docs/theory.md. It
     begins at pure noise as well, where σ/α is infinite and s = 1.
     """
-    return _ruled(schedule, steps, schedule.level(schedule.t_max), BALANCED, "balanced")
+    return _ruled(schedule, steps, end, schedule.level(schedule.t_max), BALANCED, "balanced")
 
 
 def default(schedule: Schedule, steps: int, end: Level, first: Level | None = None, rule: Rule = RULE) -> NDArray[Any]:
@@ -339,20 +339,24 @@ def default(schedule: Schedule, steps: int, end: Level, first: Level | None = No
     Not rounded. The first step, the only one of order 1, has 0.6 of the others' length. By itself the spacing begins
     at the highest level, and a run from pure noise at `default_start`. The numbers are those of `rule`.
     """
-    return _ruled(schedule, steps, first or schedule.level(schedule.t_max), rule, DEFAULT_SPACING)
+    return _ruled(schedule, steps, end, first or schedule.level(schedule.t_max), rule, DEFAULT_SPACING)
 
 
-def _ruled(schedule: Schedule, steps: int, first: Level, rule: Rule, name: str) -> NDArray[Any]:
+def _ruled(schedule: Schedule, steps: int, end: Level, first: Level, rule: Rule, name: str) -> NDArray[Any]:
     """The times of a rule's grid from a level on."""
     if 1e40 < first.ratio < math.inf:  # where 1 − s would be lost beside 1
         raise ValueError(
             f"spacing is {name!r}, which begins at σ/α = 1e40 at most, and this schedule at {first.ratio:g}; use a "
             f"lower sigma_max, or timesteps of your own"
         )
-    high, low = rule.position(first.ratio), rule.position(schedule.level(schedule.t_min).ratio)
+    high, lowest = rule.position(first.ratio), rule.position(schedule.level(schedule.t_min).ratio)
     shares = (rule.grid_first + np.arange(steps - 1)) / (rule.grid_first + steps - 1)
-    inner = rule.grid_ratio(high + (low - high) * shares)
-    return np.append(first.t, schedule.time_at(-2 * np.log(inner)))
+    length = high - lowest
+    if steps > 1 and end.sigma == 0:  # then the network may be asked at the lowest level itself
+        low = rule.grid_low * min(1.0, 10 / steps) * first.ratio
+        length = min(max(length, high - rule.position(low)), length / shares[-1])
+    times = schedule.time_at(-2 * np.log(rule.grid_ratio(high - length * shares)))
+    return np.append(first.t, np.maximum(times, schedule.t_min))
 
 
 def _finite_ends(schedule: Schedule) -> NDArray[np.float64]:

@@ -37,16 +37,21 @@ def around(mean: Any, noise: Any, level: Level) -> Any:
     wide = ours.wide(noise)
     if arrays.is_array(mean):
         check_floating("data_mean", mean)
+        if not _broadcasts(tuple(mean.shape), tuple(noise.shape)):
+            raise ValueError(
+                f"data_mean is of shape {tuple(mean.shape)}, which does not broadcast to that of the noise, "
+                f"{tuple(noise.shape)}"
+            )
         mean = ours.cast(mean, wide.dtype)
     else:
         mean = real("data_mean", mean)
     x = share * wide + level.alpha * mean
-    if x.shape != noise.shape:
-        raise ValueError(
-            f"data_mean is of shape {tuple(mean.shape)}, which does not broadcast to that of the noise, "
-            f"{tuple(noise.shape)}"
-        )
     return ours.cast(x, noise.dtype)
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    missing = len(to) - len(shape)
+    return missing >= 0 and all(size in (1, whole) for size, whole in zip(shape, to[missing:], strict=True))
 
 
 def transfer(x: Any, epsilon: Any, here: Level, there: Level) -> Any:

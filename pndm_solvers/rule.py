@@ -28,18 +28,30 @@ class Rule:
         The grid `ρ = scale·s^rise/(1 − s)^fall`, for even s.
     grid_first:
         The length of the first step in s, in lengths of the others. It is the only step of order 1.
+    grid_low:
+        The grid leads to just above the lowest trained level. Where that is higher than this share of the first ρ, 10/N
+        of it for more than 10 steps, it leads there; but the last call is at the lowest level at least.
     knee, tail:
         The coordinate `u = ρ/(ρ + knee) + tail·√log(1 + ρ²)` in which ε is interpolated.
     short:
         Where the last step changed log ρ by less than this, the next step has the full order.
     orders:
         Pairs (ρ, order), the highest ρ first. After a longer step, a step from above ρ combines up to `order` answers.
-    bound, last_bound, wide_bound:
-        The most to which absolute weights may sum: with the starter "ramp", in every step to σ = 0, and elsewhere.
+    bound, long_bound, last_bound, wide_bound:
+        The most to which absolute weights may sum: with the starter "ramp", there after a longer step, in every step to
+        σ = 0, and with other starters.
+    mixed:
+        Whether weights beyond the bound are mixed with those of a lower order; else their answers are taken farther
+        apart, as they always are in a step to σ = 0.
+    corrected:
+        With the starter "ramp", a first step that changes log ρ by less than this is corrected by the second answer.
     even:
         Whether grids that are not the rule's own are weighed in a coordinate in which their steps are even.
     even_knees, even_bound:
         There, the least and the largest knee of that coordinate, and the most to which absolute weights may sum.
+    even_corrected, even_short, even_top:
+        There, how many first steps are corrected: those that change log ρ by less than `even_short`, from `even_top` at
+        most, and the one from ρ = ∞.
     far, far_bound:
         There, a step that changes log ρ by more than `far` combines two answers, absolute weights up to `far_bound`.
     """
@@ -50,16 +62,23 @@ class Rule:
     grid_rise: float = 1.3
     grid_fall: float = 3.0
     grid_first: float = 0.6
+    grid_low: float = 0.001
     knee: float = 0.17
     tail: float = 0.11
-    short: float = 0.1
+    short: float = 0.25
     orders: tuple[tuple[float, int], ...] = ((32.0, 2), (0.015, 3), (0.0, 4))
     bound: float = 7.0
+    long_bound: float = 5.0
     last_bound: float = 4.5
     wide_bound: float = 100.0
+    mixed: bool = True
+    corrected: float = 0.5
     even: bool = True
     even_knees: tuple[float, float] = (0.01, 300.0)
     even_bound: float = 6.0
+    even_corrected: int = 2
+    even_short: float = 0.7
+    even_top: float = 32.0
     far: float = 3.0
     far_bound: float = 2.0
 
@@ -90,6 +109,11 @@ class Rule:
         """Whether a grid of these levels is weighed in a coordinate in which its own steps are even."""
         return self.even and not self.made(ratios)
 
+    def even_knee_within(self, knee: float) -> float:
+        """The knee, or the nearer of `even_knees`."""
+        least, largest = self.even_knees
+        return min(max(knee, least), largest)
+
     def coordinate(self, ratio: ArrayLike) -> NDArray[np.float64]:
         """u(ρ) at noise-to-signal ratios ρ ≥ 0 (any shape).
 
@@ -100,12 +124,15 @@ class Rule:
         ratio = np.asarray(ratio, np.float64)
         return ratio / (ratio + self.knee) + self.tail * np.sqrt(np.log1p(ratio**2))
 
-    def order(self, ratios: Sequence[float], most: int) -> int:
-        """How many past answers the next step may combine: `most` or fewer. `ratios` are theirs, the newest first."""
+    def limits(self, ratios: Sequence[float], most: int) -> tuple[int, float]:
+        """How many past answers the next step may combine, `most` or fewer, and the bound of their weights.
+
+        `ratios` are those of the answers, the newest first.
+        """
         if len(ratios) > 1 and abs(math.log(ratios[1] / ratios[0])) < self.short:
-            return most
+            return most, self.bound
         ratio = ratios[0] / (1 + 1e-6)  # so that a ratio at a bound counts as below it, whatever rounded it
-        return min(most, next(order for above, order in self.orders if ratio > above))
+        return min(most, next(order for above, order in self.orders if ratio > above)), self.long_bound
 
 
 RULE = Rule()

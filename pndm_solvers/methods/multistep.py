@@ -17,7 +17,7 @@ import numpy as np
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES, Coordinate
 from pndm_solvers.methods.adams import Interpolate, adams_bashforth, polynomial_mean
-from pndm_solvers.methods.ruled import ruled_mean
+from pndm_solvers.methods.ruled import ruled_correction, ruled_mean
 from pndm_solvers.methods.runge_kutta import EULER, HEUN, RK4, ButcherTableau, Move, runge_kutta_step
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.rule import RULE, Rule
@@ -128,7 +128,7 @@ class PLMSSolver(Solver):
     "inverse_ratio", "angle" (arctan ρ), "noise_share" (ρ/(1 + ρ)). With `corrector` each multistep step is repeated
     along the polynomial through the next answer too, which costs no call. `rule` holds the numbers of the library's own
     rule, which "balanced" brings along: its coordinate, the bound of the weights, and with "ramp" the order of long
-    steps, to 4 at most. The other coordinates take the polynomial as it is.
+    steps and a correction of the first ones. The other coordinates take the polynomial as it is.
 
     Also known as: PLMS (latent diffusion, with `weights="classical", starter="heun"`), iPNDM
     (`weights="classical"`), F-PNDM (`weights="classical", starter="rk4"`, see `PNDMSolver`); LMS (k-diffusion, with
@@ -136,7 +136,8 @@ class PLMSSolver(Solver):
     DPM-Solver++(2M) of type "heun" (`order=2, space="sample", coordinate="log_ratio"`).
     Orders: formula `order`; convergence with exact weights `order`, and at most what the starter permits: ramp
     2, heun 3, rk4 5. With classical weights at most 2, since they are right for steps in t while φ
-    steps in σ/α. A corrector adds 1 to the formula's order and to what the ramp permits.
+    steps in σ/α. A corrector adds 1 to the formula's order and to what the ramp permits. "balanced" corrects the ramp's
+    first step, or two, and the ramp permits 3.
     Model calls for N steps: N with "ramp", N + 1 with "heun", N + 3·(order − 1) with "rk4". A step
     to σ = 0 is always multistep, so runs with fewer steps than the starter has cost less.
     On integer times the stages of a starter are rounded to trained times, so its order shows only on longer steps.
@@ -177,25 +178,34 @@ class PLMSSolver(Solver):
 
     @property
     def convergence_order(self) -> int:
-        # A first step by a tableau of order p leaves an error of order p + 1, however good the other steps are. The
-        # ramp's first step is corrected too.
+        # A first step by a tableau of order p leaves an error of order p + 1, however good the other steps are.
+        # Corrected, the ramp's leaves one of the next order.
         tableau, most = STARTERS[self.starter]
         formula = min(self.order, 2) if self.weights == "classical" else self.order
-        return min(formula + self.corrector, 1 + tableau.order + (self.corrector and not most))
+        corrected = self.corrector or self._corrects_its_start
+        return min(formula + self.corrector, 1 + tableau.order + (corrected and not most))
 
     def write(self, program: Program, x: Form) -> Form:
         tableau, most = STARTERS[self.starter]
-        own = self.coordinate == "balanced"
+        levels = program.grid.levels
+        place = {level: number for number, level in enumerate(levels)}
+        own, exact = self.coordinate == "balanced", self.weights == "exact"
+        careful = self.starter == "ramp"
         places = self.rule.coordinate if own else interpolation(self.coordinate, self.schedule)
-        careful, exact = self.starter == "ramp", self.weights == "exact"
-        even = own and exact and careful and self.rule.even_on([level.ratio for level in program.grid.levels])
+        even = own and exact and careful and self.rule.even_on([level.ratio for level in levels])
 
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
-            if self.weights == "classical":
+            if not exact:
                 return classical_mean(history, there, self.order)
             if own:
                 return ruled_mean(history, there, self.order, self.rule, careful, self.space, even)
             return polynomial_mean(history[: self.order], history[0].level, there, places, self.space)
+
+        def corrector(answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
+            if self.corrector:
+                return polynomial_mean(answers, here, there, places, self.space)
+            steps = here, there, levels[place[there] + 1]
+            return ruled_correction(answers, place[here], steps, self.rule, self.space, even)
 
         return multistep(
             program,
@@ -204,9 +214,14 @@ class PLMSSolver(Solver):
             partial(program.transfer, space=self.space),
             tableau=tableau,
             starts=min(most, self.order - 1),
-            fractions=None if self.weights == "classical" else SPACES[self.space].coordinate,
-            corrector=partial(polynomial_mean, coordinate=places, space=self.space) if self.corrector else None,
+            fractions=SPACES[self.space].coordinate if exact else None,
+            corrector=corrector if self.corrector or self._corrects_its_start else None,
         )
+
+    @property
+    def _corrects_its_start(self) -> bool:
+        """Whether the library's own rule corrects the first step, or the first few."""
+        return self.order > 1 and self.starter == "ramp" and self.weights == "exact" and self.coordinate == "balanced"
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pndm_solvers.methods.adams import exact_weights
+from pndm_solvers.methods.adams import Interpolate, exact_weights, polynomial_mean
 from pndm_solvers.program import Answer
 from pndm_solvers.rule import RULE, Rule
 from pndm_solvers.schedule import Level
 
-__all__ = ["even_knee", "evenly", "ruled_mean", "well_apart"]
+__all__ = ["bounded", "even_knee", "evenly", "ruled_correction", "ruled_mean", "well_apart"]
 
 
 def ruled_mean(
@@ -29,14 +30,46 @@ def ruled_mean(
     With `careful`, the rule also limits the order of long steps, and the weights keep within its tighter bounds. `even`
     says that the grid is somebody else's: see `evenly`.
     """
-    ratios = [e.level.ratio for e in history]
-    if even:
+    # An answer at σ/α = ∞ has no weight, and is always the oldest.
+    ratios = [e.level.ratio for e in history if math.isfinite(e.level.ratio)]
+    if len(ratios) < 2 or math.isinf(there.ratio):
+        chosen: Mapping[int, float] = {0: 1.0}
+    elif even:
         chosen = evenly(ratios, there.ratio, order, rule, space)
     else:
-        # The last step leads below the trained levels. There the tighter bound holds for every starter.
-        bound = rule.last_bound if there.sigma == 0 else rule.bound if careful else rule.wide_bound
-        chosen = well_apart(ratios, there.ratio, rule.order(ratios, order) if careful else order, bound, rule, space)
+        most, bound = rule.limits(ratios, order) if careful else (order, rule.wide_bound)
+        last = there.sigma == 0  # the step below the trained levels
+        bound = rule.last_bound if last else bound
+        keep = bounded if rule.mixed and not last else well_apart
+        chosen = keep(ratios, there.ratio, most, bound, rule.coordinate, space)
     return {history[i]: weight for i, weight in chosen.items()}
+
+
+def ruled_correction(
+    answers: Sequence[Answer], number: int, steps: tuple[Level, Level, Level], rule: Rule, space: str, even: bool
+) -> Mapping[Answer, float]:
+    """The mean to repeat the step `number` along, from 0, once its end has an answer; empty where it stays as it is.
+
+    The first step is Euler's, whose error nothing makes good later. The second answer does: with it the step becomes
+    the trapezoid's. `steps` are the levels of the step and of the next one.
+    """
+    before, here, there = (level.ratio for level in steps)
+    length = abs(math.log(before / here))
+    if not even:
+        if number or length > rule.corrected:
+            return {}
+        return polynomial_mean(answers, *steps[:2], rule.coordinate, space)
+    pure = math.isinf(before)  # there ε is exact, whatever the network
+    if number >= rule.even_corrected or not (pure or (length <= rule.even_short and before <= rule.even_top)):
+        return {}
+    knee = rule.even_knee_within(here if pure else even_knee(before, here, there))
+    return polynomial_mean(answers, *steps[:2], partial(bent, knee=knee), space)
+
+
+def bent(ratio: ArrayLike, knee: float) -> NDArray[np.float64]:
+    """The coordinate ρ/(ρ + κ): even in ρ for a knee far above, in 1/ρ for one far below."""
+    ratio = np.asarray(ratio, np.float64)
+    return ratio / (ratio + knee)
 
 
 def even_knee(before: float, here: float, there: float) -> float:
@@ -54,42 +87,47 @@ def even_knee(before: float, here: float, there: float) -> float:
 def evenly(
     ratios: Sequence[float], there: float, most: int, rule: Rule = RULE, space: str = "epsilon"
 ) -> Mapping[int, float]:
-    """The past answers that a step combines on a grid that others chose: as `well_apart`.
+    """The past answers that a step combines on a grid that others chose: indices in `ratios`, and weights.
 
     Polynomials are in u = ρ/(ρ + κ), with the κ of `even_knee` for the last step and this one, within the rule's
-    bounds. Where the absolute weights of an order sum to more than the bound, they are mixed with those of the next
-    lower one. A step of many e-folds and the one to σ = 0 reach far beyond the answers, and combine two at most. Those
-    of the step to σ = 0 are then as far apart as the step is long.
+    bounds. A step of many e-folds and the one to σ = 0 reach far beyond the answers, and combine two at most. Those of
+    the step to σ = 0 are then as far apart as the step is long.
     """
-    ratios = [ratio for ratio in ratios if math.isfinite(ratio)] or [math.inf]
-    if len(ratios) == 1 or math.isinf(there):
-        return {0: 1.0}
     far = there == 0 or abs(math.log(ratios[0] / there)) > rule.far
-    order = min(most, 2 if far else most, len(ratios))
-    if order == 1:
+    most = min(most, 2 if far else most)
+    if most == 1:
         return {0: 1.0}
-    levels = sorted((ratios[1], ratios[0], there), reverse=True)  # the steps of an inversion rise
-    least, largest = rule.even_knees
-    knee = min(max(even_knee(*levels), least), largest)
-
-    def coordinate(ratio: ArrayLike) -> NDArray[np.float64]:
-        ratio = np.asarray(ratio, np.float64)
-        return ratio / (ratio + knee)
-
-    def weighed(count: int) -> NDArray[np.float64]:
-        weights = exact_weights(ratios[:count], ratios[0], there, coordinate, space) if count > 1 else (1.0,)
-        return np.append(weights, np.zeros(order - count))
-
+    coordinate = partial(bent, knee=rule.even_knee_within(even_knee(ratios[1], ratios[0], there)))
+    if there == 0 and _size(_weighed(ratios[:2], there, coordinate, space)) > rule.even_bound:
+        return well_apart(ratios, there, most, rule.last_bound, rule.coordinate, space)
     bound = rule.far_bound if far and there > 0 else rule.even_bound
-    weights = weighed(order)
-    if there == 0 and np.abs(weights).sum() > bound:
-        return well_apart(ratios, there, order, rule.last_bound, rule, space)
-    for count in range(order - 1, 0, -1):
-        if np.abs(weights).sum() <= bound:
+    return bounded(ratios, there, most, bound, coordinate, space)
+
+
+def bounded(
+    ratios: Sequence[float], there: float, most: int, bound: float, coordinate: Interpolate, space: str
+) -> Mapping[int, float]:
+    """The last `most` answers, the newest first, mixed so that absolute weights sum to no more than `bound`.
+
+    The weights of the highest order that the bound admits are mixed with those of the next higher one, up to the bound.
+    """
+    count = min(most, len(ratios))
+    weights = _weighed(ratios[:count], there, coordinate, space)
+    for lower in range(count - 1, 0, -1):
+        if _size(weights) <= bound:
             break
-        lower = weighed(count)
-        weights = lower + _share(weights, lower, bound) * (weights - lower)
+        fewer = np.append(_weighed(ratios[:lower], there, coordinate, space), np.zeros(count - lower))
+        weights = fewer + _share(weights, fewer, bound) * (weights - fewer)
     return dict(enumerate(weights.tolist()))
+
+
+def _weighed(ratios: Sequence[float], there: float, coordinate: Interpolate, space: str) -> NDArray[np.float64]:
+    """Exact weights of answers, for the step from the newest of them, the first."""
+    return np.array(exact_weights(ratios, ratios[0], there, coordinate, space))
+
+
+def _size(weights: NDArray[np.float64]) -> float:
+    return float(np.abs(weights).sum())
 
 
 def _share(weights: NDArray[np.float64], lower: NDArray[np.float64], bound: float) -> float:
@@ -97,36 +135,26 @@ def _share(weights: NDArray[np.float64], lower: NDArray[np.float64], bound: floa
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        fits = np.abs(lower + middle * (weights - lower)).sum() <= bound
-        low, high = (middle, high) if fits else (low, middle)
+        low, high = (middle, high) if _size(lower + middle * (weights - lower)) <= bound else (low, middle)
     return low
 
 
 def well_apart(
-    ratios: Sequence[float], there: float, most: int, bound: float, rule: Rule = RULE, space: str = "epsilon"
+    ratios: Sequence[float], there: float, most: int, bound: float, coordinate: Interpolate, space: str
 ) -> Mapping[int, float]:
-    """The past answers that a step to the σ/α `there` combines: indices in `ratios`, the newest first, and weights.
+    """The last `most` answers, unless absolute weights would sum to more than `bound`: the step is long for them.
 
-    They are the last `most`, unless the step reaches so far beyond them that the absolute weights sum to more than
-    `bound` (those of Adams–Bashforth 4 sum to 6.7). Then they are at least the step's length apart, `most` at most.
+    Then they are at least the step's length apart, `most` at most.
     """
-    # An answer at σ/α = ∞ has no weight, and is always the oldest.
-    ratios = [ratio for ratio in ratios if math.isfinite(ratio)] or [math.inf]
     last = list(range(min(most, len(ratios))))
-    if len(last) == 1 or math.isinf(there):
-        return {0: 1.0}
-
-    def weighed(chosen: Sequence[int]) -> Mapping[int, float]:
-        weights = exact_weights([ratios[i] for i in chosen], ratios[0], there, rule.coordinate, space)
-        return dict(zip(chosen, weights, strict=True))
-
-    u, reach = rule.coordinate(ratios), abs(rule.coordinate(there) - rule.coordinate(ratios[0]))
+    u, reach = coordinate(ratios), abs(coordinate(there) - coordinate(ratios[0]))
     if np.all(np.diff(u[last])):
-        weights = weighed(last)
-        if np.abs(list(weights.values())).sum() <= bound:
-            return weights
+        weights = _weighed(ratios[: len(last)], there, coordinate, space)
+        if _size(weights) <= bound:
+            return dict(enumerate(weights.tolist()))
     apart = [0]
     for i in range(1, len(ratios)):
         if abs(u[i] - u[apart[-1]]) >= max(reach, 1e-12):
             apart.append(i)
-    return weighed(apart[:most])
+    chosen = apart[:most]
+    return dict(zip(chosen, _weighed([ratios[i] for i in chosen], there, coordinate, space).tolist(), strict=True))

@@ -1,10 +1,13 @@
 """The times of our schedulers: σ/α of the user's own, and what is no time."""
 
+import numpy as np
 import pytest
 import torch
 from loops import LINEAR, SCHEDULERS, noise, ready
 
+from pndm_solvers import initial_noise
 from pndm_solvers.adapters import diffusers as ours
+from pndm_solvers.analytic import Gaussian
 
 every = pytest.mark.parametrize("kind", SCHEDULERS.values(), ids=SCHEDULERS)
 
@@ -64,3 +67,23 @@ def test_the_times_of_f_pndm_are_those_of_its_two_methods():
         scheduler = ready(ours.PNDMScheduler, skip_prk_steps=skip)
         assert len(scheduler.prk_timesteps) == runge_kutta
         assert torch.equal(torch.cat([scheduler.prk_timesteps, scheduler.plms_timesteps]), scheduler.timesteps)
+
+
+# ------------------------------------------------------------------ data far from zero
+
+
+def test_noise_around_the_datas_mean_is_where_a_run_begins():
+    """Noise around 0 would leave out 0.3 of the mean, more than half of the deviation."""
+    scheduler = ours.PLMSScheduler()
+    mean = torch.tensor([3.0, -1.0])
+    model = Gaussian(mean.numpy(), 0.25 * np.eye(2)).model(scheduler.schedule)
+    draws = torch.from_numpy(initial_noise((2000, 2), seed=1))
+    scheduler.set_timesteps(10)
+    x = scheduler.noise_around(mean, draws)
+    for t in scheduler.timesteps:
+        x = scheduler.step(torch.from_numpy(model(x.numpy(), np.full(len(x), float(t)))), t, x).prev_sample
+    assert x.mean(0).numpy() == pytest.approx(mean.numpy(), abs=4 * 0.5 / np.sqrt(2000))
+    with pytest.raises(ValueError, match="does not broadcast"):
+        scheduler.noise_around(torch.zeros(3), draws)
+    with pytest.raises(ValueError, match="call set_timesteps first"):
+        ours.PLMSScheduler().noise_around(mean, draws)

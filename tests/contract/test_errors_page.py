@@ -8,6 +8,7 @@ writes the page.
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 import pndm_solvers
-from pndm_solvers import analytic
+from pndm_solvers import analytic, measure
 from pndm_solvers.adapters import diffusers, k_diffusion
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,20 @@ NAMES: dict[str, Any] = {
     "sample_plms": k_diffusion.sample_plms,
     "PLMSScheduler": diffusers.PLMSScheduler,
     "Gaussian": analytic.Gaussian,
+    "compare": measure.compare,
+    "skipping": lambda schedule, steps, end: [999.0, 950.0, 900.0, 5.0, 2.0],
+    "noise": pndm_solvers.initial_noise((200, 2), seed=1),
+    "cosine": pndm_solvers.NoiseSchedule.cosine(),
+    "centred": analytic.Gaussian([0.0, 0.0], [[0.3, 0.1], [0.1, 0.2]]).model(pndm_solvers.NoiseSchedule.linear()),
+    "bright": analytic.Gaussian([4.0, 0.0], [[0.3, 0.1], [0.1, 0.2]]).model(pndm_solvers.NoiseSchedule.linear()),
+    "ve": pndm_solvers.NoiseSchedule.ve(0.01, 50.0),
+    "latents": pndm_solvers.PLMSSolver(pndm_solvers.NoiseSchedule.linear()).sample(
+        analytic.Gaussian([4.0, 0.0], [[0.3, 0.1], [0.1, 0.2]]).model(pndm_solvers.NoiseSchedule.linear()),
+        np.array([[4.3, 0.2], [3.7, -0.1]]),
+        20,
+        start=0.0,
+        stop=999.0,
+    ),
 }
 
 SECTIONS: dict[str, list[Case]] = {
@@ -243,6 +258,37 @@ SECTIONS: dict[str, list[Case]] = {
     ],
 }
 
+# Allowed, but rarely meant: the call, a pattern in the warning, and the remedy.
+WARNED = [
+    ("solver.sample(bright, noise, 10)", "pass data_mean=", "`data_mean=4`, an array, or `start='top'`"),
+    ("solver.plan(10, start=0.5)", "not fractions of 1", "times of the table, 0 to 999"),
+    ("solver.plan(1, spacing='leading')", "mostly picture", "`spacing='trailing'`, or the default"),
+    ("solver.plan(5, spacing=skipping)", "where noise becomes a picture", "the default spacing"),
+    ("PLMSSolver(ve).sample(lambda x, t: 0 * x, noise, 10)", "multiply noise by σ", "`50 * noise`"),
+    (
+        "compare(Problem.exact(Gaussian([0, 0], np.eye(2)), schedule, 50), 'plms', calls=5, measure='frechet')",
+        "where chance dominates",
+        "some hundred starts",
+    ),
+]
+
+# Right as they are: no warning.
+SILENT = [
+    ("solver.sample(centred, noise, 10)", "centred data"),
+    ("solver.sample(bright, noise, 10, data_mean=np.array([4.0, 0.0]))", "a mean that is said"),
+    ("solver.sample(bright, noise, 20, start='top')", "from the top no mean is missed"),
+    ("solver.sample(bright, latents, 20, start='top')", "latents of an inversion"),
+    ("solver.sample(bright, noise[:8], 10)", "too few samples for a mean to be known"),
+    ("solver.sample(bright, noise, 10, check_finite=None)", "the library is told not to look"),
+    ("solver.sample(centred, noise, 4)", "few calls"),
+    ("solver.sample(centred, noise, 10, spacing='trailing')", "a named spacing"),
+    ("PLMSSolver(cosine).sample(lambda x, t: x, noise, 10)", "cosine betas, whose highest σ/α is 20,000"),
+    ("PLMSSolver(flow).sample(lambda x, t: x, noise, 10, prediction='flow')", "a flow network from pure noise"),
+    ("PLMSSolver(ve).sample(lambda x, t: x / 50, 50 * noise, 10)", "scaled noise on a variance-exploding schedule"),
+    ("PNDMSolver(schedule).sample(centred, noise, 20)", "the paper's method"),
+    ("solver.sample(centred, noise, tolerance=0.01)", "a pilot's coarse runs"),
+]
+
 CASES = [case for section in SECTIONS.values() for case in section]
 
 HEAD = """# Errors
@@ -261,14 +307,15 @@ the argument, the value met, what is allowed, and the remedy.
 Errors that a model or a callback raises reach the caller unchanged. `run` and `sample` refuse to return NaN; a single
 step of arithmetic (`advance`, `add_noise`, `transfer`) passes on a NaN of its input.
 
-A call that is only likely to be wrong gives a warning: a plan that begins near the data or skips the levels that
-decide, times that look like fractions of 1 for a table of levels, and a state far smaller than its noise on a
-variance-exploding schedule.
+A call that is only likely to be wrong gives a warning. Warnings are few; the last section lists which runs warn and
+which do not.
 
 The tables show one row for each kind of mistake. In them `schedule` is `NoiseSchedule.linear()`, `flow` is
 `NoiseSchedule.rectified_flow()`, `solver` is `PLMSSolver(schedule)`, `plan` is one of its plans, `noisy` is a plan of
 `DDPMSolver`, `zero_snr` is a plan for zero terminal SNR, `forgetful` is an `Observer` whose `begin` returns nothing,
-and `x` is `np.zeros((2, 3))`. `python tests/contract/test_errors_page.py` writes this page.
+and `x` is `np.zeros((2, 3))`. In the last section `noise` are 200 draws, `centred` and `bright` are exact ε-models of
+data with mean (0, 0) and (4, 0), `skipping` is a grid without levels between σ/α = 2 and 0.1, `cosine` and `ve` are
+such schedules, and `latents` come from an inversion. `python tests/contract/test_errors_page.py` writes this page.
 """
 
 
@@ -287,7 +334,29 @@ def page() -> str:
             message = re.sub(r"(known are|not bound to integers:) .*", r"\1 …", str(raised(case))).replace("|", "\\|")
             lines.append(f"| `{case.call}` | {case.error.__name__} | `{message}` | {case.remedy} |")
         lines.append("")
-    return "\n".join(lines)
+    lines += ["## Warnings\n", "Allowed, but rarely meant:\n", "| call | warning | remedy |", "|---|---|---|"]
+    lines += [f"| `{call}` | `{warnings_of(call)[0]}` | {remedy} |" for call, _, remedy in WARNED]
+    lines += ["", "Right as they are, and silent:\n", "| call | |", "|---|---|"]
+    lines += [f"| `{call}` | {what} |" for call, what in SILENT]
+    return "\n".join(lines) + "\n"
+
+
+def warnings_of(call: str) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        eval(call, dict(NAMES))
+    return [str(warning.message).replace("|", "\\|") for warning in caught]
+
+
+@pytest.mark.parametrize(("call", "pattern", "remedy"), WARNED)
+def test_a_call_that_is_rarely_meant_warns_once(call, pattern, remedy):
+    (message,) = warnings_of(call)
+    assert re.search(pattern, message)
+
+
+@pytest.mark.parametrize(("call", "what"), SILENT)
+def test_a_right_run_is_silent(call, what):
+    assert warnings_of(call) == []
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.call)

@@ -117,7 +117,7 @@ def test_a_grid_that_leaps_over_the_decisive_levels_is_warned_of(spacing):
             {"max_model_calls": 20},
             {"num_inference_steps": 10, "start": 80.0},
         ):
-            with pytest.warns(UserWarning, match="at a level between σ/α = 2 and 0.1, .* use spacing='balanced'"):
+            with pytest.warns(UserWarning, match="at a level between σ/α = 2 and 0.1, .* use spacing='default'"):
                 exploding.plan(spacing=spacing, **options)
 
 

@@ -135,10 +135,14 @@ def test_exact_weights_keep_their_order_on_random_grids(solver):
     ids=on_its_schedule,
 )
 def test_a_cheaper_starter_permits_what_is_declared(solver):
-    """A first step of order p permits the order p + 1. More is seen where the first step happens to err little."""
+    """A first step of order p permits the order p + 1, and one more where the rule corrects Euler's.
+
+    More is seen where the first step happens to err little.
+    """
     tableau, _ = STARTERS[solver.starter]
+    corrected = solver.starter == "ramp" and solver.coordinate == "balanced" and not solver.corrector
     found = measured(solver, order=4, high=(226, 452))
-    assert found.declared == min(solver.order, tableau.order + 1) + solver.corrector
+    assert found.declared == min(solver.order, tableau.order + 1 + corrected) + solver.corrector
     assert found.observed > found.declared - 0.15
 
 

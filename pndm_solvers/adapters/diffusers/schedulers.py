@@ -13,6 +13,7 @@ from pndm_solvers.adapters.diffusers.runs import Position
 from pndm_solvers.adapters.diffusers.scheduler import Generators, GivenNoise, PlanScheduler, SchedulerOutput
 from pndm_solvers.arguments import choice
 from pndm_solvers.grid import DEFAULT_SPACING
+from pndm_solvers.latents import around
 from pndm_solvers.methods import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver
 from pndm_solvers.methods.ddpm import forward_deviation
 from pndm_solvers.methods.multistep import Starter
@@ -137,6 +138,15 @@ class PLMSScheduler(PlanScheduler):
 
     def _continuation(self, solver: Solver) -> Solver:
         return PLMSSolver(self.schedule, self.config.multistep_order, "ramp", self.config.weights)
+
+    def noise_around(self, data_mean: Any, noise: Tensor) -> Tensor:
+        """Where the run of the last `set_timesteps` begins on data far from 0: α·mean + σ·noise, like `noise` `(B, …)`.
+
+        Pass it to a pipeline as `latents=`, with as many steps. The pipeline's own noise is around 0, which leaves out
+        a part of the mean. `data_mean` is a number, or a tensor that broadcasts to `noise`; ValueError otherwise, and
+        before `set_timesteps`.
+        """
+        return around(data_mean, noise, self.plan.levels[0])
 
     step = PNDMScheduler.step
 

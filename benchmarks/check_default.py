@@ -1,0 +1,344 @@
+"""Does the default keep its promises, on one set of problems (`sets.py`)? Each table prints what it must hold.
+
+- rules: its paired error beside the least of the 36 simple rules of `rules.py` in each cell.
+- ddim: beside our own DDIM on the default grid, paired and in distribution, with intervals of 90 %.
+- distribution: SW² less its floor beside the best of the 36 rules, picked on one half of the starts.
+- nearest: on the small networks, the mean distance to the nearest point of the data, and that plus the mean distance of
+  the data to the nearest sample, beside the best of all peers, picked on one half of the starts.
+- mean: which networks make `sample` warn that the data are not centred, and how far off their means are.
+- estimates: ratios of `ErrorEstimate` to the error that a step has made, and errors of plans for a `tolerance=`.
+
+    python benchmarks/check_default.py testing
+    python benchmarks/check_default.py choosing --tables rules ddim
+
+Fine runs and the figures of rules and peers are kept in --folder, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from candidates import WEIGHTS, candidate
+from peers import PEERS
+from rules import GRIDS, TOPS, Cells, begun
+from sets import SETS, Entry, first_starts
+from tables import heading, table
+from tqdm import tqdm
+from work_precision import run_peer
+
+from pndm_solvers import DDIMSolver, ErrorEstimate, Plan, PLMSSolver, Problem
+from pndm_solvers.arrays import library
+from pndm_solvers.distances import Target
+from pndm_solvers.flow import FineRun, distance
+from pndm_solvers.measure import difference, estimate
+
+FEWEST = 4  # a budget beside those of the set
+
+
+class Check:
+    """One set of problems, and the figures that are kept."""
+
+    def __init__(self, name: str, folder: Path, problems: list[str] | None) -> None:
+        self.name, self.folder = name, folder / name
+        self.cells = Cells(self.folder)
+        self.entries = [entry for key, entry in SETS[name].items() if problems is None or key in problems]
+        self.paired = cache(lambda entry: entry.paired(self.folder))
+        self.sampled = cache(lambda entry: entry.sampled(self.folder))
+
+    def over(self, fewest: bool = True) -> Iterator[tuple[Entry, int]]:
+        """Every cell: an entry and a number of calls."""
+        cells = [(e, calls) for e in self.entries for calls in ((FEWEST,) if fewest else ()) + e.calls]
+        with tqdm(cells, unit="cell") as bar:
+            for entry, calls in bar:
+                bar.set_description(f"{entry.name}, {calls} calls")
+                yield entry, calls
+
+
+def plan_of(problem: Problem, calls: int, method: Any = PLMSSolver) -> Plan:
+    return method(problem.schedule).plan(max_model_calls=calls, **problem.grid_options)
+
+
+def rules_plans(problem: Problem, calls: int) -> list[Plan]:
+    """The plans of the 36 rules that the schedule has: from pure noise no grid is even in log σ/α."""
+    plans = []
+    for top, grid, weights in itertools.product(TOPS, GRIDS, WEIGHTS):
+        with contextlib.suppress(ValueError):
+            plans.append(candidate(weights, grid, top)(problem.schedule, calls))
+    return plans
+
+
+def median_error(problem: Problem, plan: Plan) -> float:
+    """To the flow from the plan's own first level."""
+    return float(np.median(problem.reference(plan.levels[0].t).errors(begun(problem, plan))))
+
+
+def geometric(ratios: list[float]) -> str:
+    """The geometric mean and the worst of some ratios."""
+    return f"{math.exp(np.mean(np.log(ratios))):.2f}, worst {max(ratios):.2f}" if ratios else "none"
+
+
+def shares(values: Any, low: float = 0.2, high: float = 5.0) -> str:
+    values = np.asarray(values)
+    return f"{np.mean((values >= low) & (values <= high)):.0%}"
+
+
+def by_problem(head: str, found: dict[tuple[str, int], str]) -> str:
+    """A row for each problem, a column for each number of calls."""
+    budgets = sorted({calls for _, calls in found})
+    names = dict.fromkeys(name for name, _ in found)
+    return table((head, *budgets), ([name, *(found.get((name, calls), "") for calls in budgets)] for name in names))
+
+
+# ------------------------------------------------------------------ tables
+
+
+def rules(check: Check) -> str:
+    """Paired: ours / the least of 36 rules. At most 1.4 in the geometric mean, worst at most 3"""
+    found, ratios = {}, {}
+    for entry, calls in check.over():
+        problem = check.paired(entry)
+        least = min(
+            check.cells.get(problem, f"{check.name}, median", partial(median_error, problem, plan), plan)
+            for plan in rules_plans(problem, calls)
+        )
+        ours = median_error(problem, plan_of(problem, calls))
+        limit = problem.reference(plan_of(problem, calls).levels[0].t).limit
+        ratios[entry.name, calls] = ours / least
+        mark = " (limit)" if ours < 3 * limit else ""
+        found[entry.name, calls] = f"{ours:.1e} / {least:.1e} = {ours / least:.2f}{mark}"
+    lines = [geometric(list(ratios.values()))]
+    for calls in sorted({calls for _, calls in ratios}):
+        lines.append(f"{calls} calls: {geometric([r for (_, c), r in ratios.items() if c == calls])}")
+    return f"{'; '.join(lines)}.\n\n{by_problem('error, calls', found)}"
+
+
+def ddim(check: Check) -> str:
+    """Ours / our DDIM on the same grid: no interval of the paired ratio above 1, none of the SW² difference above 0
+
+    A difference where ours is at the floor, its own interval around 0, says nothing.
+    """
+    paired, sets, above = {}, {}, []
+    for entry, calls in check.over():
+        problem = check.sampled(entry)
+        plans = plan_of(problem, calls), plan_of(problem, calls, DDIMSolver)
+        results = [begun(problem, plan) for plan in plans]
+        reference = check.paired(entry).reference(plans[0].levels[0].t)
+        mine, theirs = (reference.errors(result[: entry.starts]) for result in results)
+        draws = np.random.default_rng(0).integers(entry.starts, size=(400, entry.starts))
+        low, high = np.quantile(np.median(mine[draws], 1) / np.median(theirs[draws], 1), [0.05, 0.95])
+        paired[entry.name, calls] = f"{np.median(mine) / np.median(theirs):.2f} ({low:.2f} to {high:.2f})"
+        gap, own = difference(problem, *results), estimate(problem, results[0], None, "sliced-wasserstein")
+        sets[entry.name, calls] = f"{gap.value:+.1e} ({gap.low:+.1e} to {gap.high:+.1e}), ours {own.value:.1e}"
+        if low > 1:
+            above.append(f"{entry.name} at {calls}, paired")
+        if gap.low > 0 and own.low > 0:
+            above.append(f"{entry.name} at {calls}, SW²")
+    head = f"Above: {'; '.join(above) or 'none'}, of {len(paired)} cells."
+    return f"{head}\n\n{by_problem('paired, calls', paired)}\n\n{by_problem('SW², ours less DDIM', sets)}"
+
+
+def distribution(check: Check) -> str:
+    """SW² less its floor, ours with its interval / the best of 36 rules, from 8 calls on: none above 1.2 times"""
+    found, above = {}, []
+    for entry, calls in check.over(False):
+        if calls < 8:
+            continue
+        problem = check.sampled(entry)
+        half = first_starts(problem, len(problem.x) // 2)
+
+        def measured(plan: Plan, problem: Problem = problem, half: Problem = half) -> list[float]:
+            return [
+                estimate(half, part, None, "sliced-wasserstein", intervals=False).value
+                for part in halves(problem, plan)
+            ]
+
+        values = [check.cells.get(problem, f"{check.name}, halves", partial(measured, plan), plan)
+                  for plan in rules_plans(problem, calls)]  # fmt: skip
+        best = min(values)[1]
+        ours = estimate(half, halves(problem, plan_of(problem, calls))[1], None, "sliced-wasserstein")
+        bad = ours.low > 1.2 * max(best, 0.0)
+        found[entry.name, calls] = f"{ours.value:.1e} (from {ours.low:.1e}) / {best:.1e}{' **above**' if bad else ''}"
+        above += [f"{entry.name} at {calls}"] * bad
+    return f"Above: {'; '.join(above) or 'none'}, of {len(found)} cells.\n\n{by_problem('SW², calls', found)}"
+
+
+def halves(problem: Problem, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    result, count = begun(problem, plan), len(problem.x) // 2
+    return result[:count], result[count:]
+
+
+def nearest(check: Check) -> str:
+    """Mean distance to the data, and the sum of both nearest distances; no interval above 1.25 times the best peer's"""
+    found, above = {}, []
+    for entry, calls in check.over(False):
+        if not entry.name.startswith(("moons", "digits-mlp")):
+            continue
+        problem = check.sampled(entry)
+        target = problem.target()
+
+        def measured(peer: Any, problem: Problem = problem, target: Target = target, calls: int = calls) -> list[Any]:
+            try:
+                result = run_peer(problem, peer, calls, None).result
+                numbers = library(result).numbers(result)
+                return [both(target, part) for part in np.array_split(numbers, 2)]
+            except Exception:  # whatever a peer raises means that it has no samples
+                return [[math.inf, math.inf]] * 2
+
+        values = np.array(  # (peers, halves, distances)
+            [
+                check.cells.get(problem, f"nearest, {calls}, {peer.name}", partial(measured, peer))
+                for peer in PEERS.values()
+            ]
+        )
+        part = halves(problem, plan_of(problem, calls))[1]
+        rng = np.random.default_rng(0)
+        between = target.between(part)
+        draws = []
+        for _ in range(100):
+            chosen = rng.integers(len(part), size=len(part))
+            draws.append(of_distances(between[chosen]))
+        mine = of_distances(between)
+        for k, measure in enumerate(("to the data", "both")):
+            best = values[values[:, 0, k].argmin(), 1, k]
+            spread = np.array(draws)[:, k]
+            low = mine[k] + np.quantile(spread, 0.05) - spread.mean()
+            bad = low > 1.25 * best
+            above += [f"{entry.name} at {calls}, {measure}"] * bad
+            found[f"{entry.name}, {measure}", calls] = (
+                f"{mine[k]:.3g} / {best:.3g} ({mine[k] / best:.2f})" + " **above**" * bad
+            )
+    return f"Above: {'; '.join(above) or 'none'}, of {len(found)} cells.\n\n{by_problem('distance, calls', found)}"
+
+
+def both(target: Target, samples: np.ndarray) -> list[float]:
+    return of_distances(target.between(samples)) if np.isfinite(samples).all() else [math.inf, math.inf]
+
+
+def of_distances(between: np.ndarray) -> list[float]:
+    """The mean distance of samples (rows) to the nearest point of the data, and that plus the mean of the reverse."""
+    to_data = float(between.min(1).mean())
+    return [to_data, to_data + float(between.min(0).mean())]
+
+
+def mean(check: Check) -> str:
+    """Means, the worst channel's: from 8 calls on within 0.1 deviations or a warning; said, within 0.05 and silent"""
+    rows = []
+    for entry in tqdm(check.entries, desc="means"):
+        problem = check.sampled(entry)
+        target = problem.target().points.reshape(-1, *problem.x.shape[1:])  # the data, or a fine run from other starts
+        axes = (0, *range(2, target.ndim))
+        middle, deviation = target.mean(axes), target.std(axes)
+        said = {"data_mean": _like(target.mean(axes, keepdims=True), problem.x)}
+        for calls in (8, 20):
+            plan, figures = plan_of(problem, calls), []
+            x = problem.starts(plan.levels[0].t)
+            for options in ({}, said):
+                with warnings.catch_warnings(record=True) as caught, library(x).unrecorded():
+                    warnings.simplefilter("always")
+                    result = PLMSSolver(problem.schedule).sample(
+                        problem.model, x, calls, prediction=problem.prediction, condition=problem.condition,
+                        check_finite=False, **options,
+                    )  # fmt: skip
+                numbers = library(result).numbers(result)
+                off = np.abs(numbers.mean(axes) - middle) / deviation
+                warned = any("data_mean" in str(w.message) for w in caught)
+                figures += [f"{off.max():.3f}", "warns" if warned else ""]
+            chance = math.sqrt(1 / len(target) + 1 / len(problem.x))  # the largest, where all numbers move together
+            worst = (np.abs(middle) / deviation).argmax()
+            size = f"{middle.flat[worst]:.2g}", f"{deviation.flat[worst]:.2g}", f"{plan.levels[0].ratio:.3g}"
+            rows.append([entry.name, calls, *size, f"{chance:.2f}", *figures])
+    heads = (
+        "network",
+        "calls",
+        "mean",
+        "deviation",
+        "from σ/α",
+        "chance",
+        "off, nothing said",
+        "",
+        "off, mean said",
+        "",
+    )
+    return table(heads, rows)
+
+
+def _like(array: np.ndarray, x: Any) -> Any:
+    return torch.from_numpy(array).to(x.dtype) if torch.is_tensor(x) else array.astype(x.dtype)
+
+
+def estimates(check: Check) -> str:
+    """`ErrorEstimate`: at least 90 % of steps within 0.2 and 5 of the true error; a tolerance met within a factor 3"""
+    rows = []
+    for entry in tqdm(check.entries, desc="estimates"):
+        problem, ratios = check.paired(entry), {}
+        flow = FineRun(32) if isinstance(problem.flow, FineRun) else problem.flow  # of single steps
+        for calls in (10, 20):
+            plan, seen, found = plan_of(problem, calls), [], ErrorEstimate()
+
+            def keep(step: Any, seen: list[Any] = seen, found: ErrorEstimate = found) -> None:
+                seen.append(step.x)
+                found(step)
+
+            x = problem.starts(plan.levels[0].t)
+            end = problem.run(plan, x, callback=keep)
+            steps, totals = [], distance(end, problem.reference(plan.levels[0].t).ends)
+            for here, there, guess in zip(seen, [*seen[1:], end], found.steps, strict=True):
+                local = flow(problem, here, guess.here, guess.there).ends
+                steps.append(np.median(guess.error) / max(np.median(distance(there, local)), 1e-12))
+            ratios[calls] = steps, float(np.median(found.total) / np.median(totals))
+        figures = []
+        for tolerance in (1e-2, 1e-3):
+            try:
+                plan = PLMSSolver(problem.schedule).plan_within(
+                    tolerance, problem.model, problem.starts(plan_of(problem, 10).levels[0].t)[:8],
+                    condition=None if problem.condition is None else {k: v[:8] for k, v in problem.condition.items()},
+                    prediction=problem.prediction,
+                )  # fmt: skip
+                figures.append(f"{median_error(problem, plan) / tolerance:.2f} with {plan.model_calls}")
+            except ValueError as error:
+                figures.append(str(error)[:60])
+        parts = (
+            f"{shares(steps)} ({min(steps):.2g} to {max(steps):.2g}); total {total:.2g}"
+            for steps, total in ratios.values()
+        )
+        rows.append([entry.name, *parts, *figures])
+    return table(("problem", "10 calls: steps within", "20 calls", "error / 1e-2", "error / 1e-3"), rows)
+
+
+TABLES: dict[str, Callable[[Check], str]] = {
+    f.__name__: f for f in (rules, ddim, distribution, nearest, mean, estimates)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=SETS)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="by default all")
+    parser.add_argument("--problems", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / ".cache" / "work_precision")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    print(f"{heading('numpy', 'torch')}\n\nAll figures are of the {arguments.set} set.", flush=True)
+    check = Check(arguments.set, arguments.folder, arguments.problems)
+    with torch.inference_mode():
+        for name in arguments.tables:
+            began = time.monotonic()
+            print(f"\n## {inspect.cleandoc(TABLES[name].__doc__ or '')}\n\n{TABLES[name](check)}\n", flush=True)
+            print(f"Time: {time.monotonic() - began:.0f} s.", flush=True)
+
+
+if __name__ == "__main__":
+    main()
