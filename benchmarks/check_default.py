@@ -168,7 +168,7 @@ def distribution(check: Check) -> str:
                   for plan in rules_plans(problem, calls)]  # fmt: skip
         best = min(values)[1]
         ours = estimate(half, halves(problem, plan_of(problem, calls))[1], None, "sliced-wasserstein")
-        bad = ours.low > 1.2 * max(best, 0.0)
+        bad = bool(ours.low > 1.2 * max(best, 0.0))
         found[entry.name, calls] = f"{ours.value:.1e} (from {ours.low:.1e}) / {best:.1e}{' **above**' if bad else ''}"
         above += [f"{entry.name} at {calls}"] * bad
     return f"Above: {'; '.join(above) or 'none'}, of {len(found)} cells.\n\n{by_problem('SW², calls', found)}"
@@ -214,7 +214,7 @@ def nearest(check: Check) -> str:
             best = values[values[:, 0, k].argmin(), 1, k]
             spread = np.array(draws)[:, k]
             low = mine[k] + np.quantile(spread, 0.05) - spread.mean()
-            bad = low > 1.25 * best
+            bad = bool(low > 1.25 * best)
             above += [f"{entry.name} at {calls}, {measure}"] * bad
             found[f"{entry.name}, {measure}", calls] = (
                 f"{mine[k]:.3g} / {best:.3g} ({mine[k] / best:.2f})" + " **above**" * bad

@@ -102,14 +102,16 @@ def advise_on_mean(samples: Any, plan: Table) -> None:
     mean, deviation = xp.mean(x, axis=axes), xp.std(x, axis=axes)
     try:
         worst = int(xp.argmax(xp.abs(mean) - MISSING * ratio * deviation))
-        mean, deviation = float(mean[worst]), float(deviation[worst])
+        missing = float(xp.abs(mean)[worst]) > MISSING * ratio * float(deviation[worst])
     except Exception:  # each library's own, for numbers that cannot be read
         return
-    if abs(mean) > MISSING * ratio * deviation:
+    if missing:
+        means = [float(f"{value:.2g}") for value in ours.numbers(mean).tolist()]
+        shown = f"{means}" if len(means) <= 4 else f"up to {means[worst]}"
         warn(
-            f"the samples have a mean of {mean:.2g} and a deviation of {deviation:.2g}, but their run began at σ/α = "
-            f"{ratio:.3g} from noise around 0, which leaves out a part of that mean; pass data_mean={mean:.2g} (or an "
-            f"array), or start='top'"
+            f"the samples' means by channel are {shown}, with a deviation of {float(deviation[worst]):.2g}, but their "
+            f"run began at σ/α = {ratio:.3g} from noise around 0, which leaves out a part of that; pass the data's own "
+            f"as data_mean=, where channels differ an array that broadcasts to the samples"
         )
 
 

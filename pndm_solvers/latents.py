@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from pndm_solvers import arrays
-from pndm_solvers.arguments import choice, real
+from pndm_solvers.arguments import choice, real, reals
 from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
 from pndm_solvers.prediction import Prediction, conversion
 from pndm_solvers.schedule import Level, Schedule
@@ -29,12 +31,16 @@ def add_noise(schedule: Schedule, x0: Any, noise: Any, t: float) -> Any:
 def around(mean: Any, noise: Any, level: Level) -> Any:
     """α·mean + σ·z, of the noise's dtype and device, where `noise` is pure noise of the level: √(α² + σ²)·z.
 
-    `mean` is a number, or an array of the noise's library that broadcasts to its shape `(B, …)`; TypeError or
-    ValueError otherwise.
+    `mean` is a number, or numbers that broadcast to the noise's shape `(B, …)`: an array of the noise's library or of
+    NumPy, or a list. TypeError or ValueError otherwise.
     """
     check_state("the noise", noise)
     ours, share = library(noise), level.sigma / math.hypot(level.alpha, level.sigma)
     wide = ours.wide(noise)
+    if isinstance(mean, (list, tuple, np.ndarray)) and not isinstance(noise, np.ndarray):
+        mean = ours.from_numpy(reals("data_mean", mean), wide)
+    elif isinstance(mean, (list, tuple)):
+        mean = reals("data_mean", mean)
     if arrays.is_array(mean):
         check_floating("data_mean", mean)
         if not _broadcasts(tuple(mean.shape), tuple(noise.shape)):
@@ -45,8 +51,7 @@ def around(mean: Any, noise: Any, level: Level) -> Any:
         mean = ours.cast(mean, wide.dtype)
     else:
         mean = real("data_mean", mean)
-    x = share * wide + level.alpha * mean
-    return ours.cast(x, noise.dtype)
+    return ours.cast(share * wide + level.alpha * mean, noise.dtype)
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:

@@ -50,8 +50,8 @@ class Rule:
     even_knees, even_bound:
         There, the least and the largest knee of that coordinate, and the most to which absolute weights may sum.
     even_corrected, even_short, even_top:
-        There, how many first steps are corrected: those that change log ρ by less than `even_short`, from `even_top` at
-        most, and the one from ρ = ∞.
+        There, how many first steps are corrected: short ones, the one from ρ = ∞, and from `even_top` down those that
+        change log ρ by less than `even_short`.
     far, far_bound:
         There, a step that changes log ρ by more than `far` combines two answers, absolute weights up to `far_bound`.
     """

@@ -54,22 +54,25 @@ def ruled_correction(
     the trapezoid's. `steps` are the levels of the step and of the next one.
     """
     before, here, there = (level.ratio for level in steps)
-    length = abs(math.log(before / here))
-    if not even:
-        if number or length > rule.corrected:
-            return {}
-        return polynomial_mean(answers, *steps[:2], rule.coordinate, space)
-    pure = math.isinf(before)  # there ε is exact, whatever the network
-    if number >= rule.even_corrected or not (pure or (length <= rule.even_short and before <= rule.even_top)):
+    length, pure = abs(math.log(before / here)), math.isinf(before)
+    if even:
+        # From pure noise, where ε is exact whatever the network, or while that is accurate, or by a short step.
+        accurate = pure or (length <= rule.even_short and before <= rule.even_top)
+        wanted = number < rule.even_corrected and (accurate or length < rule.short)
+        knee = rule.even_knee_within(here if pure else even_knee(before, here, there))
+        coordinate: Interpolate = partial(bent, knee=knee)
+    else:
+        wanted, coordinate = not number and length <= rule.corrected, rule.coordinate
+    if not wanted or len(set(coordinate([e.level.ratio for e in answers]).tolist())) < len(answers):
         return {}
-    knee = rule.even_knee_within(here if pure else even_knee(before, here, there))
-    return polynomial_mean(answers, *steps[:2], partial(bent, knee=knee), space)
+    return polynomial_mean(answers, *steps[:2], coordinate, space)
 
 
 def bent(ratio: ArrayLike, knee: float) -> NDArray[np.float64]:
     """The coordinate ρ/(ρ + κ): even in ρ for a knee far above, in 1/ρ for one far below."""
     ratio = np.asarray(ratio, np.float64)
-    return ratio / (ratio + knee)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isinf(ratio), 1.0, ratio / (ratio + knee))
 
 
 def even_knee(before: float, here: float, there: float) -> float:
@@ -111,7 +114,9 @@ def bounded(
 
     The weights of the highest order that the bound admits are mixed with those of the next higher one, up to the bound.
     """
-    count = min(most, len(ratios))
+    places = coordinate(ratios[:most]).tolist()
+    # No polynomial goes through two answers at one place.
+    count = next((i for i, place in enumerate(places) if place in places[:i]), len(places))
     weights = _weighed(ratios[:count], there, coordinate, space)
     for lower in range(count - 1, 0, -1):
         if _size(weights) <= bound:

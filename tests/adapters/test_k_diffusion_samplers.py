@@ -254,8 +254,10 @@ def gaussian_error(sample, alpha, first, last, steps):
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("alpha", SIGNAL.values(), ids=SIGNAL)
 def test_observed_order(name, alpha):
+    # With fewer steps the errors of order 3 and 4 of the corrected ramp are alike.
+    budgets = (1280, 2560) if name == "plms" else (320, 640)
     for first, last in ((1.0, 0.02), (0.02, 1.0)):
-        coarse, fine = (gaussian_error(SAMPLERS[name], alpha, first, last, steps) for steps in (320, 640))
+        coarse, fine = (gaussian_error(SAMPLERS[name], alpha, first, last, steps) for steps in budgets)
         assert float(torch.log2(coarse / fine)) == pytest.approx(SOLVERS[name].convergence_order, abs=0.15)
 
 

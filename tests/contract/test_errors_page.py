@@ -260,7 +260,7 @@ SECTIONS: dict[str, list[Case]] = {
 
 # Allowed, but rarely meant: the call, a pattern in the warning, and the remedy.
 WARNED = [
-    ("solver.sample(bright, noise, 10)", "pass data_mean=", "`data_mean=4`, an array, or `start='top'`"),
+    ("solver.sample(bright, noise, 10)", r"means by channel are \[3.7, .*data_mean=", "`data_mean=[4.0, 0.0]`"),
     ("solver.plan(10, start=0.5)", "not fractions of 1", "times of the table, 0 to 999"),
     ("solver.plan(1, spacing='leading')", "mostly picture", "`spacing='trailing'`, or the default"),
     ("solver.plan(5, spacing=skipping)", "where noise becomes a picture", "the default spacing"),

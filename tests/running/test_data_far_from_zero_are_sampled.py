@@ -31,7 +31,9 @@ def test_a_known_mean_makes_a_low_start_exact():
 
 
 def test_an_unknown_mean_is_left_out_and_said():
-    with pytest.warns(UserWarning, match=r"have a mean of 7.* began at σ/α = 10 from noise around 0.*pass data_mean="):
+    with pytest.warns(
+        UserWarning, match=r"means by channel are \[7.* began at σ/α = 10 from noise around 0.*as data_mean="
+    ):
         samples = PLMSSolver(SCHEDULE).sample(MODEL, X, 10)
     assert off(samples) > 0.5
 
@@ -54,9 +56,12 @@ def test_nobody_is_warned_where_the_library_does_not_look_or_the_data_are_centre
 
 def test_means_of_any_kind_are_added():
     level = SCHEDULE.level_at(10.0)
-    for mean in (2.0, np.full((3,), 2.0), np.full((1, 3), 2.0)):
+    for mean in (2.0, [2.0, 2.0, 2.0], np.full((3,), 2.0), np.full((1, 3), 2.0)):
         np.testing.assert_allclose(around(mean, X, level), level.sigma * X + level.alpha * 2.0, rtol=1e-12)
     half = torch.from_numpy(X).half()
+    for mean in ([2.0, 2.0, 2.0], np.full((1, 3), 2.0), torch.full((3,), 2.0)):
+        expected = level.sigma * half.float() + level.alpha * 2.0
+        torch.testing.assert_close(around(mean, half, level), expected.half())
     assert around(torch.full((3,), 2.0), half, level).dtype == torch.float16
     with pytest.raises(ValueError, match=r"^data_mean is of shape \(400, 1, 3\), which does not broadcast"):
         around(np.zeros((400, 1, 3)), X, level)
