@@ -59,7 +59,7 @@ def ruled_correction(
         # From pure noise, where ε is exact whatever the network, or while that is accurate, or by a short step.
         accurate = pure or (length <= rule.even_short and before <= rule.even_top)
         wanted = number < rule.even_corrected and (accurate or length < rule.short)
-        knee = rule.even_knee_within(here if pure else even_knee(before, here, there))
+        knee = rule.even_knee_within(here if pure or math.isinf(there) else even_knee(before, here, there))
         coordinate: Interpolate = partial(bent, knee=knee)
     else:
         wanted, coordinate = not number and length <= rule.corrected, rule.coordinate
@@ -101,6 +101,8 @@ def evenly(
     if most == 1:
         return {0: 1.0}
     coordinate = partial(bent, knee=rule.even_knee_within(even_knee(ratios[1], ratios[0], there)))
+    if np.ptp(coordinate(ratios[:2])) == 0:  # beyond float64
+        return {0: 1.0}
     if there == 0 and _size(_weighed(ratios[:2], there, coordinate, space)) > rule.even_bound:
         return well_apart(ratios, there, most, rule.last_bound, rule.coordinate, space)
     bound = rule.far_bound if far and there > 0 else rule.even_bound
