@@ -17,11 +17,7 @@ Fine runs and the figures of rules and peers are kept in --folder, so that a sto
 from __future__ import annotations
 
 import argparse
-import contextlib
-import inspect
-import itertools
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -30,17 +26,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from candidates import WEIGHTS, candidate
 from peers import PEERS
-from rules import GRIDS, TOPS, Cells, begun
+from rules import Cells, begun, paired, simple_plans
 from sets import SETS, Entry, first_starts
-from tables import heading, table
+from tables import by_cell, heading, report, table
 from tqdm import tqdm
-from work_precision import run_peer
+from work_precision import default_plan, distances, run_peer
+from work_precision_tables import geometric
 
 from pndm_solvers import DDIMSolver, ErrorEstimate, Plan, PLMSSolver, Problem
 from pndm_solvers.arrays import library
-from pndm_solvers.distances import Target
+from pndm_solvers.condition import first_rows
+from pndm_solvers.distances import Target, resampled
 from pndm_solvers.flow import FineRun, distance
 from pndm_solvers.measure import difference, estimate
 
@@ -67,38 +64,17 @@ class Check:
 
 
 def plan_of(problem: Problem, calls: int, method: Any = PLMSSolver) -> Plan:
-    return method(problem.schedule).plan(max_model_calls=calls, **problem.grid_options)
+    return default_plan(method, problem.schedule, calls, **problem.grid_options)
 
 
-def rules_plans(problem: Problem, calls: int) -> list[Plan]:
-    """The plans of the 36 rules that the schedule has: from pure noise no grid is even in log σ/α."""
-    plans = []
-    for top, grid, weights in itertools.product(TOPS, GRIDS, WEIGHTS):
-        with contextlib.suppress(ValueError):
-            plans.append(candidate(weights, grid, top)(problem.schedule, calls))
-    return plans
-
-
-def median_error(problem: Problem, plan: Plan) -> float:
-    """To the flow from the plan's own first level."""
-    return float(np.median(problem.reference(plan.levels[0].t).errors(begun(problem, plan))))
-
-
-def geometric(ratios: list[float]) -> str:
+def spread(ratios: list[float]) -> str:
     """The geometric mean and the worst of some ratios."""
-    return f"{math.exp(np.mean(np.log(ratios))):.2f}, worst {max(ratios):.2f}" if ratios else "none"
+    return f"{geometric(ratios):.2f}, worst {max(ratios):.2f}"
 
 
 def shares(values: Any, low: float = 0.2, high: float = 5.0) -> str:
     values = np.asarray(values)
     return f"{np.mean((values >= low) & (values <= high)):.0%}"
-
-
-def by_problem(head: str, found: dict[tuple[str, int], str]) -> str:
-    """A row for each problem, a column for each number of calls."""
-    budgets = sorted({calls for _, calls in found})
-    names = dict.fromkeys(name for name, _ in found)
-    return table((head, *budgets), ([name, *(found.get((name, calls), "") for calls in budgets)] for name in names))
 
 
 # ------------------------------------------------------------------ tables
@@ -110,18 +86,18 @@ def rules(check: Check) -> str:
     for entry, calls in check.over():
         problem = check.paired(entry)
         least = min(
-            check.cells.get(problem, f"{check.name}, median", partial(median_error, problem, plan), plan)
-            for plan in rules_plans(problem, calls)
+            check.cells.get(problem, f"{check.name}, paired", partial(paired, problem, plan), plan)[0]
+            for plan in simple_plans(problem, calls)
         )
-        ours = median_error(problem, plan_of(problem, calls))
-        limit = problem.reference(plan_of(problem, calls).levels[0].t).limit
+        plan = plan_of(problem, calls)
+        ours, limit = paired(problem, plan)[0], problem.reference(plan.levels[0].t).limit
         ratios[entry.name, calls] = ours / least
         mark = " (limit)" if ours < 3 * limit else ""
         found[entry.name, calls] = f"{ours:.1e} / {least:.1e} = {ours / least:.2f}{mark}"
-    lines = [geometric(list(ratios.values()))]
+    lines = [spread(list(ratios.values()))]
     for calls in sorted({calls for _, calls in ratios}):
-        lines.append(f"{calls} calls: {geometric([r for (_, c), r in ratios.items() if c == calls])}")
-    return f"{'; '.join(lines)}.\n\n{by_problem('error, calls', found)}"
+        lines.append(f"{calls} calls: {spread([r for (_, c), r in ratios.items() if c == calls])}")
+    return f"{'; '.join(lines)}.\n\n{by_cell('error, calls', found)}"
 
 
 def ddim(check: Check) -> str:
@@ -129,7 +105,7 @@ def ddim(check: Check) -> str:
 
     A difference where ours is at the floor, its own interval around 0, says nothing.
     """
-    paired, sets, above = {}, {}, []
+    errors, sets, above = {}, {}, []
     for entry, calls in check.over():
         problem = check.sampled(entry)
         plans = plan_of(problem, calls), plan_of(problem, calls, DDIMSolver)
@@ -138,15 +114,15 @@ def ddim(check: Check) -> str:
         mine, theirs = (reference.errors(result[: entry.starts]) for result in results)
         draws = np.random.default_rng(0).integers(entry.starts, size=(400, entry.starts))
         low, high = np.quantile(np.median(mine[draws], 1) / np.median(theirs[draws], 1), [0.05, 0.95])
-        paired[entry.name, calls] = f"{np.median(mine) / np.median(theirs):.2f} ({low:.2f} to {high:.2f})"
+        errors[entry.name, calls] = f"{np.median(mine) / np.median(theirs):.2f} ({low:.2f} to {high:.2f})"
         gap, own = difference(problem, *results), estimate(problem, results[0], None, "sliced-wasserstein")
         sets[entry.name, calls] = f"{gap.value:+.1e} ({gap.low:+.1e} to {gap.high:+.1e}), ours {own.value:.1e}"
         if low > 1:
             above.append(f"{entry.name} at {calls}, paired")
         if gap.low > 0 and own.low > 0:
             above.append(f"{entry.name} at {calls}, SW²")
-    head = f"Above: {'; '.join(above) or 'none'}, of {len(paired)} cells."
-    return f"{head}\n\n{by_problem('paired, calls', paired)}\n\n{by_problem('SW², ours less DDIM', sets)}"
+    head = f"Above: {'; '.join(above) or 'none'}, of {len(errors)} cells."
+    return f"{head}\n\n{by_cell('paired, calls', errors)}\n\n{by_cell('SW², ours less DDIM', sets)}"
 
 
 def distribution(check: Check) -> str:
@@ -159,24 +135,23 @@ def distribution(check: Check) -> str:
         half = first_starts(problem, len(problem.x) // 2)
 
         def measured(plan: Plan, problem: Problem = problem, half: Problem = half) -> list[float]:
-            return [
-                estimate(half, part, None, "sliced-wasserstein", intervals=False).value
-                for part in halves(problem, plan)
-            ]
+            return distances(half, begun(problem, plan))
 
-        values = [check.cells.get(problem, f"{check.name}, halves", partial(measured, plan), plan)
-                  for plan in rules_plans(problem, calls)]  # fmt: skip
+        values = [
+            check.cells.get(problem, f"{check.name}, halves", partial(measured, plan), plan)
+            for plan in simple_plans(problem, calls)
+        ]
         best = min(values)[1]
-        ours = estimate(half, halves(problem, plan_of(problem, calls))[1], None, "sliced-wasserstein")
+        ours = estimate(half, second_half(problem, calls), None, "sliced-wasserstein")
         bad = bool(ours.low > 1.2 * max(best, 0.0))
         found[entry.name, calls] = f"{ours.value:.1e} (from {ours.low:.1e}) / {best:.1e}{' **above**' if bad else ''}"
         above += [f"{entry.name} at {calls}"] * bad
-    return f"Above: {'; '.join(above) or 'none'}, of {len(found)} cells.\n\n{by_problem('SW², calls', found)}"
+    return f"Above: {'; '.join(above) or 'none'}, of {len(found)} cells.\n\n{by_cell('SW², calls', found)}"
 
 
-def halves(problem: Problem, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    result, count = begun(problem, plan), len(problem.x) // 2
-    return result[:count], result[count:]
+def second_half(problem: Problem, calls: int) -> np.ndarray:
+    """Of the default's samples, those that are compared."""
+    return begun(problem, plan_of(problem, calls))[len(problem.x) // 2 :]
 
 
 def nearest(check: Check) -> str:
@@ -202,24 +177,18 @@ def nearest(check: Check) -> str:
                 for peer in PEERS.values()
             ]
         )
-        part = halves(problem, plan_of(problem, calls))[1]
-        rng = np.random.default_rng(0)
-        between = target.between(part)
-        draws = []
-        for _ in range(100):
-            chosen = rng.integers(len(part), size=len(part))
-            draws.append(of_distances(between[chosen]))
+        between = target.between(second_half(problem, calls))
         mine = of_distances(between)
         for k, measure in enumerate(("to the data", "both")):
             best = values[values[:, 0, k].argmin(), 1, k]
-            spread = np.array(draws)[:, k]
-            low = mine[k] + np.quantile(spread, 0.05) - spread.mean()
+            draws = resampled(lambda chosen, b=between, k=k: of_distances(b[chosen])[k], len(between))
+            low = mine[k] + np.quantile(draws, 0.05) - draws.mean()
             bad = bool(low > 1.25 * best)
             above += [f"{entry.name} at {calls}, {measure}"] * bad
             found[f"{entry.name}, {measure}", calls] = (
                 f"{mine[k]:.3g} / {best:.3g} ({mine[k] / best:.2f})" + " **above**" * bad
             )
-    return f"Above: {'; '.join(above) or 'none'}, of {len(found)} cells.\n\n{by_problem('distance, calls', found)}"
+    return f"Above: {'; '.join(above) or 'none'}, of {len(found)} cells.\n\n{by_cell('distance, calls', found)}"
 
 
 def both(target: Target, samples: np.ndarray) -> list[float]:
@@ -240,7 +209,7 @@ def mean(check: Check) -> str:
         target = problem.target().points.reshape(-1, *problem.x.shape[1:])  # the data, or a fine run from other starts
         axes = (0, *range(2, target.ndim))
         middle, deviation = target.mean(axes), target.std(axes)
-        said = {"data_mean": _like(target.mean(axes, keepdims=True), problem.x)}
+        said = {"data_mean": target.mean(axes, keepdims=True)}
         for calls in (8, 20):
             plan, figures = plan_of(problem, calls), []
             x = problem.starts(plan.levels[0].t)
@@ -259,23 +228,9 @@ def mean(check: Check) -> str:
             worst = (np.abs(middle) / deviation).argmax()
             size = f"{middle.flat[worst]:.2g}", f"{deviation.flat[worst]:.2g}", f"{plan.levels[0].ratio:.3g}"
             rows.append([entry.name, calls, *size, f"{chance:.2f}", *figures])
-    heads = (
-        "network",
-        "calls",
-        "mean",
-        "deviation",
-        "from σ/α",
-        "chance",
-        "off, nothing said",
-        "",
-        "off, mean said",
-        "",
-    )
+    facts = "network", "calls", "mean", "deviation", "from σ/α", "chance"
+    heads = *facts, "off, nothing said", "", "off, mean said", ""
     return table(heads, rows)
-
-
-def _like(array: np.ndarray, x: Any) -> Any:
-    return torch.from_numpy(array).to(x.dtype) if torch.is_tensor(x) else array.astype(x.dtype)
 
 
 def estimates(check: Check) -> str:
@@ -303,10 +258,10 @@ def estimates(check: Check) -> str:
             try:
                 plan = PLMSSolver(problem.schedule).plan_within(
                     tolerance, problem.model, problem.starts(plan_of(problem, 10).levels[0].t)[:8],
-                    condition=None if problem.condition is None else {k: v[:8] for k, v in problem.condition.items()},
+                    condition=first_rows(problem.condition, 8),
                     prediction=problem.prediction,
                 )  # fmt: skip
-                figures.append(f"{median_error(problem, plan) / tolerance:.2f} with {plan.model_calls}")
+                figures.append(f"{paired(problem, plan)[0] / tolerance:.2f} with {plan.model_calls}")
             except ValueError as error:
                 figures.append(str(error)[:60])
         parts = (
@@ -334,10 +289,7 @@ def main() -> None:
     print(f"{heading('numpy', 'torch')}\n\nAll figures are of the {arguments.set} set.", flush=True)
     check = Check(arguments.set, arguments.folder, arguments.problems)
     with torch.inference_mode():
-        for name in arguments.tables:
-            began = time.monotonic()
-            print(f"\n## {inspect.cleandoc(TABLES[name].__doc__ or '')}\n\n{TABLES[name](check)}\n", flush=True)
-            print(f"Time: {time.monotonic() - began:.0f} s.", flush=True)
+        report(TABLES, arguments.tables, check)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ import given_grids
 import networks
 import numpy as np
 import torch
-from candidates import FROZEN, WEIGHTS, candidate
-from rules import GRIDS, TOPS, Cells, begun, paired, problems_of_rules
+from candidates import FROZEN, candidate
+from rules import Cells, begun, paired, problems_of_rules, simple_plans
 from sets import SETS
 from tables import heading, table
 from tqdm import tqdm
@@ -102,9 +102,8 @@ class OwnGrid:
         ]
         self.least = []
         for problem, calls in tqdm(self.cells, desc="36 simple rules", unit="cell"):
-            plans = (candidate(w, g, top)(problem.schedule, calls) for top in TOPS for g in GRIDS for w in WEIGHTS)
-            errors = (cells.get(problem, "paired", partial(paired, problem, plan), plan)[0] for plan in plans)
-            self.least.append(min(errors))
+            plans = simple_plans(problem, calls)
+            self.least.append(min(cells.get(problem, "paired", partial(paired, problem, p), p)[0] for p in plans))
 
     def ratios(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
         """Of the small and of the large problems."""

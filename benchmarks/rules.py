@@ -16,9 +16,9 @@ goes on. A changed plan or network is measured anew.
 
 import argparse
 import json
-import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from hashlib import sha256
@@ -31,7 +31,7 @@ import numpy as np
 import packages
 import torch
 from candidates import CANDIDATES, WEIGHTS, candidate
-from tables import heading, table
+from tables import heading, report, table
 from tqdm import tqdm
 
 from pndm_solvers import NoiseSchedule
@@ -103,6 +103,16 @@ def begun(problem: Problem, plan: Plan) -> np.ndarray:
 
 
 # ------------------------------------------------------------------ the 36 rules
+
+
+def simple_plans(problem: Problem, calls: int) -> list[Plan]:
+    """The plans of the 36 rules, less those that the schedule lacks: from pure noise no grid is even in log σ/α."""
+    plans = []
+    for top, grid, weights in product(TOPS, GRIDS, WEIGHTS):
+        with suppress(ValueError):
+            plans.append(candidate(weights, grid, top)(problem.schedule, calls))
+    return plans
+
 
 # What the same 36 rules once gave: the geometric mean, and the worst cell.
 ONCE = {
@@ -312,10 +322,7 @@ def main() -> None:
     print(f"{heading('numpy', 'torch')}\n\nAll figures are of the choosing set.")
     cells = Cells(arguments.cache)
     with torch.inference_mode():
-        for name in arguments.tables:
-            began = time.monotonic()
-            print(f"\n## {TABLES[name].__doc__}\n\n{TABLES[name](cells)}\n", flush=True)
-            print(f"Time: {time.monotonic() - began:.0f} s.", flush=True)
+        report(TABLES, arguments.tables, cells)
 
 
 if __name__ == "__main__":

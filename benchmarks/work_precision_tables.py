@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from tables import heading, table
+from tables import by_cell, heading, table
 
 __all__ = ["geometric", "report", "shown"]
 
@@ -116,16 +116,6 @@ def pair(mine: float, theirs: float) -> str:
     ratio = mine / theirs
     bold = "**" if ratio > 1 else ""
     return f"{mine:.1e} / {theirs:.1e} ({bold}{ratio:.2f}{bold})"
-
-
-def by_cell(head: str, cells: Cells, entry: Callable[[Cell], str]) -> str:
-    """A table of one entry for each cell: a row for each problem, a column for each budget."""
-    budgets = sorted({calls for _, calls in cells})
-    rows = [
-        [problem, *(entry(cells[problem, calls]) if (problem, calls) in cells else "" for calls in budgets)]
-        for problem in dict.fromkeys(problem for problem, _ in cells)
-    ]
-    return table((head, *budgets), rows)
 
 
 def cell_table(cells: Cells, kind: str) -> str:

@@ -38,9 +38,9 @@ def ruled_mean(
         chosen = evenly(ratios, there.ratio, order, rule, space)
     else:
         most, bound = rule.limits(ratios, order) if careful else (order, rule.wide_bound)
-        last = there.sigma == 0  # the step below the trained levels
-        bound = rule.last_bound if last else bound
-        keep = bounded if rule.mixed and not last else well_apart
+        keep = bounded if rule.mixed else well_apart
+        if there.sigma == 0:  # the step below the trained levels
+            keep, bound = well_apart, rule.last_bound
         chosen = keep(ratios, there.ratio, most, bound, rule.coordinate, space)
     return {history[i]: weight for i, weight in chosen.items()}
 
@@ -63,7 +63,7 @@ def ruled_correction(
         coordinate: Interpolate = partial(bent, knee=knee)
     else:
         wanted, coordinate = not number and length <= rule.corrected, rule.coordinate
-    if not wanted or len(set(coordinate([e.level.ratio for e in answers]).tolist())) < len(answers):
+    if not wanted or _distinct([e.level.ratio for e in answers], coordinate) < len(answers):
         return {}
     return polynomial_mean(answers, *steps[:2], coordinate, space)
 
@@ -101,7 +101,7 @@ def evenly(
     if most == 1:
         return {0: 1.0}
     coordinate = partial(bent, knee=rule.even_knee_within(even_knee(ratios[1], ratios[0], there)))
-    if np.ptp(coordinate(ratios[:2])) == 0:  # beyond float64
+    if _distinct(ratios[:2], coordinate) == 1:
         return {0: 1.0}
     if there == 0 and _size(_weighed(ratios[:2], there, coordinate, space)) > rule.even_bound:
         return well_apart(ratios, there, most, rule.last_bound, rule.coordinate, space)
@@ -116,9 +116,7 @@ def bounded(
 
     The weights of the highest order that the bound admits are mixed with those of the next higher one, up to the bound.
     """
-    places = coordinate(ratios[:most]).tolist()
-    # No polynomial goes through two answers at one place.
-    count = next((i for i, place in enumerate(places) if place in places[:i]), len(places))
+    count = _distinct(ratios[:most], coordinate)
     weights = _weighed(ratios[:count], there, coordinate, space)
     for lower in range(count - 1, 0, -1):
         if _size(weights) <= bound:
@@ -126,6 +124,12 @@ def bounded(
         fewer = np.append(_weighed(ratios[:lower], there, coordinate, space), np.zeros(count - lower))
         weights = fewer + _share(weights, fewer, bound) * (weights - fewer)
     return dict(enumerate(weights.tolist()))
+
+
+def _distinct(ratios: Sequence[float], coordinate: Interpolate) -> int:
+    """How many of the newest answers stand apart in float64: no polynomial goes through two at one place."""
+    places = coordinate(ratios).tolist()
+    return next((i for i, place in enumerate(places) if place in places[:i]), len(places))
 
 
 def _weighed(ratios: Sequence[float], there: float, coordinate: Interpolate, space: str) -> NDArray[np.float64]:

@@ -279,7 +279,7 @@ SILENT = [
     ("solver.sample(bright, noise, 20, start='top')", "from the top no mean is missed"),
     ("solver.sample(bright, latents, 20, start='top')", "latents of an inversion"),
     ("solver.sample(bright, noise[:8], 10)", "too few samples for a mean to be known"),
-    ("solver.sample(bright, noise, 10, check_finite=None)", "the library is told not to look"),
+    ("solver.sample(bright, noise, 10, check_finite=None)", "the caller wants no look at the samples"),
     ("solver.sample(centred, noise, 4)", "few calls"),
     ("solver.sample(centred, noise, 10, spacing='trailing')", "a named spacing"),
     ("PLMSSolver(cosine).sample(lambda x, t: x, noise, 10)", "cosine betas, whose highest σ/α is 20,000"),
