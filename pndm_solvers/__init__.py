@@ -8,6 +8,7 @@
 
 from pndm_solvers.batching import advance_together
 from pndm_solvers.estimate import ErrorEstimate, StepError
+from pndm_solvers.fit import Fit, FittedSolver, Pilot, fit_plan
 from pndm_solvers.grid import SPACINGS, Grid, make_grid
 from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.latents import add_noise, convert, slerp, transfer
@@ -48,6 +49,8 @@ __all__ = [
     "DPMSinglestepSolver",
     "ErrorEstimate",
     "FONSolver",
+    "Fit",
+    "FittedSolver",
     "Grid",
     "Level",
     "NoiseSchedule",
@@ -55,6 +58,7 @@ __all__ = [
     "PLMSSolver",
     "PNDMSolver",
     "PRKSolver",
+    "Pilot",
     "Plan",
     "Prediction",
     "Problem",
@@ -69,6 +73,7 @@ __all__ = [
     "advance_together",
     "classifier_free_guidance",
     "convert",
+    "fit_plan",
     "initial_noise",
     "make_grid",
     "slerp",

@@ -51,7 +51,7 @@ class Plan(Table):
     @classmethod
     def of(cls, table: Table) -> Self:
         """The plan with the rows of a table."""
-        return cls(table.rows, table.end, table.integer_times, table.name)
+        return cls(table.rows, table.end, table.integer_times, table.name, table.fitted)
 
     def start(
         self,
@@ -78,6 +78,8 @@ class Plan(Table):
                 f"state_dtype is {state_dtype!r}; it must be a floating dtype of x's library, as x.dtype is"
             ) from error
         prediction = Prediction.of(prediction)
+        if self.fitted is not None:
+            self.fitted.check_prediction(prediction.type)
         prediction.check((row.level, row.space) for row in self.rows)
         advise_on_size(x, self.levels[0])
         noise = NoiseSource.of(seed, generator)

@@ -16,7 +16,7 @@ from pndm_solvers.arguments import real, reals, whole
 from pndm_solvers.config import read_config
 from pndm_solvers.schedule import Float64, Level, Schedule, bisected
 
-__all__ = ["SCHEDULES", "NoiseSchedule"]
+__all__ = ["KINDS", "SCHEDULES", "NoiseSchedule"]
 
 
 class NoiseSchedule(Schedule):
@@ -321,6 +321,9 @@ class RectifiedFlow(NoiseSchedule):
     def _rates(self, t: float) -> tuple[float, float]:
         return -1.0, 1.0
 
+
+# The kinds, by the names of their classes.
+KINDS = {kind.__name__: kind for kind in (LevelTable, VariancePreserving, VarianceExploding, RectifiedFlow)}
 
 # Every schedule that needs no table, by the name that the command line uses. The tests run over them.
 SCHEDULES: dict[str, Callable[[], NoiseSchedule]] = {

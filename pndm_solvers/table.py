@@ -23,7 +23,7 @@ from typing import Any, Self
 from pndm_solvers.arguments import boolean, choice, real, whole
 from pndm_solvers.schedule import Level
 
-__all__ = ["SYMBOLS", "Row", "Table", "Terms"]
+__all__ = ["SYMBOLS", "Fitted", "Row", "Table", "Terms"]
 
 Terms = tuple[tuple[int, float], ...]
 FORMAT = "pndm_solvers.plan/2"
@@ -83,6 +83,44 @@ class Row:
         return Level(self.t, self.alpha, self.sigma)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What a plan was fitted to: a network is known by what it predicts and by its schedule.
+
+    Attributes
+    ----------
+    schedule, prediction:
+        Those of the network; the schedule as it prints.
+    model_calls:
+        The budget.
+    date, version:
+        The day, as 2026-11-26, and the library's version.
+    note:
+        Anything else: the network's name, the scale of guidance.
+    """
+
+    schedule: str
+    prediction: str
+    model_calls: int
+    date: str
+    version: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("schedule", "prediction", "date", "version", "note"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} is {getattr(self, name)!r}; it must be a text")
+        whole("model_calls", self.model_calls)
+
+    def check_prediction(self, prediction: str) -> None:
+        """ValueError for another prediction than that to which the plan was fitted."""
+        if prediction != self.prediction:
+            raise ValueError(
+                f"prediction is {prediction!r}, but this plan was fitted to a network that predicts "
+                f"{self.prediction!r}; pass prediction={self.prediction!r} if yours does, else fit a plan to it"
+            )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Table:
     """A sampler as rows. Compared by its numbers; `name` is only for people.
@@ -95,6 +133,8 @@ class Table:
         The level of the sample.
     integer_times:
         Whether the network receives its times as integers.
+    fitted:
+        What a fitted plan was fitted to; None for one that a method wrote.
     last_uses:
         For each row, the states and the answers that no later row needs.
 
@@ -106,6 +146,7 @@ class Table:
     end: Level
     integer_times: bool = False
     name: str = "plan"
+    fitted: Fitted | None = None
     # Made with the table, not at first use: torch.compile could not store it in the middle of a run.
     last_uses: tuple[tuple[frozenset[int], frozenset[int]], ...] = field(init=False)
 
@@ -208,7 +249,7 @@ class Table:
             "integer_times": self.integer_times,
             "end": self.end._asdict(),
             "rows": [vars(row) for row in self.rows],
-        }
+        } | ({} if self.fitted is None else {"fitted": vars(self.fitted)})
         return json.dumps(document, indent=indent, allow_nan=False)
 
     @classmethod
@@ -258,11 +299,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 # The keys of a plan's JSON, as signatures: a key that is missing or unknown is an error.
-def _table(*, name: Any, integer_times: Any, end: Any, rows: Any) -> dict[str, Any]:
+def _table(*, name: Any, integer_times: Any, end: Any, rows: Any, fitted: Any = None) -> dict[str, Any]:
     if not isinstance(rows, list):
         raise TypeError(f"rows is {rows!r}, no list")
     made = tuple(_row(k, **row) for k, row in enumerate(rows))
-    return {"rows": made, "end": Level(**end), "integer_times": integer_times, "name": name}
+    told = None if fitted is None else Fitted(**fitted)
+    return {"rows": made, "end": Level(**end), "integer_times": integer_times, "name": name, "fitted": told}
 
 
 def _row(

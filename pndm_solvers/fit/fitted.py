@@ -1,0 +1,161 @@
+"""A fitted plan and what it is worth: its error on samples that it was not fitted to."""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from pndm_solvers.advice import warn
+from pndm_solvers.arguments import function, whole
+from pndm_solvers.fit.gauss_newton import typical
+from pndm_solvers.fit.runs import Runner
+from pndm_solvers.fit.search import drafts, expected_calls
+from pndm_solvers.methods import DDIMSolver, DEISSolver, DPMMultistepSolver, PLMSSolver, UniPCSolver
+from pndm_solvers.plan import Model, Plan
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.schedule import Float64
+from pndm_solvers.solver import Solver
+from pndm_solvers.table import Fitted
+
+if TYPE_CHECKING:
+    from pndm_solvers.fit.pilot import Pilot
+
+__all__ = ["Fit", "fitted"]
+
+# The plain rules beside which a fitted plan is judged, each on its own grid and on those in `SPACINGS`.
+RULES = (
+    lambda schedule: PLMSSolver(schedule, order=2),
+    DDIMSolver,
+    DPMMultistepSolver,
+    DEISSolver,
+    UniPCSolver,
+)
+SPACINGS = ("default", "log_snr", "quadratic")
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted plan, and how it was judged. `print` shows a table.
+
+    Attributes
+    ----------
+    plan:
+        The best plan of the held-out samples, the default's where none was better.
+    errors:
+        On the held-out samples `(B,)`, their root-mean-square distance to the fine run's ends: of the plan ("fitted"),
+        of the "default", and of the best of the plain rules, under its name.
+    samples:
+        How many samples the plan was fitted to, and how many were held out.
+    calls:
+        For how many samples the network was called, the pilot apart.
+    pilot_error:
+        The estimated error of the fine run itself, the median over all samples.
+    interrupted:
+        Whether Ctrl-C ended the search; the plan is the best until then.
+    """
+
+    plan: Plan
+    errors: Mapping[str, Float64] = field(repr=False)
+    samples: tuple[int, int]
+    calls: int
+    pilot_error: float
+    interrupted: bool = False
+
+    @property
+    def gain(self) -> float:
+        """The plan's error as a share of the default's, in the geometric mean over the held-out samples."""
+        return float(np.exp(typical(self.errors["fitted"]) - typical(self.errors["default"])))
+
+    def __str__(self) -> str:
+        fitted_to, held_out = self.samples
+        width = max(map(len, self.errors))
+        rows = [f"{'':{width}}   median     mean    worst   of the default's"]
+        for name, errors in self.errors.items():
+            share = np.exp(typical(errors) - typical(self.errors["default"]))
+            rows.append(
+                f"{name:{width}}  {np.median(errors):.1e}  {errors.mean():.1e}  {errors.max():.1e}   {share:.2f}"
+            )
+        cut = ", interrupted" if self.interrupted else ""
+        return "\n".join(
+            [
+                f"{self.plan.name}: {self.plan.cost()}, fitted to {fitted_to} samples{cut}",
+                f"errors of {held_out} samples that were not fitted, against a fine run that errs by about "
+                f"{self.pilot_error:.1e}:",
+                *rows,
+                f"cost: the network was called for {self.calls:,} samples",
+            ]
+        )
+
+
+def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, note: str) -> Fit:
+    """See `fit_plan`."""
+    function("model", model, "model(x, t)")
+    default = _quietly(PLMSSolver(pilot.schedule), whole("max_model_calls", max_model_calls), pilot.options)
+    fitting, judging = pilot.parts()
+    count, judges = (sum(len(part.rows) for part in parts) for parts in (fitting, judging))
+    expected = expected_calls(default, pilot, count)
+    bar = tqdm(total=expected, desc=default.cost(), unit="sample", unit_scale=True, disable=not progress)
+    runner, interrupted = Runner(model, bar.update), False
+    with pilot.starts[0].library.unrecorded(), bar:
+        judged = {"default": (default, runner.errors(default, judging))}
+
+        def judge(name: str, plan: Plan) -> None:
+            errors = runner.errors(plan, judging)
+            if name not in judged or typical(errors) < typical(judged[name][1]):
+                judged[name] = plan, errors
+                bar.set_postfix_str(f"held-out error {np.median(errors):.1e}, {name}")
+
+        try:
+            for plan in _rules(pilot, default):
+                judge("best plain rule", plan)
+            for draft in drafts(default, pilot, fitting, runner):
+                judge("fitted", draft.plan(f"fitted {default.model_calls}"))
+        except KeyboardInterrupt:
+            interrupted = True
+    best = min(judged, key=lambda name: typical(judged[name][1]))
+    plan = judged[best][0]
+    if best == "default" and not interrupted:
+        warn(
+            f"nothing fitted was better than the default on the {judges} held-out samples, so the plan is the "
+            f"default's; more samples, or a pilot of more levels, may help"
+        )
+    told = Fitted(
+        repr(pilot.schedule),
+        Prediction.of(pilot.options.get("prediction", "epsilon")).type,
+        plan.model_calls,
+        str(datetime.date.today()),
+        version("pndm_solvers"),
+        note,
+    )
+    errors = {"fitted": judged[best][1]}
+    errors |= {_label(name, plan): found for name, (plan, found) in judged.items() if name != "fitted"}
+    pilot_error = float(np.median(pilot.error))
+    return Fit(replace(plan, fitted=told), errors, (count, judges), runner.calls, pilot_error, interrupted)
+
+
+def _label(name: str, plan: Plan) -> str:
+    return f"{name}: {plan.name}" if name == "best plain rule" else name
+
+
+def _rules(pilot: Pilot, default: Plan) -> Iterator[Plan]:
+    """The plans of the plain rules, from the default's first level."""
+    for make, spacing in product(RULES, SPACINGS if "spacing" not in pilot.options else ("default",)):
+        own = {} if spacing == "default" else {"spacing": spacing, "start": default.levels[0].t}
+        with suppress(ValueError):  # of a grid that the schedule lacks
+            plan = _quietly(make(pilot.schedule), default.model_calls, {**pilot.options, **own})
+            yield replace(plan, name=f"{plan.name}, {spacing}" if own else plan.name)
+
+
+def _quietly(solver: Solver, calls: int, options: Any) -> Plan:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return solver.plan(max_model_calls=calls, **options)

@@ -1,0 +1,262 @@
+"""A fine run of a few samples: what plans are fitted to."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Unpack
+from uuid import uuid4
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from pndm_solvers.arguments import boolean, check_options, function, location, whole
+from pndm_solvers.arrays import check_state, library
+from pndm_solvers.condition import Condition, checked_condition
+from pndm_solvers.estimate import ErrorEstimate
+from pndm_solvers.fit.fitted import Fit, fitted
+from pndm_solvers.fit.runs import Part, numbers
+from pndm_solvers.grid import GridOptions
+from pndm_solvers.latents import around
+from pndm_solvers.methods import PLMSSolver
+from pndm_solvers.plan import Model, Plan, State, Step
+from pndm_solvers.prediction import Prediction, conversion
+from pndm_solvers.schedule import Float64, Level
+from pndm_solvers.schedules import KINDS, NoiseSchedule
+
+__all__ = ["Pilot"]
+
+FORMAT = "pndm_solvers.pilot/1"
+ARRAYS = ("ends", "error", "kept", "states", "slopes")
+COORDINATES = 4096  # of a sample's numbers, at most, that a pilot keeps along its way
+HELD_OUT = 2  # every other sample judges what is fitted to the others
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Pilot:
+    """A few samples of a network along a fine run, to which plans of any budget are fitted.
+
+    Attributes
+    ----------
+    schedule:
+        The network's.
+    plan:
+        The fine run's.
+    starts:
+        The samples before their first call, in parts of as many as the network takes at once.
+    ends:
+        Where the fine run leads them, `(B, D)`, D the numbers of a sample.
+    error:
+        The estimated error of the ends, root mean square, `(B,)`.
+    options:
+        Those of `Solver.plan`, with which the fine run was made.
+    """
+
+    schedule: NoiseSchedule
+    starts: tuple[State, ...] = field(repr=False)
+    ends: Float64 = field(repr=False)
+    error: Float64 = field(repr=False)
+    options: GridOptions = field(repr=False)
+    # The numbers of a sample that are kept along the way; and at each level `(levels, B, kept)` the states as
+    # x/√(α² + σ²), with the derivative by the angle arctan σ/α, which is v. Both are finite at every level.
+    kept: NDArray[np.intp] = field(repr=False)
+    states: Float32 = field(repr=False)
+    slopes: Float32 = field(repr=False)
+
+    @staticmethod
+    def record(
+        model: Model,
+        schedule: NoiseSchedule,
+        x_T: Any,  # noqa: N803 — the field's name for it
+        *,
+        condition: Condition | None = None,
+        data_mean: Any = None,
+        levels: int = 128,
+        batch_size: int | None = None,
+        progress: bool = False,
+        **options: Unpack[GridOptions],
+    ) -> Pilot:
+        """Runs the network finely on the samples `x_T`, with `levels` calls each.
+
+        Parameters
+        ----------
+        model, condition:
+            As for `Plan.run`. torch records no gradients.
+        schedule:
+            What the network was trained with.
+        x_T:
+            Pure noise `(B, …)`, as for `Solver.sample`: some 64 samples, half of which are held out to judge; some
+            hundred where a sample has only a few numbers. A plan that begins elsewhere, at `start=`, needs states of
+            that level.
+        data_mean:
+            As for `Solver.sample`.
+        levels:
+            The model calls of the fine run.
+        batch_size:
+            How many samples the network takes at once; by default all.
+        progress:
+            Whether to show a bar (tqdm).
+        options:
+            Those of `Solver.plan` without a length: `prediction`, `start`, `stop`, `final`, `data_range` and
+            `spacing`. With a spacing of whole times the network gets whole times alone, from the fitted plans too.
+
+        Raises
+        ------
+        TypeError, ValueError:
+            As `Plan.run` and `Solver.plan`; for fewer than 2 samples.
+        FloatingPointError:
+            Where the fine run does not end at finite numbers.
+        """
+        function("model", model, "model(x, t)")
+        check_options("record", options, GridOptions.__annotations__)
+        check_state("x_T", x_T)
+        if options.get("timesteps") is not None:
+            raise ValueError("timesteps fix the length of a run; pass spacing=, start= and stop= instead")
+        if (count := x_T.shape[0]) < HELD_OUT:
+            raise ValueError(f"x_T has {count} samples; a pilot needs {HELD_OUT} at least, and some 64 are better")
+        prediction = Prediction.of(options.get("prediction", "epsilon"))
+        grid: GridOptions = {"sample_shape": tuple(x_T.shape[1:]), **options, "prediction": prediction}
+        plan = PLMSSolver(schedule).plan(max_model_calls=whole("levels", levels, least=8), **grid)
+        x = x_T if data_mean is None else around(data_mean, x_T, plan.levels[0])
+        given = checked_condition(condition, x)
+        batch = count if batch_size is None else whole("batch_size", batch_size)
+        size = int(np.prod(x.shape[1:]))
+        kept = np.sort(np.random.default_rng(0).choice(size, min(size, COORDINATES), replace=False))
+        starts, ends, errors, ways = [], [], [], []
+        total = plan.model_calls * -(-count // batch)
+        bar = tqdm(
+            total=total, desc=f"pilot of {count} samples", unit="call", disable=not boolean("progress", progress)
+        )
+        with library(x).unrecorded(), bar:
+            for rows in (slice(first, first + batch) for first in range(0, count, batch)):
+                mine: Any = {"condition": {name: value[rows, ...] for name, value in given.items()}}
+                starts.append(plan.start(x[rows, ...], prediction=prediction, **mine))
+                estimate, way = ErrorEstimate(), _Way(kept)
+                watching = [estimate, way, lambda step: bar.update()]
+                end = plan.run(model, x[rows, ...], prediction=prediction, callback=watching, **mine)
+                ends.append(numbers(end))
+                errors.append(estimate.total)
+                ways.append(way.ended(ends[-1]))
+        states, slopes = (np.concatenate(parts, 1) for parts in zip(*ways, strict=True))
+        return Pilot(schedule, tuple(starts), np.concatenate(ends), np.concatenate(errors), grid, kept, states, slopes)
+
+    def fit(self, model: Model, max_model_calls: int, *, progress: bool = False, note: str = "") -> Fit:
+        """A plan of at most so many model calls, fitted to the pilot's network, `model`: see `fit_plan`."""
+        return fitted(self, model, max_model_calls, progress=progress, note=note)
+
+    @property
+    def plan(self) -> Plan:
+        return self.starts[0].plan
+
+    def parts(self) -> tuple[list[Part], list[Part]]:
+        """The samples that plans are fitted to, and those held out to judge."""
+        fitted, held_out, first = [], [], 0
+        for start in self.starts:
+            rows = np.arange(first, first + len(start.states[0]))
+            whole_part, judges = Part(start, rows, self.ends[rows]), rows % HELD_OUT == HELD_OUT - 1
+            for parts, chosen in ((fitted, ~judges), (held_out, judges)):
+                if chosen.any():
+                    parts.append(whole_part.taken(np.flatnonzero(chosen)))
+            first = rows[-1] + 1
+        return fitted, held_out
+
+    def at(self, level: Level, rows: NDArray[np.intp]) -> Float64:
+        """The states of some samples at any level of the run, `(b, kept)`: Hermite's cubic in arctan σ/α."""
+        angles, angle = _angles(self.plan.levels), _angles([level])[0]
+        direction = np.sign(angles[-1] - angles[0])
+        k = int(np.searchsorted(direction * angles, direction * angle).clip(1, len(angles) - 1))
+        step = angles[k] - angles[k - 1]
+        s = (angle - angles[k - 1]) / step
+        (a, b), (u, v) = (x[k - 1 : k + 1, rows].astype(np.float64) for x in (self.states, self.slopes))
+        state = (1 + 2 * s) * (1 - s) ** 2 * a + s**2 * (3 - 2 * s) * b + s * (1 - s) * step * ((1 - s) * u - s * v)
+        return state * np.hypot(level.alpha, level.sigma)
+
+    # ---------------------------------------------------------------- the file
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the pilot to a file, .npz: what `load` reads, without the network.
+
+        Raises ValueError for a schedule or a spacing of the caller's own, which no file can hold.
+        """
+        path, kind = location("path", path), type(self.schedule).__name__
+        if kind not in KINDS or not isinstance(self.options.get("spacing", ""), str):
+            raise ValueError("a file holds schedules and spacings of this library alone, not functions of your own")
+        options = {**self.options, "prediction": vars(self.starts[0].prediction)}
+        kept: Any = self.schedule  # a dataclass, since it is one of the kinds
+        facts = {"format": FORMAT, "schedule": [kind, asdict(kept)], "options": options}
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
+        arrays |= {f"start{i}": np.frombuffer(_bytes(start), np.uint8) for i, start in enumerate(self.starts)}
+        partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+        with open(partial, "xb") as file:
+            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], device: Any = None, like: Any = None) -> Pilot:
+        """The pilot that `save` wrote; `device` and `like` are those of `State.load`. ValueError for any other file."""
+        path = location("path", path)
+        try:
+            with np.load(BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
+                facts = json.loads(str(file["facts"]))
+                if facts["format"] != FORMAT:
+                    raise ValueError(f"format is {facts['format']!r}; this version reads {FORMAT!r}")
+                arrays = {name: file[name] for name in ARRAYS}
+                count = sum(name.startswith("start") for name in file.files)
+                starts = [_state(file[f"start{i}"].tobytes(), device, like) for i in range(count)]
+        except (ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{str(path)!r} cannot be loaded as a pilot: {error or repr(error)}") from error
+        kind, fields = facts["schedule"]
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+        options = facts["options"]
+        options["prediction"] = Prediction(**options["prediction"])
+        options["sample_shape"] = tuple(options["sample_shape"])
+        return Pilot(KINDS[kind](**fields), tuple(starts), options=options, **arrays)
+
+
+def _bytes(state: State) -> bytes:
+    """The file of a state."""
+    with TemporaryDirectory() as folder:
+        state.save(path := Path(folder) / "state")
+        return path.read_bytes()
+
+
+def _state(file: bytes, device: Any, like: Any) -> State:
+    with TemporaryDirectory() as folder:
+        (path := Path(folder) / "state").write_bytes(file)
+        return State.load(path, device, like)
+
+
+class _Way:
+    """Collects the kept numbers of each state and of its slope."""
+
+    def __init__(self, kept: NDArray[np.intp]) -> None:
+        self.kept = kept
+        self.states: list[Float32] = []
+        self.slopes: list[Float32] = []
+
+    def __call__(self, step: Step) -> None:
+        row = step.before.plan.rows[step.row]
+        self.plan = step.before.plan
+        p, q = conversion(row.space, "v_prediction", row.alpha, row.sigma)
+        x, answer = (numbers(array)[:, self.kept] / np.hypot(row.alpha, row.sigma) for array in (step.x, step.answer))
+        self.states.append(x.astype(np.float32))
+        self.slopes.append((p * x + q * answer).astype(np.float32))
+
+    def ended(self, end: Float64) -> tuple[Float32, Float32]:
+        """All of them, and those of the end. No answer belongs to it: there the last step goes on as a parabola."""
+        last = (end / np.hypot(*self.plan.end[1:]))[:, self.kept]
+        *_, before, there = _angles(self.plan.levels)
+        slope = 2 * (last - self.states[-1]) / (there - before) - self.slopes[-1]
+        return np.stack([*self.states, last.astype(np.float32)]), np.stack([*self.slopes, slope.astype(np.float32)])
+
+
+def _angles(levels: Any) -> Float64:
+    return np.array([np.arctan2(level.sigma, level.alpha) for level in levels])
