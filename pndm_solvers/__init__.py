@@ -35,8 +35,7 @@ from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
 from pndm_solvers.table import Row
-
-__version__ = "0.1.0"
+from pndm_solvers.version import __version__ as __version__
 
 __all__ = [
     "SPACINGS",

@@ -10,8 +10,11 @@ docs/k-diffusion.md shows how to register the samplers in ComfyUI and A1111.
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -24,6 +27,7 @@ except ImportError as error:
 
 from pndm_solvers.arguments import function
 from pndm_solvers.arrays import check_state, library
+from pndm_solvers.fit.solver import read_plan
 from pndm_solvers.methods import (
     DDIMSolver,
     DEISSolver,
@@ -34,11 +38,14 @@ from pndm_solvers.methods import (
     PRKSolver,
     UniPCSolver,
 )
+from pndm_solvers.plan import Plan
+from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
 
 __all__ = [
     "SAMPLERS",
+    "FittedSampler",
     "sample_ddim",
     "sample_deis",
     "sample_dpm_2",
@@ -107,6 +114,11 @@ class Sampler(Protocol):
 
 def sampler_of(name: str, solver: Solver, summary: str) -> Sampler:
     """The solver as a function `sample_name` in k-diffusion's form, with a `summary` for its docstring."""
+    return _sampler(name, lambda levels: solver.plan(timesteps=levels[:-1], stop=levels[-1]), summary)
+
+
+def _sampler(name: str, compiled: Callable[[list[float]], Plan], summary: str) -> Sampler:
+    """The sampler that runs the plan which `compiled` makes of a run's distinct sigmas."""
 
     # A function with its own name and signature: programs read both.
     @torch.no_grad()
@@ -119,7 +131,7 @@ def sampler_of(name: str, solver: Solver, summary: str) -> Sampler:
         if not numbers:
             return x
         function("model", model, "model(x, sigma, **extra_args)")
-        plan = solver.plan(timesteps=[levels[i] for i in numbers], stop=levels[-1])
+        plan = compiled([levels[i] for i in numbers] + levels[-1:])
         state, steps, within_step = plan.start(x, prediction="sample"), iter(numbers), False
         with tqdm(total=len(numbers), disable=disable) as bar:
             for row in plan.rows:
@@ -143,6 +155,71 @@ def sampler_of(name: str, solver: Solver, summary: str) -> Sampler:
     sample.__name__ = sample.__qualname__ = f"sample_{name}"
     sample.__doc__ = summary + ARGUMENTS
     return sample
+
+
+class FittedSampler:
+    """A plan from a file, mostly one of `pndm_solvers.fit_plan`, as a sampler with k-diffusion's signature.
+
+    A plan visits its own levels. So it is called with its own `sigmas`: pass `sampler.sigmas` where a program takes
+    sigmas, and begin at noise of deviation `sampler.sigmas[0]`. The model answers the denoised picture, whatever the
+    network below it predicts; the plan must have been fitted to that network.
+
+    Attributes
+    ----------
+    plan:
+        The plan in k-diffusion's variables: x/α at σ/α. Plans of rectified flow stay as they are.
+    sigmas:
+        The σ of its levels, float32, falling to 0 or to the plan's end.
+    """
+
+    def __init__(self, plan: Plan | str | os.PathLike[str]) -> None:
+        self.plan = _in_sigmas(plan if isinstance(plan, Plan) else read_plan(plan))
+        levels = [level.sigma for level in self.plan.levels]
+        self.sigmas = torch.tensor(levels, dtype=torch.float32)
+
+        def compiled(sigmas: list[float]) -> Plan:
+            near = len(sigmas) == len(levels) and all(
+                math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-6) for a, b in zip(sigmas, levels, strict=True)
+            )
+            if not near:
+                raise ValueError(f"sigmas are {sigmas}, but the plan visits {levels}; pass it its own, sampler.sigmas")
+            return self.plan
+
+        self._sample = _sampler("fitted", compiled, "")
+
+    def __call__(
+        self,
+        model: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        sigmas: torch.Tensor,
+        extra_args: Mapping[str, Any] | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
+        disable: bool | None = None,
+    ) -> torch.Tensor:
+        """The sample: see the functions in `SAMPLERS`. ValueError for other sigmas than the plan's."""
+        return self._sample(model, x, sigmas, extra_args, callback, disable)
+
+
+def _in_sigmas(plan: Plan) -> Plan:
+    """The plan on x/α, whose level is σ/α; or itself, with σ as its time, where α = 1 − σ."""
+    if all(math.isclose(level.alpha + level.sigma, 1.0, abs_tol=1e-9) for level in plan.levels[:-1]):
+        rows = tuple(replace(row, t=row.sigma) for row in plan.rows)
+        return replace(plan, rows=rows, end=plan.end._replace(t=plan.end.sigma), integer_times=False, fitted=None)
+    if any(row.space not in ("epsilon", "sample") or not row.alpha for row in plan.rows):
+        raise ValueError(
+            f"{plan.name} cannot be run on sigmas: it combines other predictions than ε and x_0, or begins at α = 0"
+        )
+    alphas, rows = [level.alpha for level in plan.levels], []
+    for k, row in enumerate(plan.rows):
+        there = alphas[k + 1]
+        states = tuple((i, weight * alphas[i] / there) for i, weight in row.states)
+        answers = tuple((j, weight / there) for j, weight in row.answers)
+        ratio = row.level.ratio
+        rows.append(
+            replace(row, t=ratio, alpha=1.0, sigma=ratio, states=states, answers=answers, noise=row.noise / there)
+        )
+    end = Level(plan.end.ratio, 1.0, plan.end.ratio)
+    return replace(plan, rows=tuple(rows), end=end, integer_times=False, fitted=None)
 
 
 def _checked(sigmas: torch.Tensor) -> list[float]:

@@ -28,7 +28,7 @@ def fit_plan(
     *,
     condition: Condition | None = None,
     data_mean: Any = None,
-    levels: int = 128,
+    levels: int = 192,
     batch_size: int | None = None,
     progress: bool = False,
     note: str = "",

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Float64
 from pndm_solvers.solver import Solver
 from pndm_solvers.table import Fitted
+from pndm_solvers.version import __version__
 
 if TYPE_CHECKING:
     from pndm_solvers.fit.pilot import Pilot
@@ -133,7 +133,7 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
         Prediction.of(pilot.options.get("prediction", "epsilon")).type,
         plan.model_calls,
         str(datetime.date.today()),
-        version("pndm_solvers"),
+        __version__,
         note,
     )
     errors = {"fitted": judged[best][1]}

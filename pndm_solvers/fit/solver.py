@@ -62,6 +62,10 @@ class FittedSolver(Solver):
         Raises ValueError for another number of calls, for other options of `Solver.plan`, for another `final` than the
         plan's end, and for another prediction than the plan was fitted to.
         """
+        for name, value in options.items():
+            own = name in ("spacing", "start", "stop", "timesteps", "steps_offset")
+            if own and value is not None and not (isinstance(value, (str, int)) and value in ("default", 0)):
+                raise ValueError(f"{name} is {value!r}, but a fitted plan has its own levels; leave it out")
         if (num_inference_steps is None) == (max_model_calls is None):
             raise ValueError("pass exactly one of num_inference_steps and max_model_calls")
         budgets = [plan.model_calls for plan in self.plans]
@@ -74,9 +78,6 @@ class FittedSolver(Solver):
         if not fits:
             raise ValueError(f"there are plans of {', '.join(map(str, budgets))} model calls, none of that many")
         plan = fits[-1]
-        for name, value in options.items():
-            if name in ("spacing", "start", "stop", "timesteps", "steps_offset") and value not in (None, "default", 0):
-                raise ValueError(f"{name} is {value!r}, but a fitted plan has its own levels; leave it out")
         if "final" in options and (options["final"] == "clean") != (plan.end == self.schedule.clean):
             raise ValueError(f"final is {options['final']!r}, but this plan ends at t = {plan.end.t:g}")
         if "prediction" in options and plan.fitted is not None:

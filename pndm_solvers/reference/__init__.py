@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pndm_solvers.fit import FittedSolver
 from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.plan import Model
 from pndm_solvers.schedules import NoiseSchedule
@@ -20,9 +22,12 @@ if TYPE_CHECKING:
 
     from pndm_solvers.reference.unet import UNet
 
-__all__ = ["NETWORK_NAMES", "ReferenceNetwork", "load_network"]
+__all__ = ["NETWORK_NAMES", "PLANS", "ReferenceNetwork", "load_network"]
 
 NETWORK_NAMES = ("digits", "fashion")
+
+# The folder of fitted plans, NAME-GUIDANCE-CALLS.json.
+PLANS = Path(__file__).parent / "plans"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class ReferenceNetwork:
     def shape(self) -> tuple[int, int, int]:
         """The shape of one image: (channels, height, width)."""
         return self.unet.channels, self.unet.size, self.unet.size
+
+    def fitted(self, guidance: float = 1.0) -> FittedSolver | None:
+        """The plans that were fitted to the network at this scale of guidance; None where there are none."""
+        paths = sorted(PLANS.glob(f"{self.name}-{guidance:g}-*.json"))
+        return FittedSolver.load(self.schedule, *paths) if paths else None
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
         """The answer, of x's shape, for `x` `(B, C, H, W)` at times `t` `(B,)` and classes `label` `(B,)`, if any."""

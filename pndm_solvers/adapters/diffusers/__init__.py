@@ -17,6 +17,7 @@ from pndm_solvers.adapters.diffusers.exponential import (
     DPMSolverMultistepScheduler,
     UniPCMultistepScheduler,
 )
+from pndm_solvers.adapters.diffusers.fitted import FittedScheduler
 from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler, SchedulerOutput
 from pndm_solvers.adapters.diffusers.schedulers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
 
@@ -25,6 +26,7 @@ __all__ = [
     "DDPMScheduler",
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
+    "FittedScheduler",
     "PLMSScheduler",
     "PNDMScheduler",
     "SchedulerOutput",

@@ -43,8 +43,9 @@ def check_options(config: Any, own: Mapping[str, inspect.Parameter]) -> None:
         if isinstance(parameter.default, bool):  # a "false" in a config would count as True
             boolean(name, config[name])
     choice("prediction_type", config.prediction_type, get_args(PredictionType))
-    choice("timestep_spacing", config.timestep_spacing, SPACINGS)
-    if config.use_karras_sigmas and config.use_exponential_sigmas:
+    if "timestep_spacing" in own:
+        choice("timestep_spacing", config.timestep_spacing, SPACINGS)
+    if config.get("use_karras_sigmas") and config.get("use_exponential_sigmas"):
         raise ValueError("use_karras_sigmas and use_exponential_sigmas are two spacings; pass one of them")
 
 

@@ -20,6 +20,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from pndm_solvers.adapters.diffusers.fitted import FittedScheduler
 from pndm_solvers.adapters.diffusers.networks import Component, is_unet, unet_model
 from pndm_solvers.adapters.diffusers.networks import image_shape as shape_of
 from pndm_solvers.adapters.diffusers.scheduler import Generators
@@ -164,7 +165,7 @@ class _Pipeline(DiffusionPipeline):
 class PNDMPipeline(_Pipeline):
     """Images by PNDM, or by the method of a `PLMSScheduler`. Liu et al. (2022)."""
 
-    _kinds = (PNDMScheduler, PLMSScheduler)
+    _kinds = (PNDMScheduler, PLMSScheduler, FittedScheduler)
 
     @torch.no_grad()
     def __call__(

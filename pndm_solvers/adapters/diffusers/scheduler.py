@@ -160,7 +160,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     def to_json_string(self) -> str:
         """The configuration as JSON, without a spacing that is our default and that diffusers' classes lack."""
         text = super().to_json_string()
-        spacing, defaults = self.config.timestep_spacing, self.config.get("_use_default_values", ())
+        spacing, defaults = self.config.get("timestep_spacing"), self.config.get("_use_default_values", ())
         if spacing in ("leading", "trailing", "linspace") or "timestep_spacing" not in defaults:
             return text
         return json.dumps({k: v for k, v in json.loads(text).items() if k != "timestep_spacing"}, indent=2) + "\n"
