@@ -1,8 +1,8 @@
 """The plans that are shipped with the bundled networks: `python training/fit_plans.py fashion --guidance 2`.
 
 Each is written to `pndm_solvers/reference/plans` once it is fitted, and one that is there is kept: a run that was
-stopped goes on. Delete a file to fit its plan anew. Of the ten classes of fashion the first seven are fitted to, so that
-the benchmarks can judge on the others.
+stopped goes on. Delete a file to fit its plan anew. The first seven of fashion's ten classes are fitted to, so that the
+benchmarks can judge on the others.
 """
 
 from __future__ import annotations

@@ -182,7 +182,8 @@ class FittedSampler:
                 math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-6) for a, b in zip(sigmas, levels, strict=True)
             )
             if not near:
-                raise ValueError(f"sigmas are {sigmas}, but the plan visits {levels}; pass it its own, sampler.sigmas")
+                given, own = (", ".join(f"{sigma:.4g}" for sigma in numbers) for numbers in (sigmas, levels))
+                raise ValueError(f"sigmas are {given}, but the plan visits {own}; pass it its own, sampler.sigmas")
             return self.plan
 
         self._sample = _sampler("fitted", compiled, "")

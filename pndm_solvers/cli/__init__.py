@@ -1,4 +1,4 @@
-"""The command line: `pndm-solvers sample`, `plan`, `order` and `compare`."""
+"""The command line: `pndm-solvers sample`, `plan`, `fit`, `order` and `compare`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from pndm_solvers.cli import measure, plan, sample
+from pndm_solvers.cli import fit, measure, plan, sample
 
 __all__ = ["app", "main"]
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(sample.sample)
 app.command("plan")(plan.print_plan)
+app.command("fit")(fit.fit)
 app.command("order")(measure.print_orders)
 app.command("compare")(measure.print_comparison)
 

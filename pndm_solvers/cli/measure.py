@@ -20,6 +20,7 @@ from pndm_solvers.cli.options import (
     read_schedule,
 )
 from pndm_solvers.cli.tables import marked_rows, strict_json, text_table
+from pndm_solvers.fit import FittedSolver
 from pndm_solvers.flow import ExactFlow
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.measure import CALLS, MEASURES, STANDARD, Curve, compare
@@ -29,6 +30,7 @@ from pndm_solvers.problem import Problem
 from pndm_solvers.problems import PROBLEMS, exact_problem, network_problem
 from pndm_solvers.reference import NETWORK_NAMES
 from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.solver import Solver
 
 DETERMINISTIC = [name for name, make in SOLVERS.items() if make(NoiseSchedule.linear()).convergence_order is not None]
 
@@ -90,6 +92,10 @@ def print_comparison(
         list[str] | None,
         typer.Option(help=f"Of {', '.join(DETERMINISTIC)}; {SEVERAL}. [default: {','.join(STANDARD)}]"),
     ] = None,
+    plan: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file with a plan, as `fit` writes it, to compare too; several by repeating it."),
+    ] = None,
     spacing: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(SPACINGS)}; {SEVERAL}. [default: {DEFAULT_SPACING}]")
     ] = None,
@@ -130,7 +136,9 @@ def print_comparison(
     picture = _picture(out, "compare.png", as_json)
     starts = starts or (32 if measure == "paired" else 512)
     measured = _problem(problem, model, schedule, starts, data, saved)
-    pairs = list(product([SOLVERS[name](measured.schedule) for name in names], spacings))
+    pairs: list[tuple[Solver, str]] = list(product([SOLVERS[name](measured.schedule) for name in names], spacings))
+    if plan:
+        pairs.append((FittedSolver.load(measured.schedule, *plan), DEFAULT_SPACING))
     curves = _finished(
         pairs, lambda pair: compare(measured, [pair[0]], [pair[1]], numbers, measure=measure)[0], measured.name
     )

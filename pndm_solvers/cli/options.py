@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
+from pndm_solvers.fit import FittedSolver
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.methods.multistep import Interpolation
@@ -30,7 +31,11 @@ SEVERAL = "several by commas or by repeating the option"
 class SolverOptions:
     """The options of every command that makes one plan."""
 
-    solver: Annotated[str, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")] = "plms"
+    solver: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SOLVERS)}. [default: plms]")] = None
+    plan: Annotated[
+        list[Path] | None,
+        typer.Option(help="Instead of --solver: a file with a plan, as `fit` writes it; several by repeating it."),
+    ] = None
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid. [default: as --calls allows]")] = None
     calls: Annotated[int | None, typer.Option(help="At most this many model calls. [default: 20]", min=1)] = None
     spacing: Annotated[str, typer.Option(help=f"One of: {', '.join(SPACINGS)}.")] = DEFAULT_SPACING
@@ -64,14 +69,26 @@ class SolverOptions:
 
     def make_solver(self, schedule: NoiseSchedule) -> Solver:
         """The named solver with the options that were passed; ValueError for one that the solver does not take."""
-        check_known("--solver", self.solver, SOLVERS)
-        make = SOLVERS[self.solver]
+        if self.plan:
+            if named := self.named_method:
+                raise ValueError(f"a plan has its own method and levels, so leave {', '.join(named)} out")
+            return FittedSolver.load(schedule, *self.plan)
+        name = self.solver or "plms"
+        check_known("--solver", name, SOLVERS)
+        make = SOLVERS[name]
         taken = inspect.signature(make).parameters.keys() - getattr(make, "keywords", {}).keys()
         passed = {name: value for name in METHOD_OPTIONS if (value := getattr(self, name)) is not None}
-        for name in passed:
-            if name not in taken:
-                raise ValueError(f"--{name.replace('_', '-')} is not an option of the solver {self.solver!r}")
+        for option in passed:
+            if option not in taken:
+                raise ValueError(f"--{option.replace('_', '-')} is not an option of the solver {name!r}")
         return make(schedule, **passed)
+
+    @property
+    def named_method(self) -> list[str]:
+        """The options that were passed and that say by which method or on which grid a plan is made."""
+        named = [name for name in ("solver", *METHOD_OPTIONS) if getattr(self, name) is not None]
+        named += ["spacing"] if self.spacing != DEFAULT_SPACING else []
+        return [f"--{name.replace('_', '-')}" for name in named]
 
     def make_plan(self, solver: Solver, **cut: Any) -> Plan:
         """A plan of `--steps` or of `--calls`; `cut` goes to `Solver.plan`."""
@@ -79,12 +96,16 @@ class SolverOptions:
             raise ValueError("pass --steps or --calls, not both")
         if self.steps is not None:
             return solver.plan(self.steps, spacing=self.spacing, **cut)
+        if isinstance(solver, FittedSolver) and self.calls is None:
+            return solver.plan(solver.plans[-1].model_calls, **cut)
         return solver.plan(max_model_calls=self.calls or 20, spacing=self.spacing, **cut)
 
 
 # Those that go to the solver.
 METHOD_OPTIONS = [
-    option.name for option in fields(SolverOptions) if option.name not in ("solver", "steps", "calls", "spacing")
+    option.name
+    for option in fields(SolverOptions)
+    if option.name not in ("solver", "plan", "steps", "calls", "spacing")
 ]
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from pndm_solvers.cli.options import ScheduleName, SolverOptions, grouped, read_schedule
+from pndm_solvers.fit.solver import read_plan
+from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import PREDICTIONS
 
 
@@ -26,6 +28,20 @@ def print_plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Print the table to which a solver compiles, without running anything."""
+    if options.plan:
+        for path in options.plan:
+            plan = read_plan(path)
+            typer.echo(plan.to_json(indent=2) if as_json else f"{plan}{_fitted_to(plan)}")
+        return
     solver = options.make_solver(read_schedule(schedule))
     plan = options.make_plan(solver, final=final, start=start, stop=stop, prediction=prediction)
     typer.echo(plan.to_json(indent=2) if as_json else str(plan))
+
+
+def _fitted_to(plan: Plan) -> str:
+    """What a plan was fitted to, as a line below it."""
+    if plan.fitted is None:
+        return ""
+    told = plan.fitted
+    facts = [told.note, told.prediction, told.schedule, told.date, f"pndm_solvers {told.version}"]
+    return f"\nfitted to: {', '.join(filter(None, facts))}"

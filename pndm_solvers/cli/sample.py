@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pndm_solvers.cli.networks import Clip, Device, Folder, Network, labels_of, load_network_of, prediction_of
 from pndm_solvers.cli.options import SolverOptions, grouped
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
-from pndm_solvers.reference import NETWORK_NAMES, load_network
+from pndm_solvers.reference import ReferenceNetwork
 
 # All images are one batch. The bundled fashion network takes half a megabyte per image, so that these take 5 GB.
 MOST_IMAGES = 10_000
 PILOT_IMAGES = 8
+FITTED_CALLS = 10  # of the plan by default
 
 
 @grouped
 def sample(
     *,
-    network: Annotated[
-        str | None, typer.Option(help=f"A bundled network: {', '.join(NETWORK_NAMES)}. [default: fashion]")
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Instead of --network: a folder that a diffusers pipeline was saved to, with a UNet2DModel and a "
-            "scheduler. Only the scheduler's betas, prediction type and clipping are used."
-        ),
-    ] = None,
+    network: Network = None,
+    model: Folder = None,
     options: SolverOptions,
     tolerance: Annotated[
         float | None,
@@ -47,15 +40,12 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none. [default: 2; --model: 1]")
     ] = None,
-    clip: Annotated[
-        float | None,
-        typer.Option(help="Clip the predicted picture to ± this; inf turns clipping off. [default: as in --model]"),
-    ] = None,
+    clip: Clip = None,
     count: Annotated[int, typer.Option(help="How many images, all in one batch.", min=1, max=MOST_IMAGES)] = 64,
     seed: Annotated[int, typer.Option(help="The same seed gives the same images.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="The image grid to write.")] = Path("samples.png"),
     gif: Annotated[Path | None, typer.Option(help="Also write the stages of the picture, as an animated .gif.")] = None,
-    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
     """Draw images from a bundled network, or a diffusers checkpoint, and write them as one picture."""
     import torch
@@ -63,11 +53,11 @@ def sample(
     if tolerance is not None and (options.steps is not None or options.calls is not None):
         raise ValueError("pass --tolerance or a number of --steps or --calls, not both")
     _check_pictures(out, gif)
-    loaded = _load(network, model, device)
-    label = _labels(loaded, class_, guidance, count, device)
-    scale = guidance if guidance is not None else 2.0 if model is None else 1.0
+    loaded = load_network_of(network, model, device)
+    label = labels_of(loaded, class_, guidance, count, device)
+    scale = guidance if guidance is not None else 2.0 if model is None and loaded.labels else 1.0
     x = torch.from_numpy(initial_noise((count, *loaded.shape), seed)).float().to(device)
-    prediction = _prediction(loaded, clip)
+    prediction = prediction_of(loaded, clip)
     with torch.inference_mode():
         plan = _plan(options, tolerance, loaded, label, scale, x, prediction)
         previews: list[Any] = []
@@ -98,58 +88,6 @@ def _check_pictures(out: Path, gif: Path | None) -> None:
             raise ValueError(f"--out and --gif are both {gif}; one would overwrite the other")
 
 
-def _load(name: str | None, folder: Path | None, device: str) -> Any:
-    """The network to draw from, a `ReferenceNetwork` or a saved one with the same attributes, on the device."""
-    import torch
-
-    if name is not None and folder is not None:
-        raise ValueError("pass --network or --model, not both")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device is {device!r}, which torch cannot use: {error}") from error
-    if folder is None:
-        return load_network("fashion" if name is None else name, device)
-    from pndm_solvers.adapters.diffusers.networks import load_saved_network
-
-    loaded = load_saved_network(folder, device)
-    if loaded.shape[0] not in (1, 3):
-        raise ValueError(
-            f"the network {loaded.name!r} draws images of {loaded.shape[0]} channels, and a picture has 1 or 3; "
-            f"images of 4 channels are most often latents, which need the decoder of their own pipeline"
-        )
-    return loaded
-
-
-def _labels(loaded: Any, wanted: str | None, guidance: float | None, count: int, device: str) -> Any:
-    """One label per image `(count,)`, of the wanted class or of all classes in turn; None without classes."""
-    import torch
-
-    if guidance is not None and not math.isfinite(guidance):
-        raise ValueError(f"--guidance is {guidance}; it is a finite number")
-    if not loaded.labels:
-        if wanted is not None or guidance is not None:
-            raise ValueError(f"the network {loaded.name!r} has no classes, so leave --class and --guidance out")
-        return None
-    if wanted is None:
-        return torch.arange(count, device=device) % len(loaded.labels)
-    numbers = {name.lower(): i for i, name in enumerate(loaded.labels)}
-    numbers |= {str(i): i for i in range(len(loaded.labels))}
-    if wanted.lower() not in numbers:
-        named = ", ".join(f"{i} {name}" for i, name in enumerate(loaded.labels) if name != str(i))
-        raise ValueError(f"--class is {wanted!r}; known are {named or f'0 to {len(loaded.labels) - 1}'}")
-    return torch.full((count,), numbers[wanted.lower()], device=device)
-
-
-def _prediction(loaded: Any, clip: float | None) -> Prediction:
-    prediction = loaded.prediction if isinstance(loaded.prediction, Prediction) else Prediction(loaded.prediction)
-    if clip is not None:
-        return Prediction(prediction.type, clip=clip)
-    if prediction.clip is not None or prediction.threshold is not None:
-        typer.echo("note: the predicted picture is clipped as in the checkpoint; --clip inf turns that off", err=True)
-    return prediction
-
-
 def _plan(
     options: SolverOptions,
     tolerance: float | None,
@@ -159,7 +97,16 @@ def _plan(
     x: Any,
     prediction: Prediction,
 ) -> Plan:
-    """The plan of a number of steps or calls, or of as many calls as a pilot run finds for the tolerance."""
+    """The plan of a number of steps or calls, or of as many calls as a pilot run finds for the tolerance.
+
+    Where no method is named, it is the one that was fitted to a bundled network, if there is one of so many calls.
+    """
+    unsaid = tolerance is None and options.steps is None and not options.plan and not options.named_method
+    if unsaid and prediction == Prediction(prediction.type) and isinstance(loaded, ReferenceNetwork):
+        calls = options.calls or FITTED_CALLS
+        for plan in fitted.plans if (fitted := loaded.fitted(scale)) else ():
+            if plan.model_calls == calls:
+                return plan
     solver = options.make_solver(loaded.schedule)
     if tolerance is None:
         plan = options.make_plan(solver, prediction=prediction, sample_shape=loaded.shape)

@@ -11,7 +11,6 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from pndm_solvers.advice import warn
 from pndm_solvers.arguments import function, whole
@@ -22,6 +21,7 @@ from pndm_solvers.methods import DDIMSolver, DEISSolver, DPMMultistepSolver, PLM
 from pndm_solvers.plan import Model, Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Float64
+from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
 from pndm_solvers.table import Fitted
 from pndm_solvers.version import __version__
@@ -29,7 +29,7 @@ from pndm_solvers.version import __version__
 if TYPE_CHECKING:
     from pndm_solvers.fit.pilot import Pilot
 
-__all__ = ["Fit", "fitted"]
+__all__ = ["Fit", "fitted", "plain_rules"]
 
 # The plain rules beside which a fitted plan is judged, each on its own grid and on those in `SPACINGS`.
 RULES = (
@@ -58,7 +58,7 @@ class Fit:
     calls:
         For how many samples the network was called, the pilot apart.
     pilot_error:
-        The estimated error of the fine run itself, the median over all samples.
+        The estimated error of the fine run itself.
     interrupted:
         Whether Ctrl-C ended the search; the plan is the best until then.
     """
@@ -98,6 +98,8 @@ class Fit:
 
 def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, note: str) -> Fit:
     """See `fit_plan`."""
+    from tqdm.auto import tqdm
+
     function("model", model, "model(x, t)")
     default = _quietly(PLMSSolver(pilot.schedule), whole("max_model_calls", max_model_calls), pilot.options)
     fitting, judging = pilot.parts()
@@ -115,7 +117,7 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
                 bar.set_postfix_str(f"held-out error {np.median(errors):.1e}, {name}")
 
         try:
-            for plan in _rules(pilot, default):
+            for plan in plain_rules(pilot.schedule, default, pilot.options):
                 judge("best plain rule", plan)
             for draft in drafts(default, pilot, fitting, runner):
                 judge("fitted", draft.plan(f"fitted {default.model_calls}"))
@@ -138,20 +140,19 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
     )
     errors = {"fitted": judged[best][1]}
     errors |= {_label(name, plan): found for name, (plan, found) in judged.items() if name != "fitted"}
-    pilot_error = float(np.median(pilot.error))
-    return Fit(replace(plan, fitted=told), errors, (count, judges), runner.calls, pilot_error, interrupted)
+    return Fit(replace(plan, fitted=told), errors, (count, judges), runner.calls, pilot.error, interrupted)
 
 
 def _label(name: str, plan: Plan) -> str:
     return f"{name}: {plan.name}" if name == "best plain rule" else name
 
 
-def _rules(pilot: Pilot, default: Plan) -> Iterator[Plan]:
-    """The plans of the plain rules, from the default's first level."""
-    for make, spacing in product(RULES, SPACINGS if "spacing" not in pilot.options else ("default",)):
+def plain_rules(schedule: NoiseSchedule, default: Plan, options: Any) -> Iterator[Plan]:
+    """The plans of the plain rules, from the first level of the `default`; `options` are those of `Solver.plan`."""
+    for make, spacing in product(RULES, SPACINGS if "spacing" not in options else ("default",)):
         own = {} if spacing == "default" else {"spacing": spacing, "start": default.levels[0].t}
         with suppress(ValueError):  # of a grid that the schedule lacks
-            plan = _quietly(make(pilot.schedule), default.model_calls, {**pilot.options, **own})
+            plan = _quietly(make(schedule), default.model_calls, {**options, **own})
             yield replace(plan, name=f"{plan.name}, {spacing}" if own else plan.name)
 
 

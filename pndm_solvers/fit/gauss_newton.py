@@ -26,12 +26,13 @@ __all__ = ["gauss_newton", "typical"]
 NUDGE = 2e-3  # of a weight, or of a level in log σ/α, where the network answers in float32
 FARTHEST = 0.3  # that a step moves a level in log σ/α
 FLOOR = 0.1  # of the median error², beside which a sample's own counts
+TINY = 1e-30  # an error² of no meaning, where an idle network leaves none
 ENOUGH = 0.02  # the least gain, in the logarithm of the error, at which the derivatives are used once more
 
 
 def typical(errors: Float64) -> float:
     """The logarithm of the geometric mean of errors; those that vanish count as a thirtieth of the median."""
-    return float(np.mean(np.log(errors**2 + 1e-3 * np.median(errors) ** 2)) / 2)
+    return float(np.mean(np.log(errors**2 + 1e-3 * np.median(errors) ** 2 + TINY)) / 2)
 
 
 def gauss_newton(draft: Draft, pilot: Pilot, parts: Sequence[Part], runner: Runner) -> Iterator[Draft]:
@@ -42,7 +43,7 @@ def gauss_newton(draft: Draft, pilot: Pilot, parts: Sequence[Part], runner: Runn
         jacobian, before = _jacobian(draft, pilot, parts, runs, runner), draft
         gain = np.inf
         while gain > ENOUGH:
-            floor = FLOOR * float(np.median(_rms(rest) ** 2))
+            floor = FLOOR * float(np.median(_rms(rest) ** 2)) + TINY
             for _ in range(5 if draft is before else 2):
                 change, size = _step(jacobian, rest, floor, damping)
                 free = draft.free_levels

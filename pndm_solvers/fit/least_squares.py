@@ -42,7 +42,7 @@ def least_squares(draft: Draft, pilot: Pilot, parts: Sequence[Part], runner: Run
             wanted = (pilot.at(there, part.rows) - p * numbers(states[k])[:, pilot.kept]).ravel() / q
             gram += columns @ columns.T
             moment += columns @ wanted
-        size = np.sqrt(np.diag(gram))
+        size = np.sqrt(np.diag(gram)).clip(1e-100)  # a network may answer 0
         system = gram / np.outer(size, size) + RIDGE * np.eye(len(own))
         weights = np.linalg.solve(system, moment / size + RIDGE * own * size) / size
         draft = replace(draft, weights=(*draft.weights[:k], tuple(weights.tolist()), *draft.weights[k + 1 :]))

@@ -14,12 +14,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from pndm_solvers.arguments import boolean, check_options, function, location, whole
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.condition import Condition, checked_condition
-from pndm_solvers.estimate import ErrorEstimate
 from pndm_solvers.fit.fitted import Fit, fitted
 from pndm_solvers.fit.runs import Part, numbers
 from pndm_solvers.grid import GridOptions
@@ -36,7 +34,8 @@ FORMAT = "pndm_solvers.pilot/1"
 # Of the fine run. Above 2 the step to σ = 0, of a length that no number of levels shortens, amplifies what a network
 # errs by: on the digits an order of 4 is off by 1e-3 however fine the run.
 FINE_ORDER = 2
-ARRAYS = ("ends", "error", "kept", "states", "slopes")
+JUDGES = 8  # samples that tell the error of the fine run
+ARRAYS = ("ends", "kept", "states", "slopes")
 COORDINATES = 4096  # of a sample's numbers, at most, that a pilot keeps along its way
 HELD_OUT = 2  # every other sample judges what is fitted to the others
 
@@ -51,14 +50,13 @@ class Pilot:
     ----------
     schedule:
         The network's.
-    plan:
-        The fine run's.
     starts:
         The samples before their first call, in parts of as many as the network takes at once.
     ends:
         Where the fine run leads them, `(B, D)`, D the numbers of a sample.
     error:
-        The estimated error of the ends, root mean square, `(B,)`.
+        The estimated error of the ends: the median of the root mean squares of a few samples, from a run with half as
+        many calls.
     options:
         Those of `Solver.plan`, with which the fine run was made.
     """
@@ -66,7 +64,7 @@ class Pilot:
     schedule: NoiseSchedule
     starts: tuple[State, ...] = field(repr=False)
     ends: Float64 = field(repr=False)
-    error: Float64 = field(repr=False)
+    error: float
     options: GridOptions = field(repr=False)
     # The numbers of a sample that are kept along the way; and at each level `(levels, B, kept)` the states as
     # x/√(α² + σ²), with the derivative by the angle arctan σ/α, which is v. Both are finite at every level.
@@ -118,6 +116,8 @@ class Pilot:
         FloatingPointError:
             Where the fine run does not end at finite numbers.
         """
+        from tqdm.auto import tqdm
+
         function("model", model, "model(x, t)")
         check_options("record", options, GridOptions.__annotations__)
         check_state("x_T", x_T)
@@ -127,29 +127,35 @@ class Pilot:
             raise ValueError(f"x_T has {count} samples; a pilot needs {HELD_OUT} at least, and some 64 are better")
         prediction = Prediction.of(options.get("prediction", "epsilon"))
         grid: GridOptions = {"sample_shape": tuple(x_T.shape[1:]), **options, "prediction": prediction}
-        plan = PLMSSolver(schedule, order=FINE_ORDER).plan(max_model_calls=whole("levels", levels, least=8), **grid)
+        solver = PLMSSolver(schedule, order=FINE_ORDER)
+        plan = solver.plan(max_model_calls=whole("levels", levels, least=8), **grid)
         x = x_T if data_mean is None else around(data_mean, x_T, plan.levels[0])
         given = checked_condition(condition, x)
         batch = count if batch_size is None else whole("batch_size", batch_size)
         size = int(np.prod(x.shape[1:]))
         kept = np.sort(np.random.default_rng(0).choice(size, min(size, COORDINATES), replace=False))
-        starts, ends, errors, ways = [], [], [], []
+        starts, ends, ways = [], [], []
         total = plan.model_calls * -(-count // batch)
         bar = tqdm(
             total=total, desc=f"pilot of {count} samples", unit="call", disable=not boolean("progress", progress)
         )
         with library(x).unrecorded(), bar:
-            for rows in (slice(first, first + batch) for first in range(0, count, batch)):
+            for rows in (slice(first, min(first + batch, count)) for first in range(0, count, batch)):
                 mine: Any = {"condition": {name: value[rows, ...] for name, value in given.items()}}
                 starts.append(plan.start(x[rows, ...], prediction=prediction, **mine))
-                estimate, way = ErrorEstimate(), _Way(kept)
-                watching = [estimate, way, lambda step: bar.update()]
+                way = _Way(kept)
+                watching = [way, lambda step: bar.update()]
                 end = plan.run(model, x[rows, ...], prediction=prediction, callback=watching, **mine)
                 ends.append(numbers(end))
-                errors.append(estimate.total)
                 ways.append(way.ended(ends[-1]))
+            judges = min(JUDGES, count)
+            half = solver.plan(max_model_calls=plan.model_calls // 2, **grid)
+            few: Any = {"condition": {name: value[:judges, ...] for name, value in given.items()}}
+            again = numbers(half.run(model, x[:judges, ...], prediction=prediction, **few))
+        change = np.sqrt(((again - np.concatenate(ends)[:judges]) ** 2).mean(1))
+        error = float(np.median(change)) / (2**FINE_ORDER - 1)
         states, slopes = (np.concatenate(parts, 1) for parts in zip(*ways, strict=True))
-        return Pilot(schedule, tuple(starts), np.concatenate(ends), np.concatenate(errors), grid, kept, states, slopes)
+        return Pilot(schedule, tuple(starts), np.concatenate(ends), error, grid, kept, states, slopes)
 
     def fit(self, model: Model, max_model_calls: int, *, progress: bool = False, note: str = "") -> Fit:
         """A plan of at most so many model calls, fitted to the pilot's network, `model`: see `fit_plan`."""
@@ -157,13 +163,14 @@ class Pilot:
 
     @property
     def plan(self) -> Plan:
+        """The fine run's plan."""
         return self.starts[0].plan
 
     def parts(self) -> tuple[list[Part], list[Part]]:
         """The samples that plans are fitted to, and those held out to judge."""
         fitted, held_out, first = [], [], 0
         for start in self.starts:
-            rows = np.arange(first, first + len(start.states[0]))
+            rows = np.arange(first, first + start.states[0].shape[0])
             whole_part, judges = Part(start, rows, self.ends[rows]), rows % HELD_OUT == HELD_OUT - 1
             for parts, chosen in ((fitted, ~judges), (held_out, judges)):
                 if chosen.any():
@@ -194,7 +201,7 @@ class Pilot:
             raise ValueError("a file holds schedules and spacings of this library alone, not functions of your own")
         options = {**self.options, "prediction": vars(self.starts[0].prediction)}
         kept: Any = self.schedule  # a dataclass, since it is one of the kinds
-        facts = {"format": FORMAT, "schedule": [kind, asdict(kept)], "options": options}
+        facts = {"format": FORMAT, "schedule": [kind, asdict(kept)], "options": options, "error": self.error}
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
         arrays |= {f"start{i}": np.frombuffer(_bytes(start), np.uint8) for i, start in enumerate(self.starts)}
         partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
@@ -221,7 +228,7 @@ class Pilot:
         options = facts["options"]
         options["prediction"] = Prediction(**options["prediction"])
         options["sample_shape"] = tuple(options["sample_shape"])
-        return Pilot(KINDS[kind](**fields), tuple(starts), options=options, **arrays)
+        return Pilot(KINDS[kind](**fields), tuple(starts), options=options, error=facts["error"], **arrays)
 
 
 def _bytes(state: State) -> bytes:

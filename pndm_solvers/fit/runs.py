@@ -55,10 +55,20 @@ class Run(NamedTuple):
 
 @dataclass
 class Runner:
-    """Calls the network, and counts for how many samples."""
+    """Calls the network, and counts for how many samples.
+
+    Attributes
+    ----------
+    model:
+        The network.
+    called:
+        Told the number of samples after each call, or None.
+    calls:
+        For how many samples the network was called.
+    """
 
     model: Model
-    called: Callable[[int], Any] = lambda samples: None
+    called: Callable[[int], Any] | None = None
     calls: int = field(default=0, init=False)
 
     def run(self, plan: Plan, part: Part) -> Run:
@@ -73,11 +83,12 @@ class Runner:
 
     def answer(self, state: State) -> Any:
         """What the next row combines."""
-        count = len(state.states[state.row])
+        count = state.states[state.row].shape[0]
         answer = self.model(state.x, state.t, **state.condition)
         state.check_answer(answer)
         self.calls += count
-        self.called(count)
+        if self.called is not None:
+            self.called(count)
         return state.converted(answer, own=True)
 
     def state(self, plan: Plan, part: Part, states: Sequence[Any], answers: Sequence[Any]) -> State:
@@ -112,4 +123,4 @@ def first_samples(parts: Sequence[Part], count: int) -> list[Part]:
 
 def numbers(x: Any) -> Float64:
     """`(B, D)` on the host."""
-    return library(x).numbers(x).reshape(len(x), -1)
+    return library(x).numbers(x).reshape(x.shape[0], -1)

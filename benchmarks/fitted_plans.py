@@ -1,0 +1,300 @@
+"""What do plans win that are fitted to a network, and what do they cost?
+
+The starts that judge are never those that were fitted to. An error is the root-mean-square distance of a sample to the
+end of a fine run from the level where its plan begins.
+
+- bundled: the plans shipped with the bundled networks, in each cell beside the best of all peers (`peers.py`) and the
+  best of the 36 simple rules (`rules.py`), of the default and of the rules that `Fit` names; apart, fashion's classes
+  that were not fitted to.
+- distribution: the same plans, less the default: SW², and the Fréchet distance of a classifier's features.
+- testing: networks and exact problems that had no say in how the search was made (`sets.py`), fitted here.
+- guidance: fashion's plans for one scale of guidance, at others.
+- size: the error against the number of samples of the pilot, and of two pilots of 32 fitted samples.
+- cost: seconds of a fit on this machine, pilot included, and the memory of a pilot of large samples.
+
+    python benchmarks/fitted_plans.py --tables bundled distribution
+    python benchmarks/fitted_plans.py --tables testing --problems spirals hsc-64
+
+Fine runs, peers and fitted plans are kept in --folder, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import torch
+from peers import PEERS
+from rules import Cells, begun, simple_plans
+from sets import SETS, Entry, bundled, first_starts
+from tables import by_cell, heading, report, table
+from tqdm import tqdm
+from work_precision import default_plan, paired, run_peer
+from work_precision_tables import geometric
+
+from pndm_solvers import Pilot, Plan, PLMSSolver, Problem, classifier_free_guidance, initial_noise
+from pndm_solvers.condition import first_rows
+from pndm_solvers.distances import frechet, resampled
+from pndm_solvers.fit.fitted import plain_rules
+from pndm_solvers.measure import difference
+from pndm_solvers.reference import load_network
+
+CALLS = (5, 6, 8, 10, 15, 20)
+STARTS = {"digits": 64, "fashion": 40}  # that judge the bundled networks
+CLASSES = 7  # of fashion, that were fitted to
+PILOT_SEED = 777
+SAMPLES = {"hsc-64": 32, "ztf-64": 32, "lsst-60": 32, "quasar-72": 24, "21cm": 24}  # of a pilot; others have 64, or 128
+SMALL = 32  # numbers of a sample, below which a pilot has 128
+
+
+class Bench:
+    """The folder of what is kept, and the problems."""
+
+    def __init__(self, folder: Path, problems: list[str] | None) -> None:
+        self.folder = folder
+        self.cells = Cells(folder)
+        self.problems = problems
+
+    def network(self, name: str, **options: Any) -> Problem:
+        """A bundled network whose fine runs err little enough to judge 20 calls."""
+        saved = self.folder / f"{name}-fine.npz"
+        return bundled(name, STARTS[name], 1, saved=saved, calls=1024, progress=True, **options)
+
+
+def plan_of(problem: Problem, calls: int) -> Plan:
+    return default_plan(PLMSSolver, problem.schedule, calls, **problem.grid_options)
+
+
+def errors_of(problem: Problem, plan: Plan) -> np.ndarray:
+    return problem.reference(plan.levels[0].t).errors(begun(problem, plan))
+
+
+def _listed(problem: Problem, plan: Plan) -> list[float]:
+    return errors_of(problem, plan).tolist()
+
+
+def shipped(name: str, calls: int, guidance: float = 1.0) -> Plan:
+    solver = load_network(name).fitted(guidance)
+    assert solver is not None
+    return solver.plan(calls)
+
+
+# ------------------------------------------------------------------ tables
+
+
+def bundled_networks(bench: Bench) -> Iterator[tuple[Problem, int, dict[str, np.ndarray]]]:
+    """Each cell, with the errors of the fitted plan, of the default, and of the best peer and rule by the median."""
+    for name in STARTS:
+        problem = bench.network(name)
+        for calls in CALLS:
+
+            def peer_errors(peer: Any, problem: Problem = problem, calls: int = calls) -> list[float]:
+                try:
+                    found = run_peer(problem, peer, calls, None)
+                    return paired(problem, found.result, found.start_t, found.final, found.end_t)
+                except Exception:  # whatever a peer raises means that it has no samples
+                    return [1e9] * len(problem.x)
+
+            peers = [
+                np.array(bench.cells.get(problem, f"peer, {calls}, {peer.name}", partial(peer_errors, peer)))
+                for peer in tqdm(PEERS.values(), desc=f"{name}, {calls} calls, peers")
+            ]
+            plans = [
+                *simple_plans(problem, calls),
+                *plain_rules(problem.schedule, plan_of(problem, calls), problem.grid_options),
+            ]
+            rules = [
+                np.array(bench.cells.get(problem, "errors", partial(_listed, problem, plan), plan)) for plan in plans
+            ]
+            rules.append(default := errors_of(problem, plan_of(problem, calls)))
+            fitted = errors_of(problem, shipped(name, calls))
+            yield (
+                problem,
+                calls,
+                {"fitted": fitted, "default": default, "peers": np.array(peers), "rules": np.array(rules)},
+            )
+
+
+def bundled_table(bench: Bench) -> str:
+    """Bundled: of the best peer at most 0.35, never above 0.7; of the best plain rule at most 0.5, never above 0.85"""
+    shown: dict[tuple[str, int], str] = {}
+    ratios: dict[str, list[float]] = {}
+    limits = []
+    for problem, calls, errors in bundled_networks(bench):
+        limits.append(problem.reference(plan_of(problem, calls).levels[0].t).error)
+        figures = []
+        for kind, of in (("median", np.median), ("mean", np.mean)):
+            mine = of(errors["fitted"])
+            least = {name: min(of(found) for found in errors[name]) for name in ("peers", "rules")}
+            for name, value in least.items():
+                ratios.setdefault(f"{kind}, best of {name}", []).append(float(mine / value))
+            figures.append(f"{mine:.1e} ({mine / least['peers']:.2f}, {mine / least['rules']:.2f})")
+        shown[f"{problem.name}, median", calls], shown[f"{problem.name}, mean", calls] = figures
+        if problem.name == "fashion":
+            other = np.arange(len(problem.x)) % 10 >= CLASSES
+            share = np.median(errors["fitted"][other]) / np.median(errors["default"][other])
+            shown["fashion, classes not fitted to / default", calls] = f"{share:.2f}"
+    lines = [f"{name}: {geometric(values):.2f}, worst {max(values):.2f}" for name, values in ratios.items()]
+    lines.append(f"the fine runs err by {max(limits):.1e} at most")
+    return f"{'; '.join(lines)}.\n\n{by_cell('error (of the best peer, of the best rule), calls', shown)}"
+
+
+def distribution(bench: Bench) -> str:
+    """In distribution: the fitted plans less the default, with intervals of 90 %; none may lie above 0"""
+    shown, above = {}, []
+    for name in STARTS:
+        entry: Entry = SETS["choosing"][name]
+        problem = entry.sampled(bench.folder.parent / "work_precision" / "choosing")
+        features = networks.load_features(name)
+        target = features(problem.target().points)
+        for calls in CALLS:
+            mine, theirs = (begun(problem, plan) for plan in (shipped(name, calls), plan_of(problem, calls)))
+            gap = difference(problem, mine, theirs)
+            parts = [features(np.asarray(result)) for result in (mine, theirs)]
+
+            def of(chosen: np.ndarray, parts: Any = parts, target: Any = target) -> float:
+                return frechet(parts[0][chosen], target) - frechet(parts[1][chosen], target)
+
+            value = of(np.arange(len(mine)))
+            draws = resampled(of, len(mine))
+            low, high = value + np.quantile(draws, [0.05, 0.95]) - draws.mean()
+            shown[f"{name}, SW²", calls] = f"{gap.value:+.1e} ({gap.low:+.1e} to {gap.high:+.1e})"
+            shown[f"{name}, Fréchet", calls] = f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+            above += [f"{name} at {calls}, SW²"] * bool(gap.low > 0) + [f"{name} at {calls}, Fréchet"] * bool(low > 0)
+    return f"Above: {'; '.join(above) or 'none'}.\n\n{by_cell('difference, calls', shown)}"
+
+
+def testing(bench: Bench) -> str:
+    """Testing: fitted / default, at most 0.7 in the geometric mean over networks, never above 1.05"""
+    shown, ratios = {}, {"networks": [], "exact": []}
+    for entry in SETS["testing"].values():
+        if bench.problems and entry.name not in bench.problems:
+            continue
+        problem = entry.paired(bench.folder.parent / "work_precision" / "testing")
+        for calls in (5, 8, 10):
+            plan, default = fitted_to(bench, problem, entry.name, calls), plan_of(problem, calls)
+            mine, theirs = errors_of(problem, plan), errors_of(problem, default)
+            draws = np.random.default_rng(0).integers(len(mine), size=(400, len(mine)))
+            low, high = np.quantile(np.median(mine[draws], 1) / np.median(theirs[draws], 1), [0.05, 0.95])
+            ratio = float(np.median(mine) / np.median(theirs))
+            ratios["exact" if "," in entry.name else "networks"].append(ratio)
+            limit = " (limit)" if np.median(mine) < 10 * problem.reference(plan.levels[0].t).error else ""
+            shown[entry.name, calls] = (
+                f"{np.median(mine):.1e} / {np.median(theirs):.1e} = {ratio:.2f} ({low:.2f} to {high:.2f}){limit}; "
+                f"means {mine.mean() / theirs.mean():.2f}"
+            )
+    lines = [f"{kind}: {geometric(found):.2f}, worst {max(found):.2f}" for kind, found in ratios.items() if found]
+    return f"{'; '.join(lines)}.\n\n{by_cell('fitted / default, calls', shown)}"
+
+
+def fitted_to(bench: Bench, problem: Problem, name: str, calls: int) -> Plan:
+    """A plan fitted to other starts of the problem; kept in a file."""
+    path = bench.folder / f"{name.replace(', ', '-')}-{calls}.json"
+    if not path.exists():
+        pilot_path = bench.folder / f"{name.replace(', ', '-')}-pilot.npz"
+        if not pilot_path.exists():
+            pilot_of(problem, SAMPLES.get(name, 64 if problem.x[0].size > SMALL else 128)).save(pilot_path)
+        fit = Pilot.load(pilot_path).fit(problem.model, calls, progress=True, note=name)
+        print(f"{name}: {fit}", flush=True)
+        path.write_text(fit.plan.to_json())
+    return Plan.from_json(path.read_text())
+
+
+def pilot_of(problem: Problem, count: int, seed: int = PILOT_SEED, **options: Any) -> Pilot:
+    """A pilot of a problem from starts of its own, with the classes or the conditions of its first samples in turn."""
+    top = problem.schedule.level(problem.schedule.t_max)
+    x = initial_noise((count, *problem.x.shape[1:]), seed, like=problem.x) * float(np.hypot(top.alpha, top.sigma))
+    given = first_rows(problem.condition, count) if problem.condition else None
+    if given and len(next(iter(given.values()))) < count:
+        given = {key: value[np.arange(count) % len(value)] for key, value in given.items()}
+    return Pilot.record(
+        problem.model, problem.schedule, x, condition=given, progress=True, prediction=problem.prediction, **options
+    )
+
+
+def guidance(bench: Bench) -> str:
+    """Fashion at 8 calls: the error of plans fitted at one scale / the default's, at several scales"""
+    network, shown = load_network("fashion"), {}
+    count = 30
+    x = torch.from_numpy(initial_noise((count, *network.shape), 1)).float()
+    label = {"label": torch.arange(count) % 10}
+    for scale in (1, 1.5, 2, 3, 5):
+        model = classifier_free_guidance(network, network, scale)
+        saved = bench.folder / f"fashion-guided-{scale}.npz"
+        facts = {"prediction": network.prediction, "condition": label}
+        problem = Problem.of(model, network.schedule, x, calls=256, saved=saved, **facts)
+        default = np.median(errors_of(problem, plan_of(problem, 8)))
+        for fitted_at in (1, 2):
+            ratio = np.median(errors_of(problem, shipped("fashion", 8, fitted_at))) / default
+            shown[f"fitted at {fitted_at}", scale] = f"{ratio:.2f}"
+        shown["the default's error", scale] = f"{default:.1e}"
+    return by_cell("plan, scale", shown)
+
+
+def size(bench: Bench) -> str:
+    """Digits: the median error on 192 other starts, by the number of fitted samples, two pilots each"""
+    problem = first_starts(bundled("digits", 192, 1, saved=bench.folder / "digits-192.npz", calls=512), 192)
+    rows = []
+    for count in (8, 16, 32, 64, 128, 256):
+        row: list[Any] = [count]
+        pilots = [pilot_of(problem, 2 * count, seed) for seed in (11, 12)]
+        for calls in (5, 8):
+            values = [float(np.median(errors_of(problem, p.fit(problem.model, calls).plan))) for p in pilots]
+            row += [f"{values[0]:.2e}, {values[1]:.2e}", f"{max(values) / min(values):.2f}"]
+        rows.append(row)
+        print(row, flush=True)
+    return table(("fitted samples", "5 calls", "ratio", "8 calls", "ratio"), rows)
+
+
+def cost(bench: Bench) -> str:
+    """A fit of 64 samples, pilot included, 120 s at most up to 10 calls; and the memory of 32 samples of 3×256×256"""
+    import resource
+
+    torch.set_num_threads(2)
+    shown = {}
+    large = torch.zeros(32, 3, 256, 256)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    from pndm_solvers import NoiseSchedule
+
+    Pilot.record(lambda x, t: 0 * x, NoiseSchedule.linear(), large.normal_(), levels=128)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name in STARTS:
+        problem = bundled(name, 64, 5)
+        for calls in (5, 8, 10):
+            began = time.monotonic()
+            fit = pilot_of(problem, 64).fit(problem.model, calls)
+            shown[name, calls] = f"{time.monotonic() - began:.0f} s, {fit.calls:,} sample-calls beside the pilot's"
+    torch.set_num_threads(1)
+    peak = f"The process held {after / 2**20:.2f} GB at most, of which {before / 2**20:.2f} GB before."
+    return f"{peak}\n\n{by_cell('network, calls', shown)}"
+
+
+TABLES: dict[str, Callable[[Bench], str]] = {
+    "bundled": bundled_table,
+    **{f.__name__: f for f in (distribution, testing, guidance, size, cost)},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="by default all")
+    parser.add_argument("--problems", nargs="+", metavar="NAME", help="of the table testing, only these")
+    parser.add_argument("--folder", type=Path, default=networks.CACHE / "fitted")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    print(heading("numpy", "torch"), flush=True)
+    bench = Bench(arguments.folder, arguments.problems)
+    with torch.no_grad():
+        report(TABLES, arguments.tables, bench)
+
+
+if __name__ == "__main__":
+    main()

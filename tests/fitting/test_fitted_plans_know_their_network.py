@@ -1,0 +1,110 @@
+"""A fitted plan carries what it was fitted to, is refused elsewhere, and runs wherever a solver is asked for."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import assert_refused
+from problems import noise, recorded, ring
+
+from pndm_solvers import FittedSolver, NoiseSchedule, Pilot, Plan, PLMSSolver, Problem, add_noise, fit_plan
+from pndm_solvers.measure import compare
+
+LINEAR = NoiseSchedule.linear()
+
+
+@pytest.fixture(scope="module")
+def plans():
+    pilot = recorded(LINEAR)
+    return [pilot.fit(ring(LINEAR), calls, note="ring").plan for calls in (4, 6)]
+
+
+@pytest.fixture
+def solver(plans):
+    return FittedSolver(LINEAR, tuple(plans))
+
+
+def test_the_json_says_what_a_plan_was_fitted_to(plans):
+    document = json.loads(plans[0].to_json())
+    assert document["fitted"] == {
+        "schedule": repr(LINEAR),
+        "prediction": "epsilon",
+        "model_calls": 4,
+        "date": document["fitted"]["date"],
+        "version": document["fitted"]["version"],
+        "note": "ring",
+    }
+    again = Plan.from_json(plans[0].to_json())
+    assert again == plans[0]
+    assert again.fitted == plans[0].fitted
+    assert "fitted" not in json.loads(PLMSSolver(LINEAR).plan(4).to_json())
+
+
+def test_it_is_refused_where_it_does_not_belong(plans, solver, tmp_path):
+    (tmp_path / "none.json").write_text("{}")
+    broken = json.loads(plans[0].to_json())
+    broken["fitted"]["model_calls"] = "4"
+    x = noise(LINEAR, 2)
+    cases = [
+        (lambda: plans[0].run(ring(LINEAR), x, prediction="v_prediction"), ValueError, "fitted to .* 'epsilon'"),
+        (lambda: solver.sample(ring(LINEAR), x, 4, prediction="sample"), ValueError, "fitted to .* 'epsilon'"),
+        (lambda: FittedSolver(NoiseSchedule.cosine(), tuple(plans)), ValueError, "another schedule"),
+        (lambda: FittedSolver(NoiseSchedule.vp(), tuple(plans)), ValueError, "another schedule"),
+        (lambda: FittedSolver(LINEAR, ()), TypeError, "one at least"),
+        (lambda: FittedSolver.load(LINEAR, tmp_path / "none.json"), ValueError, "none.json"),
+        (lambda: FittedSolver.load(LINEAR, tmp_path / "absent.json"), OSError, "absent"),
+        (lambda: solver.plan(5), ValueError, "4, 6 model calls"),
+        (lambda: solver.plan(max_model_calls=3), ValueError, "4, 6 model calls"),
+        (lambda: solver.plan(), ValueError, "exactly one"),
+        (lambda: solver.plan(4, spacing="karras"), ValueError, "spacing is 'karras'"),
+        (lambda: solver.plan(4, start=500.0), ValueError, "start is 500"),
+        (lambda: solver.plan(timesteps=np.array([900, 500])), ValueError, "timesteps is"),
+        (lambda: solver.plan(4, final="first"), ValueError, "final is 'first'"),
+        (lambda: Plan.from_json(json.dumps(broken)), ValueError, "model_calls"),
+    ]
+    assert_refused(cases)
+
+
+def test_it_stands_where_a_solver_is_asked_for(plans, solver):
+    x = noise(LINEAR, 8, seed=3)
+    assert solver.plan(4) == plans[0]
+    assert solver.plan(max_model_calls=5) == plans[0]
+    assert solver.plan(max_model_calls=50) == plans[1]
+    assert np.array_equal(solver.sample(ring(LINEAR), x, 6), plans[1].run(ring(LINEAR), x))
+    problem = Problem.of(ring(LINEAR), LINEAR, noise(LINEAR, 16, seed=4), calls=64, progress=False)
+    fitted, default = compare(problem, [solver, PLMSSolver(LINEAR)], calls=(3, 4, 6))
+    assert fitted.value[0] == np.inf
+    assert all(mine < theirs for mine, theirs in zip(fitted.value[1:], default.value[1:], strict=True))
+
+
+def test_bad_calls_of_a_fit_are_refused(tmp_path):
+    model, x = ring(LINEAR), noise(LINEAR)
+    pilot = recorded(LINEAR, levels=16)
+    (tmp_path / "text").write_text("no pilot")
+    own = Pilot.record(model, LINEAR, x, spacing=lambda schedule, steps, end: np.linspace(900, 1, steps), levels=16)
+    cases = [
+        (lambda: fit_plan("model", LINEAR, x, 4), TypeError, "model"),
+        (lambda: fit_plan(model, "linear", x, 4), TypeError, "schedule"),
+        (lambda: fit_plan(model, LINEAR, x[:1], 4), ValueError, "1 samples"),
+        (lambda: fit_plan(model, LINEAR, [[0.0]], 4), TypeError, "x_T"),
+        (lambda: fit_plan(model, LINEAR, x, 4, timesteps=[900, 100]), ValueError, "timesteps"),
+        (lambda: fit_plan(model, LINEAR, x, 4, levels=2), ValueError, "levels"),
+        (lambda: fit_plan(model, LINEAR, x, 4, batch_size=0), ValueError, "batch_size"),
+        (lambda: fit_plan(model, LINEAR, x, 4, speed=1), TypeError, "speed"),
+        (lambda: fit_plan(model, LINEAR, x, 4, condition={"y": x[:3]}), ValueError, "'y'"),
+        (lambda: pilot.fit(model, 0), ValueError, "max_model_calls"),
+        (lambda: pilot.fit(None, 4), TypeError, "model"),
+        (lambda: fit_plan(lambda x, t: x * np.nan, LINEAR, x, 4), FloatingPointError, "not finite"),
+        (lambda: own.save(tmp_path / "own"), ValueError, "of your own"),
+        (lambda: Pilot.load(tmp_path / "text"), ValueError, "cannot be loaded as a pilot"),
+        (lambda: Pilot.load(tmp_path / "absent"), OSError, "absent"),
+    ]
+    assert_refused(cases)
+
+
+def test_a_run_from_a_later_level_is_fitted_from_there():
+    x0 = np.zeros((64, 2))
+    x = add_noise(LINEAR, x0, np.random.default_rng(0).standard_normal((64, 2)), t=500)
+    fit = Pilot.record(ring(LINEAR), LINEAR, x, start=500.0, levels=64).fit(ring(LINEAR), 5)
+    assert fit.plan.levels[0].t == 500
+    assert fit.gain < 0.5
