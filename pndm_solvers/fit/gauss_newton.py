@@ -26,7 +26,7 @@ __all__ = ["gauss_newton", "typical"]
 NUDGE = 2e-3  # of a weight, or of a level in log σ/α, where the network answers in float32
 FARTHEST = 0.3  # that a step moves a level in log σ/α
 FLOOR = 0.1  # of the median error², beside which a sample's own counts
-TINY = 1e-30  # an error² of no meaning, where an idle network leaves none
+TINY = 1e-24  # the square of an error that is rounding alone, as of an idle network
 ENOUGH = 0.02  # the least gain, in the logarithm of the error, at which the derivatives are used once more
 
 

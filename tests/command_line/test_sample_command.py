@@ -13,7 +13,19 @@ def run(capsys, monkeypatch):
     return runner(capsys, monkeypatch)
 
 
-def test_the_demo(run, tmp_path, monkeypatch):
+def test_the_demo_draws_by_the_plan_that_was_fitted(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("sample", "--count", 8)
+    assert status == 0
+    for word in ("fashion", "fitted 10", "10 model calls", "samples.png"):
+        assert word in out
+    assert "10/10" in err
+    assert "fitted 5" in run("sample", "--calls", 5, "--count", 2, "--network", "digits")[1]
+    assert "PLMS 4" in run("sample", "--calls", 5, "--count", 2, "--network", "digits", "--solver", "plms")[1]
+    assert "PLMS 4" in run("sample", "--calls", 5, "--count", 2, "--guidance", 3.3)[1]
+
+
+def test_any_number_of_calls(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = run("sample", "--calls", 3)
     assert status == 0

@@ -1,0 +1,57 @@
+"""`pndm-solvers fit` writes a plan that the other commands take in the place of a solver."""
+
+import json
+
+import pytest
+from run_command import runner
+
+from pndm_solvers import Plan
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    return runner(capsys, monkeypatch)
+
+
+QUICK = ("--network", "digits", "--samples", 8, "--levels", 24)
+
+
+def test_a_plan_is_fitted_drawn_with_printed_and_compared(run, tmp_path):
+    path, pilot = tmp_path / "plan.json", tmp_path / "pilot.npz"
+    status, out, err = run("fit", *QUICK, "--calls", 4, "--out", path, "--pilot", pilot, "--note", "a test")
+    assert status == 0, err
+    for word in ("4 model calls", "default", "best plain rule", "called for", "written", "--plan"):
+        assert word in out
+    assert "held-out error" in err
+    plan = Plan.from_json(path.read_text())
+    assert (plan.model_calls, plan.fitted.note, plan.fitted.prediction) == (4, "a test", "epsilon")
+    status, out, _ = run("sample", "--network", "digits", "--plan", path, "--count", 2, "--out", tmp_path / "a.png")
+    assert (status, plan.name in out) == (0, True)
+    status, out, _ = run("plan", "--plan", path)
+    assert status == 0
+    assert "fitted to: a test, epsilon" in out
+    assert Plan.from_json(run("plan", "--plan", path, "--json")[1]) == plan
+    compared = ("compare", "--problem", "digits", "--solver", "ddim", "--plan", path, "--starts", 4, "--calls", 4)
+    status, out, _ = run(*compared, "--json")
+    assert status == 0
+    values = {curve["solver"]: curve["value"][0] for curve in json.loads(out)["curves"]}
+    assert values["fitted"] < values["DDIM"]
+    again = run("fit", *QUICK, "--calls", 4, "--out", tmp_path / "again.json", "--pilot", pilot)
+    assert again[0] == 0
+    assert Plan.from_json((tmp_path / "again.json").read_text()) == plan
+
+
+def test_mistakes(run, tmp_path):
+    plan, pilot = tmp_path / "plan.json", tmp_path / "pilot.npz"
+    assert run("fit", *QUICK, "--calls", 3, "--out", plan, "--pilot", pilot)[0] == 0
+    cases = {
+        ("sample", "--network", "fashion", "--plan", plan): "fitted to a network that predicts 'epsilon'",
+        ("sample", "--network", "digits", "--plan", plan, "--order", 2): "leave --order out",
+        ("sample", "--network", "digits", "--plan", plan, "--calls", 2): "none of that many",
+        ("sample", "--network", "digits", "--plan", tmp_path / "none.json"): "none.json",
+        ("fit", "--network", "fashion", "--pilot", pilot): "of another network",
+        ("fit", "--out", tmp_path / "none" / "plan.json"): "no folder",
+    }
+    for arguments, message in cases.items():
+        status, _, err = run(*arguments)
+        assert (status, message in err) == (1, True), err
