@@ -10,6 +10,7 @@ end of a fine run from the level where its plan begins.
 - testing: networks and exact problems that had no say in how the search was made (`sets.py`), fitted here.
 - guidance: fashion's plans for one scale of guidance, at others.
 - size: the error against the number of samples of the pilot, and of two pilots of 32 fitted samples.
+- picture: the same starts by several plans of 5 calls.
 - cost: seconds of a fit on this machine, pilot included, and the memory of a pilot of large samples.
 
     python benchmarks/fitted_plans.py --tables bundled distribution
@@ -21,6 +22,8 @@ Fine runs, peers and fitted plans are kept in --folder, so that a stopped run go
 from __future__ import annotations
 
 import argparse
+import math
+import resource
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,7 +42,18 @@ from tqdm import tqdm
 from work_precision import default_plan, paired, run_peer
 from work_precision_tables import geometric
 
-from pndm_solvers import Pilot, Plan, PLMSSolver, Problem, classifier_free_guidance, initial_noise
+from pndm_solvers import (
+    DDIMSolver,
+    DPMMultistepSolver,
+    NoiseSchedule,
+    Pilot,
+    Plan,
+    PLMSSolver,
+    Problem,
+    classifier_free_guidance,
+    initial_noise,
+)
+from pndm_solvers.arrays import library
 from pndm_solvers.condition import first_rows
 from pndm_solvers.distances import frechet, resampled
 from pndm_solvers.fit.fitted import plain_rules
@@ -200,7 +214,7 @@ def fitted_to(bench: Bench, problem: Problem, name: str, calls: int) -> Plan:
     if not path.exists():
         pilot_path = bench.folder / f"{name.replace(', ', '-')}-pilot.npz"
         if not pilot_path.exists():
-            pilot_of(problem, SAMPLES.get(name, 64 if problem.x[0].size > SMALL else 128)).save(pilot_path)
+            pilot_of(problem, SAMPLES.get(name, 64 if math.prod(problem.x.shape[1:]) > SMALL else 128)).save(pilot_path)
         fit = Pilot.load(pilot_path).fit(problem.model, calls, progress=True, note=name)
         print(f"{name}: {fit}", flush=True)
         path.write_text(fit.plan.to_json())
@@ -210,7 +224,8 @@ def fitted_to(bench: Bench, problem: Problem, name: str, calls: int) -> Plan:
 def pilot_of(problem: Problem, count: int, seed: int = PILOT_SEED, **options: Any) -> Pilot:
     """A pilot of a problem from starts of its own, with the classes or the conditions of its first samples in turn."""
     top = problem.schedule.level(problem.schedule.t_max)
-    x = initial_noise((count, *problem.x.shape[1:]), seed, like=problem.x) * float(np.hypot(top.alpha, top.sigma))
+    x = initial_noise((count, *problem.x.shape[1:]), seed) * float(np.hypot(top.alpha, top.sigma))
+    x = library(problem.x).from_numpy(x, like=problem.x)
     given = first_rows(problem.condition, count) if problem.condition else None
     if given and len(next(iter(given.values()))) < count:
         given = {key: value[np.arange(count) % len(value)] for key, value in given.items()}
@@ -255,14 +270,10 @@ def size(bench: Bench) -> str:
 
 def cost(bench: Bench) -> str:
     """A fit of 64 samples, pilot included, 120 s at most up to 10 calls; and the memory of 32 samples of 3×256×256"""
-    import resource
-
     torch.set_num_threads(2)
     shown = {}
     large = torch.zeros(32, 3, 256, 256)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    from pndm_solvers import NoiseSchedule
-
     Pilot.record(lambda x, t: 0 * x, NoiseSchedule.linear(), large.normal_(), levels=128)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name in STARTS:
@@ -276,9 +287,41 @@ def cost(bench: Bench) -> str:
     return f"{peak}\n\n{by_cell('network, calls', shown)}"
 
 
+def picture(bench: Bench) -> str:
+    """docs/images/fitted.png: the same starts by DDIM, DPM-Solver++(2M), the default, the fitted plan and a fine run"""
+    from matplotlib.figure import Figure
+
+    network, calls, scale = load_network("fashion"), 5, 2.0
+    x = torch.from_numpy(initial_noise((10, *network.shape), 11)).float()
+    label = torch.arange(10)
+    model, schedule = network.model(label, scale), network.schedule
+    options: Any = {"prediction": network.prediction, "sample_shape": network.shape}
+    rows = {
+        "DDIM": DDIMSolver(schedule).plan(calls, **options),
+        "DPM++ 2M": DPMMultistepSolver(schedule).plan(calls, spacing="log_snr", **options),
+        "default": PLMSSolver(schedule).plan(calls, **options),
+        "fitted": shipped("fashion", calls, scale),
+        "200 calls": PLMSSolver(schedule, order=2).plan(200, **options),
+    }
+    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    axes = figure.subplots(len(rows), 10)
+    for (name, plan), line in zip(rows.items(), axes, strict=True):
+        images = plan.run(model, x, prediction=network.prediction)
+        for image, axis in zip(images, line, strict=True):
+            axis.imshow(image[0].clamp(-1, 1), cmap="gray_r", vmin=-1, vmax=1)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
+    figure.suptitle(
+        f"The same noise with {calls} model calls, guidance {scale:g}; the last row is where the flow leads"
+    )
+    path = Path(__file__).parents[1] / "docs" / "images" / "fitted.png"
+    figure.savefig(path, dpi=110)
+    return f"![the same starts by several plans]({path.name})"
+
+
 TABLES: dict[str, Callable[[Bench], str]] = {
     "bundled": bundled_table,
-    **{f.__name__: f for f in (distribution, testing, guidance, size, cost)},
+    **{f.__name__: f for f in (distribution, testing, guidance, size, cost, picture)},
 }
 
 

@@ -270,6 +270,11 @@ WARNED = [
         "where chance dominates",
         "some hundred starts",
     ),
+    (
+        "fit_plan(lambda x, t: 0 * x, schedule, noise, 4, levels=8)",
+        "nothing fitted was better than the default",
+        "the default, or more samples",
+    ),
 ]
 
 # Right as they are: no warning.

@@ -140,6 +140,10 @@ FORBIDDEN = [
     ("distances", "plan"),
     ("flow", "problem"),
     ("orders", "measure"),
+    *((core, "fit") for core in CORE),
+    ("fit.runs", "fit.pilot"),
+    ("fit.draft", "fit.runs"),
+    ("fit.search", "fit.pilot"),
 ]
 
 
