@@ -255,16 +255,35 @@ def guidance(bench: Bench) -> str:
 
 def size(bench: Bench) -> str:
     """Digits: the median error on 192 other starts, by the number of fitted samples, two pilots each"""
+    from matplotlib.figure import Figure
+
     problem = first_starts(bundled("digits", 192, 1, saved=bench.folder / "digits-192.npz", calls=512), 192)
+    counts, budgets = (8, 16, 32, 64, 128), (5, 8)
+    errors = np.zeros((len(counts), len(budgets), 2))
+    for i, count in enumerate(counts):
+        for k, seed in enumerate((11, 12)):
+            pilot = pilot_of(problem, 2 * count, seed)
+            for j, calls in enumerate(budgets):
+                errors[i, j, k] = np.median(errors_of(problem, pilot.fit(problem.model, calls).plan))
+        print(count, errors[i].tolist(), flush=True)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for j, calls in enumerate(budgets):
+        for k, marker in enumerate(("o-", "s--")):
+            axes.loglog(counts, errors[:, j, k], marker, color=f"C{j}", label=f"{calls} calls" if k == 0 else None)
+        default = float(np.median(errors_of(problem, plan_of(problem, calls))))
+        axes.axhline(default, color=f"C{j}", linestyle=":", label=f"the default, {calls} calls")
+    axes.set_xticks(counts, map(str, counts), minor=False)
+    axes.minorticks_off()
+    axes.set(xlabel="samples fitted to", ylabel="median error on other starts", title="Digits: two pilots of each size")
+    axes.legend()
+    figure.savefig(Path(__file__).parents[1] / "docs" / "images" / "pilot-size.png", dpi=110)
     rows = []
-    for count in (8, 16, 32, 64, 128, 256):
+    for count, found in zip(counts, errors, strict=True):
         row: list[Any] = [count]
-        pilots = [pilot_of(problem, 2 * count, seed) for seed in (11, 12)]
-        for calls in (5, 8):
-            values = [float(np.median(errors_of(problem, p.fit(problem.model, calls).plan))) for p in pilots]
-            row += [f"{values[0]:.2e}, {values[1]:.2e}", f"{max(values) / min(values):.2f}"]
+        for pair in found:
+            row += [f"{pair[0]:.2e}, {pair[1]:.2e}", f"{pair.max() / pair.min():.2f}"]
         rows.append(row)
-        print(row, flush=True)
     return table(("fitted samples", "5 calls", "ratio", "8 calls", "ratio"), rows)
 
 

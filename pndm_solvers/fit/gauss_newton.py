@@ -113,7 +113,7 @@ def _jacobian(
             state = runner.state(plan, part, run.states[: row + 1], run.answers[: row + 1])
             columns[:, i] = (runner.end(state) - run.end)[:, pilot.kept] / step
         found.append(columns)
-    return np.concatenate(found)
+    return np.nan_to_num(np.concatenate(found), nan=0.0, posinf=0.0, neginf=0.0)  # no step along what overflows
 
 
 def _epsilon(part: Part) -> float:

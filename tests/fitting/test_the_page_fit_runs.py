@@ -1,4 +1,4 @@
-"""The Python blocks of the page "A plan for your network" run in order, and print a table like the one that it shows."""
+"""The Python blocks of the page "A plan for your network" run in order, and print a table like the one shown there."""
 
 import re
 from pathlib import Path
