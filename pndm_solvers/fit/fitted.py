@@ -109,6 +109,7 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
     bar = tqdm(total=expected, desc=default.cost(), unit="sample", unit_scale=True, disable=not progress)
     runner, interrupted = Runner(model, bar.update), False
     with pilot.starts[0].library.unrecorded(), bar:
+        pilot.check_network(runner, fitting[0])
         judged = {"default": (default, runner.errors(default, judging))}
 
         def judge(name: str, plan: Plan) -> None:

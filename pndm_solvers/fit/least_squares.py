@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pndm_solvers.fit.draft import Draft
-from pndm_solvers.fit.runs import Part, Runner, numbers
-from pndm_solvers.prediction import conversion
-from pndm_solvers.schedule import Float64
-from pndm_solvers.table import Row
+from pndm_solvers.fit.runs import Part, Runner, as_prediction, numbers
 from pndm_solvers.transfer import transfer_weights
 
 if TYPE_CHECKING:
@@ -37,7 +34,7 @@ def least_squares(draft: Draft, pilot: Pilot, parts: Sequence[Part], runner: Run
         for part, states, answers in begun:
             state = replace(part.start, plan=plan, row=k, states={k: states[k]})
             answers.append(runner.answer(state))
-            past = [_as(space, plan.rows[j], states[j], answers[j]) for j in range(k, k - len(own), -1)]
+            past = [as_prediction(space, plan.rows[j], states[j], answers[j]) for j in range(k, k - len(own), -1)]
             columns = np.stack([e[:, pilot.kept].ravel() for e in past])
             wanted = (pilot.at(there, part.rows) - p * numbers(states[k])[:, pilot.kept]).ravel() / q
             gram += columns @ columns.T
@@ -50,8 +47,3 @@ def least_squares(draft: Draft, pilot: Pilot, parts: Sequence[Part], runner: Run
         for part, states, answers in begun:
             states.append(runner.state(plan, part, states, answers).states[k + 1])
     return draft
-
-
-def _as(space: str, row: Row, x: Any, answer: Any) -> Float64:
-    p, q = conversion(row.space, space, row.alpha, row.sigma)
-    return p * numbers(x) + q * numbers(answer)

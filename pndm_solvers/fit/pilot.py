@@ -19,12 +19,12 @@ from pndm_solvers.arguments import boolean, check_options, function, location, w
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.condition import Condition, checked_condition
 from pndm_solvers.fit.fitted import Fit, fitted
-from pndm_solvers.fit.runs import Part, numbers
+from pndm_solvers.fit.runs import Part, Runner, as_prediction, numbers
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.latents import around
 from pndm_solvers.methods import PLMSSolver
 from pndm_solvers.plan import Model, Plan, State, Step
-from pndm_solvers.prediction import Prediction, conversion
+from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Float64, Level
 from pndm_solvers.schedules import KINDS, NoiseSchedule
 
@@ -34,6 +34,7 @@ FORMAT = "pndm_solvers.pilot/1"
 # Of the fine run. Above 2 the step to σ = 0, of a length that no number of levels shortens, amplifies what a network
 # errs by: on the digits an order of 4 is off by 1e-3 however fine the run.
 FINE_ORDER = 2
+SAME = 0.2  # the most by which the answers of one network may differ: in half precision no two runs are equal
 JUDGES = 8  # samples that tell the error of the fine run
 ARRAYS = ("ends", "kept", "states", "slopes")
 COORDINATES = 4096  # of a sample's numbers, at most, that a pilot keeps along its way
@@ -158,7 +159,10 @@ class Pilot:
         return Pilot(schedule, tuple(starts), np.concatenate(ends), error, grid, kept, states, slopes)
 
     def fit(self, model: Model, max_model_calls: int, *, progress: bool = False, note: str = "") -> Fit:
-        """A plan of at most so many model calls, fitted to the pilot's network, `model`: see `fit_plan`."""
+        """A plan of at most so many model calls, fitted to the pilot's network, `model`: see `fit_plan`.
+
+        Raises ValueError for a model that answers otherwise than the pilot's.
+        """
         return fitted(self, model, max_model_calls, progress=progress, note=note)
 
     @property
@@ -177,6 +181,18 @@ class Pilot:
                     parts.append(whole_part.taken(np.flatnonzero(chosen)))
             first = rows[-1] + 1
         return fitted, held_out
+
+    def check_network(self, runner: Runner, part: Part) -> None:
+        """ValueError where the network answers otherwise at the first level than it did in the fine run."""
+        row, start = self.plan.rows[0], part.start
+        v = as_prediction("v_prediction", row, start.states[0], runner.answer(start))[:, self.kept]
+        then = self.slopes[0, part.rows]
+        change = v / np.hypot(row.alpha, row.sigma) - then
+        if not np.sqrt(np.mean(change**2)) <= SAME * np.sqrt(np.mean(then**2)):
+            raise ValueError(
+                "the model answers otherwise than the one that the pilot was recorded with; pass that one, with the "
+                "same guidance, or record a pilot of this one"
+            )
 
     def at(self, level: Level, rows: NDArray[np.intp]) -> Float64:
         """The states of some samples at any level of the run, `(b, kept)`: Hermite's cubic in arctan σ/α."""
@@ -255,10 +271,9 @@ class _Way:
     def __call__(self, step: Step) -> None:
         row = step.before.plan.rows[step.row]
         self.plan = step.before.plan
-        p, q = conversion(row.space, "v_prediction", row.alpha, row.sigma)
-        x, answer = (numbers(array)[:, self.kept] / np.hypot(row.alpha, row.sigma) for array in (step.x, step.answer))
-        self.states.append(x.astype(np.float32))
-        self.slopes.append((p * x + q * answer).astype(np.float32))
+        v = as_prediction("v_prediction", row, step.x, step.answer)
+        for collected, values in ((self.states, numbers(step.x)), (self.slopes, v)):
+            collected.append((values[:, self.kept] / np.hypot(row.alpha, row.sigma)).astype(np.float32))
 
     def ended(self, end: Float64) -> tuple[Float32, Float32]:
         """All of them, and those of the end. No answer belongs to it: there the last step goes on as a parabola."""

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from pndm_solvers.arrays import library
 from pndm_solvers.plan import Model, Plan, State
+from pndm_solvers.prediction import conversion
 from pndm_solvers.schedule import Float64
+from pndm_solvers.table import Row
 
-__all__ = ["Part", "Run", "Runner", "first_samples", "numbers"]
+__all__ = ["Part", "Run", "Runner", "as_prediction", "first_samples", "numbers"]
 
 
 class Part(NamedTuple):
@@ -119,6 +121,12 @@ def first_samples(parts: Sequence[Part], count: int) -> list[Part]:
             chosen.append(part.taken(np.arange(some)))
             count -= some
     return chosen
+
+
+def as_prediction(name: str, row: Row, x: Any, answer: Any) -> Float64:
+    """What a row combines, at its state `x`, as another prediction, `(B, D)`."""
+    p, q = conversion(row.space, name, row.alpha, row.sigma)
+    return p * numbers(x) + q * numbers(answer)
 
 
 def numbers(x: Any) -> Float64:

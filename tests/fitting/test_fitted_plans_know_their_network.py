@@ -94,6 +94,8 @@ def test_bad_calls_of_a_fit_are_refused(tmp_path):
         (lambda: fit_plan(model, LINEAR, x, 4, condition={"y": x[:3]}), ValueError, "'y'"),
         (lambda: pilot.fit(model, 0), ValueError, "max_model_calls"),
         (lambda: pilot.fit(None, 4), TypeError, "model"),
+        (lambda: pilot.fit(lambda x, t: 0.9 * model(x, t), 4), ValueError, "answers otherwise"),
+        (lambda: pilot.fit(lambda x, t: x * np.nan, 4), ValueError, "answers otherwise"),
         (lambda: fit_plan(lambda x, t: x * np.nan, LINEAR, x, 4), FloatingPointError, "not finite"),
         (lambda: own.save(tmp_path / "own"), ValueError, "of your own"),
         (lambda: Pilot.load(tmp_path / "text"), ValueError, "cannot be loaded as a pilot"),
