@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from pndm_solvers.plan import Plan
 from pndm_solvers.program import Program
 from pndm_solvers.schedule import Float64, Level
 from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.transfer import transfer_weights
 
 __all__ = ["HISTORY", "Draft"]
 
@@ -47,6 +49,18 @@ class Draft:
             own = [float(weight) for weight in adams_bashforth(min(k + 1, 2))]
             weights.append((*own, *[0.0] * (min(k + 1, HISTORY) - len(own))))
         return Draft(schedule, tuple(levels), tuple(weights), integral)
+
+    @staticmethod
+    def of(plan: Plan, schedule: NoiseSchedule) -> Draft:
+        """The draft of a plan whose rows are transfers along means of ε, cut to the draft's history."""
+        weights = []
+        for k, (row, (here, there)) in enumerate(zip(plan.rows, pairwise(plan.levels), strict=True)):
+            _, q = transfer_weights(here, there, here.space)
+            own = {j: weight / q for j, weight in row.answers}
+            if k and not plan.rows[0].alpha:  # there ε is the state itself, by σ
+                own[0] = dict(row.states).get(0, 0.0) * plan.rows[0].sigma / q
+            weights.append(tuple(own.get(j, 0.0) for j in range(k, max(-1, k - HISTORY), -1)))
+        return Draft(schedule, plan.levels, tuple(weights), plan.integer_times)
 
     def plan(self, name: str = "fitted") -> Plan:
         """The draft as a plan."""

@@ -1,16 +1,18 @@
 """The search for a fitted plan: drafts on several grids, of which the better ones go on.
 
 Where the levels lie decides which minimum Gauss–Newton finds. So it begins on several grids: the default's, and grids
-that are even in log ρ or in arctan(ρ/s), which are densest about ρ = s, the deviation of the data that they suit. Each
-draft goes one round on a few samples, the best three go on with all, and the best of these to its end.
+that are even in log ρ or in arctan(ρ/s), which are densest about ρ = s, the deviation of the data that they suit. On
+each it takes the better of two sets of weights, those of the default's rule or those of least squares. Each draft goes
+one round on a few samples, the best three go on with all, and the best of these to its end.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from pndm_solvers.fit.draft import HISTORY, Draft
 from pndm_solvers.fit.gauss_newton import gauss_newton, typical
 from pndm_solvers.fit.least_squares import least_squares
 from pndm_solvers.fit.runs import Part, Runner, first_samples
+from pndm_solvers.methods import PLMSSolver
 from pndm_solvers.plan import Plan
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
@@ -41,9 +44,10 @@ def drafts(default: Plan, pilot: Pilot, fitted: Sequence[Part], runner: Runner) 
 
     few, ranked = first_samples(fitted, _few(default, pilot)), []
     for levels in grids(default, pilot.schedule):
-        draft = Draft.on(pilot.schedule, levels, integral=default.integer_times)
-        draft = least_squares(draft, pilot, few, runner)
-        draft = next(gauss_newton(draft, pilot, few, runner), draft)
+        ruled = _ruled(default, levels, pilot)
+        starts = [ruled, least_squares(Draft.on(pilot.schedule, levels, integral=ruled.integral), pilot, few, runner)]
+        start = min(starts, key=lambda draft: typical(runner.errors(draft.plan(), few)))
+        draft = next(gauss_newton(start, pilot, few, runner), start)
         yield draft
         ranked.append((error(draft), draft))
     going = []
@@ -58,6 +62,16 @@ def drafts(default: Plan, pilot: Pilot, fitted: Sequence[Part], runner: Runner) 
         before, least = least, error(draft)
         if before - least < LEAST_GAIN:
             return
+
+
+def _ruled(default: Plan, levels: tuple[Level, ...], pilot: Pilot) -> Draft:
+    """The library's own rule on these levels."""
+    if levels == default.levels:
+        return Draft.of(default, pilot.schedule)
+    times = np.array([level.t for level in levels[:-1]])
+    end: Any = {"stop": levels[-1].t} if levels[-1].sigma else {}
+    plan = PLMSSolver(pilot.schedule).plan(timesteps=times.astype(int) if default.integer_times else times, **end)
+    return replace(Draft.of(plan, pilot.schedule), levels=levels)
 
 
 def grids(default: Plan, schedule: NoiseSchedule) -> Iterator[tuple[Level, ...]]:
