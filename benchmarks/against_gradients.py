@@ -12,6 +12,7 @@ sample-calls: the network called for one sample is one, a backward pass two. Our
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from typing import Any
 
@@ -95,6 +96,9 @@ def descend(method: NonStationary, network: Any, x: Tensor, ends: Tensor, rate: 
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print(heading("torch"), flush=True)
@@ -110,7 +114,7 @@ def main() -> None:
         x = x * float(np.hypot(first.alpha, first.sigma))
         trained_ends = fine.run(network, x)
     rows = []
-    for calls in CALLS:
+    for calls in arguments.calls:
         with torch.no_grad():
             pilot = pilot_of(judged, 64)
             fit = pilot.fit(network, calls)

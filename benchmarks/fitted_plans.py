@@ -59,7 +59,7 @@ from pndm_solvers.condition import first_rows
 from pndm_solvers.distances import frechet, resampled
 from pndm_solvers.fit.fitted import plain_rules
 from pndm_solvers.measure import difference
-from pndm_solvers.reference import load_network
+from pndm_solvers.reference import PLANS, load_network
 
 CALLS = (5, 6, 8, 10, 15, 20)
 STARTS = ("digits", "fashion")
@@ -103,6 +103,11 @@ def shipped(name: str, calls: int, guidance: float = 1.0) -> Plan:
     return solver.plan(calls)
 
 
+def budgets(name: str) -> list[int]:
+    """Of `CALLS`, those for which a plan is shipped."""
+    return [calls for calls in CALLS if (PLANS / f"{name}-1-{calls}.json").exists()]
+
+
 # ------------------------------------------------------------------ tables
 
 
@@ -111,7 +116,7 @@ def bundled_networks(bench: Bench) -> Iterator[tuple[Problem, int, dict[str, Any
     for name in STARTS:
         problem = SETS["choosing"][name].paired(bench.choosing)
         known = json.loads((bench.choosing / "peers.json").read_text())[name]["own"]
-        for calls in CALLS:
+        for calls in budgets(name):
 
             def peer_errors(peer: Any, problem: Problem = problem, calls: int = calls) -> list[float]:
                 try:
@@ -157,7 +162,7 @@ def bundled_table(bench: Bench) -> str:
             figures.append(f"{mine:.1e} ({mine / least['peers']:.2f}, {mine / least['rules']:.2f})")
         shown[f"{problem.name}, median", calls], shown[f"{problem.name}, mean", calls] = figures
     problem = bench.other_classes()
-    for calls in CALLS:
+    for calls in budgets("fashion"):
         mine, theirs = (errors_of(problem, plan) for plan in (shipped("fashion", calls), plan_of(problem, calls)))
         share = f"{np.median(mine) / np.median(theirs):.2f}, {mine.mean() / theirs.mean():.2f}"
         shown["fashion, other classes / default: median, mean", calls] = share
@@ -174,7 +179,7 @@ def distribution(bench: Bench) -> str:
         problem = entry.sampled(bench.choosing)
         features = networks.load_features(name)
         target = features(problem.target().points)
-        for calls in CALLS:
+        for calls in budgets(name):
             mine, theirs = (begun(problem, plan) for plan in (shipped(name, calls), plan_of(problem, calls)))
             gap = difference(problem, mine, theirs)
             parts = [features(np.asarray(result)) for result in (mine, theirs)]

@@ -11,7 +11,16 @@ from pndm_solvers.arrays import library
 from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.table import Table
 
-__all__ = ["advise_on_mean", "advise_on_plan", "advise_on_reference", "advise_on_sets", "advise_on_size", "warn"]
+__all__ = [
+    "advise_on_mean",
+    "advise_on_noise",
+    "advise_on_pilot",
+    "advise_on_plan",
+    "advise_on_reference",
+    "advise_on_sets",
+    "advise_on_size",
+    "warn",
+]
 
 # Between these σ/α, on data of about unit range, noise becomes a picture.
 DECISIVE = (0.1, 2.0)
@@ -27,6 +36,9 @@ HUGE = 100.0
 
 # Fewer samples than this do not tell distributions apart.
 FEW = 100
+
+# A share of the samples' size that no fine run should err by.
+ROUGH = 0.03
 
 
 def warn(message: str) -> None:
@@ -85,6 +97,27 @@ def advise_on_size(x: Any, here: Level) -> None:
             f"the state x has a root mean square of {float(size):.2g}, but begins at t = {here.t:g}, "
             f"where its noise alone has σ = {here.sigma:g}; multiply noise by σ there, and pass a picture through "
             f"add_noise"
+        )
+
+
+def advise_on_noise(x: Any, top: Level) -> None:
+    """Warns of starts `x` of a pilot that are not of the size of the schedule's pure noise."""
+    ours, wanted = library(x), math.hypot(top.alpha, top.sigma)
+    size = float((ours.numbers(x) ** 2).mean() ** 0.5)
+    if math.prod(x.shape) >= 64 and not wanted / 1.5 < size < 1.5 * wanted:
+        warn(
+            f"x_T has a root mean square of {size:.3g}, and pure noise of this schedule {wanted:.3g}; pass noise of "
+            f"that size, or with start= states of that level"
+        )
+
+
+def advise_on_pilot(size: float, error: float, prediction: str) -> None:
+    """Warns of a pilot that is no reference: ends of an unlikely `size`, or too large an `error`."""
+    if not size <= HUGE or error > ROUGH * size:
+        warn(
+            f"the pilot ends at samples with a root mean square of {size:.3g} and errs by about {error:.1e} itself; "
+            f"unless the data are like that, the network does not predict {prediction!r}, the schedule is another, or "
+            f"the pilot needs more levels"
         )
 
 

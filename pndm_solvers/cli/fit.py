@@ -38,7 +38,10 @@ def fit(
     note: Annotated[str | None, typer.Option(help="Free text for the plan. [default: the network, the scale]")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Fit a plan to a network: levels and weights with which its samples err least. Ctrl-C keeps the best so far."""
+    """Fit a plan to a network: levels and weights with which its samples err least.
+
+    Ctrl-C keeps the best plan so far, once the pilot is recorded.
+    """
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out is {out}, but there is no folder {out.absolute().parent}; make it first")
     loaded = load_network_of(network, model, device)
@@ -48,6 +51,8 @@ def fit(
     if pilot is not None and pilot.exists():
         recorded = Pilot.load(pilot, device)
         _check_same(recorded, loaded, prediction, pilot)
+        count = sum(start.states[0].shape[0] for start in recorded.starts)
+        typer.echo(f"note: {pilot} has {count} samples and {recorded.plan.model_calls} levels", err=True)
     else:
         recorded = _record(loaded, guided, samples, levels, batch, guidance, prediction, seed, device)
         if pilot is not None:
@@ -56,7 +61,10 @@ def fit(
     found: Fit = recorded.fit(guided, calls, progress=True, note=note)
     out.write_text(found.plan.to_json(indent=1) + "\n", encoding="utf-8")
     typer.echo(str(found))
-    typer.echo(f"written: {out}; draw with it: pndm-solvers sample --plan {out}")
+    which = f"--model {model}" if model is not None else f"--network {loaded.name}"
+    which += f" --guidance {scale:g}" if loaded.labels and model is None else ""
+    which += f" --clip {clip:g}" if clip is not None else ""
+    typer.echo(f"written: {out}; draw with it: pndm-solvers sample {which} --plan {out}")
 
 
 def _record(

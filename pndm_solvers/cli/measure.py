@@ -21,6 +21,7 @@ from pndm_solvers.cli.options import (
 )
 from pndm_solvers.cli.tables import marked_rows, strict_json, text_table
 from pndm_solvers.fit import FittedSolver
+from pndm_solvers.fit.solver import read_plan
 from pndm_solvers.flow import ExactFlow
 from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.measure import CALLS, MEASURES, STANDARD, Curve, compare
@@ -129,7 +130,10 @@ def print_comparison(
     as_json: Json = False,
 ) -> None:
     """Measure solvers on time grids against model calls, by their distance to the right ends or to the data."""
-    numbers = read_numbers("--calls", calls, CALLS)
+    if plan and problem is None and model is None:
+        raise ValueError("--plan belongs to a network: name it with --problem or --model")
+    budgets = sorted({read_plan(path).model_calls for path in plan or ()})
+    numbers = read_numbers("--calls", calls, budgets or CALLS)
     check_known("--measure", measure, MEASURES)
     spacings = read_names("--spacing", spacing, SPACINGS, [DEFAULT_SPACING])
     names = read_names("--solver", solver, _measurable(measure), STANDARD)

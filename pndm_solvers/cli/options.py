@@ -31,13 +31,18 @@ SEVERAL = "several by commas or by repeating the option"
 class SolverOptions:
     """The options of every command that makes one plan."""
 
-    solver: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SOLVERS)}. [default: plms]")] = None
+    solver: Annotated[
+        str | None,
+        typer.Option(help=f"One of: {', '.join(SOLVERS)}. [default: plms; in sample the plan fitted to the network]"),
+    ] = None
     plan: Annotated[
         list[Path] | None,
         typer.Option(help="Instead of --solver: a file with a plan, as `fit` writes it; several by repeating it."),
     ] = None
     steps: Annotated[int | None, typer.Option(help="Steps of the time grid. [default: as --calls allows]")] = None
-    calls: Annotated[int | None, typer.Option(help="At most this many model calls. [default: 20]", min=1)] = None
+    calls: Annotated[
+        int | None, typer.Option(help="At most this many model calls. [default: 20, of a fitted plan 10]", min=1)
+    ] = None
     spacing: Annotated[str, typer.Option(help=f"One of: {', '.join(SPACINGS)}.")] = DEFAULT_SPACING
     order: Annotated[int | None, typer.Option(help="Multistep methods and unipc: the order of the formula.")] = None
     starter: Annotated[str | None, typer.Option(help="plms: ramp, heun or rk4.")] = None
@@ -96,8 +101,8 @@ class SolverOptions:
             raise ValueError("pass --steps or --calls, not both")
         if self.steps is not None:
             return solver.plan(self.steps, spacing=self.spacing, **cut)
-        if isinstance(solver, FittedSolver) and self.calls is None:
-            return solver.plan(solver.plans[-1].model_calls, **cut)
+        if isinstance(solver, FittedSolver):
+            return solver.plan(self.calls or solver.plans[-1].model_calls, **cut)
         return solver.plan(max_model_calls=self.calls or 20, spacing=self.spacing, **cut)
 
 

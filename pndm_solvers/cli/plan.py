@@ -29,6 +29,13 @@ def print_plan(
 ) -> None:
     """Print the table to which a solver compiles, without running anything."""
     if options.plan:
+        named = [
+            *options.named_method,
+            *(["--steps"] if options.steps else []),
+            *(["--calls"] if options.calls else []),
+        ]
+        if named or schedule != "linear" or start is not None or stop is not None:
+            raise ValueError(f"a plan from a file is printed as it is; leave {', '.join(named) or 'the options'} out")
         for path in options.plan:
             plan = read_plan(path)
             typer.echo(plan.to_json(indent=2) if as_json else f"{plan}{_fitted_to(plan)}")

@@ -58,7 +58,8 @@ def fit_plan(
     Returns
     -------
     Plan
-        It begins at its first level, `plan.levels[0]`, which is the default's, and runs as any other. Its `fitted` says
+        It begins at `plan.levels[0]`, where the default begins for samples of this shape, and runs as any other. With
+        `data_mean` run it by `FittedSolver.sample(…, data_mean=)`, which begins about the mean. Its `fitted` says
         what it was fitted to, and so does its JSON. `FittedSolver` takes it where a solver is asked for.
 
     Raises

@@ -40,6 +40,8 @@ RULES = (
     UniPCSolver,
 )
 SPACINGS = ("default", "log_snr", "quadratic")
+FINER = 4  # times the calls that a pilot must have
+FEWEST = 16  # samples that judge
 BETTER = 0.01  # than the default, in the logarithm of the error: less is chance
 
 
@@ -79,7 +81,7 @@ class Fit:
     def __str__(self) -> str:
         fitted_to, held_out = self.samples
         width = max(map(len, self.errors))
-        rows = [f"{'':{width}}   median     mean    worst   of the default's"]
+        rows = [f"{'':{width}}   median     mean    worst   of the default's, geometric mean"]
         for name, errors in self.errors.items():
             share = np.exp(typical(errors) - typical(self.errors["default"]))
             rows.append(
@@ -102,7 +104,12 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
     from tqdm.auto import tqdm
 
     function("model", model, "model(x, t)")
-    default = _quietly(PLMSSolver(pilot.schedule), whole("max_model_calls", max_model_calls), pilot.options)
+    if pilot.plan.model_calls < FINER * whole("max_model_calls", max_model_calls):
+        raise ValueError(
+            f"max_model_calls is {max_model_calls}, and the pilot has {pilot.plan.model_calls} levels; record one with "
+            f"levels={FINER * max_model_calls} at least"
+        )
+    default = _quietly(PLMSSolver(pilot.schedule), max_model_calls, pilot.options)
     fitting, judging = pilot.parts()
     count, judges = (sum(len(part.rows) for part in parts) for parts in (fitting, judging))
     expected = expected_calls(default, pilot, count)
@@ -116,7 +123,7 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
             errors = runner.errors(plan, judging)
             if name not in judged or typical(errors) < typical(judged[name][1]):
                 judged[name] = plan, errors
-                bar.set_postfix_str(f"held-out error {np.median(errors):.1e}, {name}")
+                bar.set_postfix_str(f"held-out error {np.exp(typical(errors)):.1e}, {name}")
 
         try:
             for plan in plain_rules(pilot.schedule, default, pilot.options):
@@ -132,6 +139,8 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
             f"nothing fitted was better than the default on the {judges} held-out samples, so the plan is the "
             f"default's; more samples, or a pilot of more levels, may help"
         )
+    elif judges < FEWEST:
+        warn(f"only {judges} samples judge, where chance dominates; pass {2 * FEWEST} in x_T at least")
     told = Fitted(
         repr(pilot.schedule),
         Prediction.of(pilot.options.get("prediction", "epsilon")).type,

@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from pndm_solvers.advice import advise_on_mean, advise_on_noise, advise_on_pilot
 from pndm_solvers.arguments import boolean, check_options, function, location, whole
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.condition import Condition, checked_condition
@@ -35,6 +36,7 @@ FORMAT = "pndm_solvers.pilot/1"
 # errs by: on the digits an order of 4 is off by 1e-3 however fine the run.
 FINE_ORDER = 2
 SAME = 0.2  # the most by which the answers of one network may differ: in half precision no two runs are equal
+LEAST = 8  # samples of a pilot
 JUDGES = 8  # samples that tell the error of the fine run
 ARRAYS = ("ends", "kept", "states", "slopes")
 COORDINATES = 4096  # of a sample's numbers, at most, that a pilot keeps along its way
@@ -113,7 +115,7 @@ class Pilot:
         Raises
         ------
         TypeError, ValueError:
-            As `Plan.run` and `Solver.plan`; for fewer than 2 samples.
+            As `Plan.run` and `Solver.plan`; for fewer than 8 samples.
         FloatingPointError:
             Where the fine run does not end at finite numbers.
         """
@@ -124,12 +126,14 @@ class Pilot:
         check_state("x_T", x_T)
         if options.get("timesteps") is not None:
             raise ValueError("timesteps fix the length of a run; pass spacing=, start= and stop= instead")
-        if (count := x_T.shape[0]) < HELD_OUT:
-            raise ValueError(f"x_T has {count} samples; a pilot needs {HELD_OUT} at least, and some 64 are better")
+        if (count := x_T.shape[0]) < LEAST:
+            raise ValueError(f"x_T has {count} samples; a pilot needs {LEAST} at least, and some 64 are better")
         prediction = Prediction.of(options.get("prediction", "epsilon"))
         grid: GridOptions = {"sample_shape": tuple(x_T.shape[1:]), **options, "prediction": prediction}
         solver = PLMSSolver(schedule, order=FINE_ORDER)
         plan = solver.plan(max_model_calls=whole("levels", levels, least=8), **grid)
+        if options.get("start") in (None, "top"):
+            advise_on_noise(x_T, schedule.level(schedule.t_max))
         x = x_T if data_mean is None else around(data_mean, x_T, plan.levels[0])
         given = checked_condition(condition, x)
         batch = count if batch_size is None else whole("batch_size", batch_size)
@@ -155,6 +159,9 @@ class Pilot:
             again = numbers(half.run(model, x[:judges, ...], prediction=prediction, **few))
         change = np.sqrt(((again - np.concatenate(ends)[:judges]) ** 2).mean(1))
         error = float(np.median(change)) / (2**FINE_ORDER - 1)
+        advise_on_pilot(float(np.sqrt(np.mean(np.concatenate(ends) ** 2))), error, prediction.type)
+        if data_mean is None and options.get("start") is None:
+            advise_on_mean(library(x).from_numpy(np.concatenate(ends).reshape(x.shape), x), plan)
         states, slopes = (np.concatenate(parts, 1) for parts in zip(*ways, strict=True))
         return Pilot(schedule, tuple(starts), np.concatenate(ends), error, grid, kept, states, slopes)
 
@@ -238,7 +245,9 @@ class Pilot:
                 count = sum(name.startswith("start") for name in file.files)
                 starts = [_state(file[f"start{i}"].tobytes(), device, like) for i in range(count)]
         except (ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise ValueError(f"{str(path)!r} cannot be loaded as a pilot: {error or repr(error)}") from error
+            raise ValueError(
+                f"{str(path)!r} cannot be loaded as a pilot; Pilot.save writes such files ({error or repr(error)})"
+            ) from error
         kind, fields = facts["schedule"]
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
         options = facts["options"]

@@ -102,7 +102,7 @@ def expected_calls(default: Plan, pilot: Pilot, samples: int) -> int:
     one_round = sum(default.model_calls - row - 1 for row in draft.touched) + 5 * default.model_calls
     few = min(_few(default, pilot), samples)
     starts = sum(1 for _ in grids(default, pilot.schedule))
-    return one_round * (starts * few + (BETTER * ROUNDS + LAST_ROUNDS // 2) * samples)
+    return one_round * (starts * few + (BETTER * ROUNDS + LAST_ROUNDS // 2) * samples) * 3 // 2
 
 
 def _few(default: Plan, pilot: Pilot) -> int:

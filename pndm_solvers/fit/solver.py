@@ -30,7 +30,7 @@ class FittedSolver(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        plans = tuple(self.plans)
+        plans = (self.plans,) if isinstance(self.plans, Plan) else tuple(self.plans)
         if not plans or not all(isinstance(plan, Plan) for plan in plans):
             raise TypeError(f"plans is {self.plans!r}; it must be plans, one at least, as fit_plan makes them")
         for plan in plans:
@@ -50,6 +50,12 @@ class FittedSolver(Solver):
     def convergence_order(self) -> int | None:
         """None where a plan draws noise, else 1: a fitted plan is for its own number of calls, so it has no order."""
         return None if any(plan.is_stochastic for plan in self.plans) else 1
+
+    def plan_within(self, tolerance: float, *arguments: Any, **options: Any) -> Plan:
+        """ValueError: a tolerance chooses the number of calls, and a fitted plan has its own."""
+        raise ValueError(
+            f"tolerance is {tolerance!r}, but fitted plans have their own numbers of calls; pass one of them"
+        )
 
     def write(self, program: Program, x: Form) -> Form:
         raise ValueError("a fitted plan has its own levels; it cannot be written for others")
@@ -89,6 +95,10 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     """The plan whose JSON a file holds. ValueError for any other text, OSError for a file that cannot be read."""
     try:
         return Plan.from_json(Path(location("path", path)).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{str(path)!r} is no text, so not the JSON of a plan; write one with Plan.to_json()"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
 

@@ -20,7 +20,7 @@ def test_a_plan_is_fitted_drawn_with_printed_and_compared(run, tmp_path):
     path, pilot = tmp_path / "plan.json", tmp_path / "pilot.npz"
     status, out, err = run("fit", *QUICK, "--calls", 4, "--out", path, "--pilot", pilot, "--note", "a test")
     assert status == 0, err
-    for word in ("4 model calls", "default", "best plain rule", "called for", "written", "--plan"):
+    for word in ("4 model calls", "default", "best plain rule", "called for", f"--network digits --plan {path}"):
         assert word in out
     assert "held-out error" in err
     plan = Plan.from_json(path.read_text())
@@ -31,11 +31,14 @@ def test_a_plan_is_fitted_drawn_with_printed_and_compared(run, tmp_path):
     assert status == 0
     assert "fitted to: a test, epsilon" in out
     assert Plan.from_json(run("plan", "--plan", path, "--json")[1]) == plan
-    compared = ("compare", "--problem", "digits", "--solver", "ddim", "--plan", path, "--starts", 4, "--calls", 4)
+    compared = ("compare", "--problem", "digits", "--solver", "ddim", "--plan", path, "--starts", 4)
     status, out, _ = run(*compared, "--json")
     assert status == 0
     values = {curve["solver"]: curve["value"][0] for curve in json.loads(out)["curves"]}
     assert values["fitted"] < values["DDIM"]
+    assert (
+        f"{pilot} has 8 samples and 24 levels" in run("fit", *QUICK, "--calls", 2, "--out", path, "--pilot", pilot)[2]
+    )
     again = run("fit", *QUICK, "--calls", 4, "--out", tmp_path / "again.json", "--pilot", pilot)
     assert again[0] == 0
     assert Plan.from_json((tmp_path / "again.json").read_text()) == plan
@@ -49,6 +52,8 @@ def test_mistakes(run, tmp_path):
         ("sample", "--network", "digits", "--plan", plan, "--order", 2): "leave --order out",
         ("sample", "--network", "digits", "--plan", plan, "--calls", 2): "none of that many",
         ("sample", "--network", "digits", "--plan", tmp_path / "none.json"): "none.json",
+        ("plan", "--plan", plan, "--solver", "ddim"): "leave --solver out",
+        ("compare", "--plan", plan): "name it with --problem",
         ("fit", "--network", "fashion", "--pilot", pilot): "of another network",
         ("fit", "--out", tmp_path / "none" / "plan.json"): "no folder",
     }

@@ -271,7 +271,7 @@ WARNED = [
         "some hundred starts",
     ),
     (
-        "fit_plan(lambda x, t: 0 * x, schedule, noise, 4, levels=8)",
+        "fit_plan(lambda x, t: 0 * x, schedule, noise, 4, levels=16)",
         "nothing fitted was better than the default",
         "the default, or more samples",
     ),

@@ -44,6 +44,7 @@ def test_it_is_refused_where_it_does_not_belong(plans, solver, tmp_path):
     (tmp_path / "none.json").write_text("{}")
     broken = json.loads(plans[0].to_json())
     broken["fitted"]["model_calls"] = "4"
+    recorded(LINEAR, levels=12).save(tmp_path / "pilot.npz")
     x = noise(LINEAR, 2)
     cases = [
         (lambda: plans[0].run(ring(LINEAR), x, prediction="v_prediction"), ValueError, "fitted to .* 'epsilon'"),
@@ -51,6 +52,8 @@ def test_it_is_refused_where_it_does_not_belong(plans, solver, tmp_path):
         (lambda: FittedSolver(NoiseSchedule.cosine(), tuple(plans)), ValueError, "another schedule"),
         (lambda: FittedSolver(NoiseSchedule.vp(), tuple(plans)), ValueError, "another schedule"),
         (lambda: FittedSolver(LINEAR, ()), TypeError, "one at least"),
+        (lambda: solver.sample(ring(LINEAR), x, tolerance=0.1), ValueError, "tolerance is 0.1"),
+        (lambda: FittedSolver.load(LINEAR, tmp_path / "pilot.npz"), ValueError, "is no text"),
         (lambda: FittedSolver.load(LINEAR, tmp_path / "none.json"), ValueError, "none.json"),
         (lambda: FittedSolver.load(LINEAR, tmp_path / "absent.json"), OSError, "absent"),
         (lambda: solver.plan(5), ValueError, "4, 6 model calls"),
@@ -67,7 +70,7 @@ def test_it_is_refused_where_it_does_not_belong(plans, solver, tmp_path):
 
 def test_it_stands_where_a_solver_is_asked_for(plans, solver):
     x = noise(LINEAR, 8, seed=3)
-    assert solver.plan(4) == plans[0]
+    assert solver.plan(4) == plans[0] == FittedSolver(LINEAR, plans[0]).plan(4)
     assert solver.plan(max_model_calls=5) == plans[0]
     assert solver.plan(max_model_calls=50) == plans[1]
     assert np.array_equal(solver.sample(ring(LINEAR), x, 6), plans[1].run(ring(LINEAR), x))
@@ -94,6 +97,7 @@ def test_bad_calls_of_a_fit_are_refused(tmp_path):
         (lambda: fit_plan(model, LINEAR, x, 4, condition={"y": x[:3]}), ValueError, "'y'"),
         (lambda: pilot.fit(model, 0), ValueError, "max_model_calls"),
         (lambda: pilot.fit(None, 4), TypeError, "model"),
+        (lambda: pilot.fit(model, 5), ValueError, "levels=20 at least"),
         (lambda: pilot.fit(lambda x, t: 0.9 * model(x, t), 4), ValueError, "answers otherwise"),
         (lambda: pilot.fit(lambda x, t: x * np.nan, 4), ValueError, "answers otherwise"),
         (lambda: fit_plan(lambda x, t: x * np.nan, LINEAR, x, 4), FloatingPointError, "not finite"),
@@ -102,6 +106,18 @@ def test_bad_calls_of_a_fit_are_refused(tmp_path):
         (lambda: Pilot.load(tmp_path / "absent"), OSError, "absent"),
     ]
     assert_refused(cases)
+
+
+def test_what_is_rarely_meant_warns():
+    model, x = ring(LINEAR), noise(LINEAR)
+    with pytest.warns(UserWarning, match="x_T has a root mean square of 9.53"):
+        Pilot.record(model, LINEAR, 10 * x, levels=16)
+    with pytest.warns(UserWarning, match="does not predict 'v_prediction'"):
+        Pilot.record(model, LINEAR, x, prediction="v_prediction", levels=16)
+    with pytest.warns(UserWarning, match="data_mean="):
+        Pilot.record(lambda x, t: model(x - 5 * LINEAR.alpha(t)[:, None], t), LINEAR, x, levels=64)
+    with pytest.warns(UserWarning, match="only 8 samples judge"):
+        Pilot.record(model, LINEAR, x[:16], levels=64).fit(model, 4)
 
 
 def test_a_run_from_a_later_level_is_fitted_from_there():
