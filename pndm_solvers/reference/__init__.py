@@ -56,9 +56,16 @@ class ReferenceNetwork:
         return self.unet.channels, self.unet.size, self.unet.size
 
     def fitted(self, guidance: float = 1.0) -> FittedSolver | None:
-        """The plans that were fitted to the network at this scale of guidance; None where there are none."""
-        paths = sorted(PLANS.glob(f"{self.name}-{guidance:g}-*.json"))
-        return FittedSolver.load(self.schedule, *paths) if paths else None
+        """The plans that were fitted to the network, each for its number of calls at the nearest scale of guidance.
+
+        A plan carries over to other scales: docs/results-fitted.md. None where there are no plans.
+        """
+        nearest: dict[int, tuple[float, Path]] = {}
+        for path in PLANS.glob(f"{self.name}-*.json"):
+            scale, calls = path.stem.removeprefix(f"{self.name}-").split("-")
+            found = abs(float(scale) - guidance), path
+            nearest[int(calls)] = min(nearest.get(int(calls), found), found)
+        return FittedSolver.load(self.schedule, *(path for _, path in nearest.values())) if nearest else None
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
         """The answer, of x's shape, for `x` `(B, C, H, W)` at times `t` `(B,)` and classes `label` `(B,)`, if any."""

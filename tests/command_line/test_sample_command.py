@@ -22,7 +22,8 @@ def test_the_demo_draws_by_the_plan_that_was_fitted(run, tmp_path, monkeypatch):
     assert "10/10" in err
     assert "fitted 5" in run("sample", "--calls", 5, "--count", 2, "--network", "digits")[1]
     assert "PLMS 4" in run("sample", "--calls", 5, "--count", 2, "--network", "digits", "--solver", "plms")[1]
-    assert "PLMS 4" in run("sample", "--calls", 5, "--count", 2, "--guidance", 3.3)[1]
+    assert "fitted 5" in run("sample", "--calls", 5, "--count", 2, "--guidance", 3.3)[1]
+    assert "PLMS 4" in run("sample", "--calls", 7, "--count", 2)[1]
 
 
 def test_any_number_of_calls(run, tmp_path, monkeypatch):

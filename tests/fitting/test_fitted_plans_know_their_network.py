@@ -112,8 +112,8 @@ def test_what_is_rarely_meant_warns():
     model, x = ring(LINEAR), noise(LINEAR)
     with pytest.warns(UserWarning, match="x_T has a root mean square of 9.53"):
         Pilot.record(model, LINEAR, 10 * x, levels=16)
-    with pytest.warns(UserWarning, match="does not predict 'v_prediction'"):
-        Pilot.record(model, LINEAR, x, prediction="v_prediction", levels=16)
+    with pytest.warns(UserWarning, match="does not predict 'score'"):
+        Pilot.record(model, LINEAR, x, prediction="score", levels=16)
     with pytest.warns(UserWarning, match="data_mean="):
         Pilot.record(lambda x, t: model(x - 5 * LINEAR.alpha(t)[:, None], t), LINEAR, x, levels=64)
     with pytest.warns(UserWarning, match="only 8 samples judge"):
