@@ -34,9 +34,12 @@ def least_squares(draft: Draft, pilot: Pilot, parts: Sequence[Part], runner: Run
         for part, states, answers in begun:
             state = replace(part.start, plan=plan, row=k, states={k: states[k]})
             answers.append(runner.answer(state))
-            past = [as_prediction(space, plan.rows[j], states[j], answers[j]) for j in range(k, k - len(own), -1)]
-            columns = np.stack([e[:, pilot.kept].ravel() for e in past])
-            wanted = (pilot.at(there, part.rows) - p * numbers(states[k])[:, pilot.kept]).ravel() / q
+            past = [
+                as_prediction(space, plan.rows[j], states[j], answers[j], pilot.kept)
+                for j in range(k, k - len(own), -1)
+            ]
+            columns = np.stack([e.ravel() for e in past])
+            wanted = (pilot.at(there, part.rows) - p * numbers(states[k], pilot.kept)).ravel() / q
             gram += columns @ columns.T
             moment += columns @ wanted
         size = np.sqrt(np.diag(gram)).clip(1e-100)  # a network may answer 0

@@ -148,7 +148,7 @@ class Pilot:
             for rows in (slice(first, min(first + batch, count)) for first in range(0, count, batch)):
                 mine: Any = {"condition": {name: value[rows, ...] for name, value in given.items()}}
                 starts.append(plan.start(x[rows, ...], prediction=prediction, **mine))
-                way = _Way(kept)
+                way = _Way(kept, plan, rows.stop - rows.start)
                 watching = [way, lambda step: bar.update()]
                 end = plan.run(model, x[rows, ...], prediction=prediction, callback=watching, **mine)
                 ends.append(numbers(end))
@@ -192,7 +192,7 @@ class Pilot:
     def check_network(self, runner: Runner, part: Part) -> None:
         """ValueError where the network answers otherwise at the first level than it did in the fine run."""
         row, start = self.plan.rows[0], part.start
-        v = as_prediction("v_prediction", row, start.states[0], runner.answer(start))[:, self.kept]
+        v = as_prediction("v_prediction", row, start.states[0], runner.answer(start), self.kept)
         then = self.slopes[0, part.rows]
         change = v / np.hypot(row.alpha, row.sigma) - then
         if not np.sqrt(np.mean(change**2)) <= SAME * np.sqrt(np.mean(then**2)):
@@ -270,26 +270,24 @@ def _state(file: bytes, device: Any, like: Any) -> State:
 
 
 class _Way:
-    """Collects the kept numbers of each state and of its slope."""
+    """Collects the kept numbers of each state and of its slope, into memory that is taken once."""
 
-    def __init__(self, kept: NDArray[np.intp]) -> None:
-        self.kept = kept
-        self.states: list[Float32] = []
-        self.slopes: list[Float32] = []
+    def __init__(self, kept: NDArray[np.intp], plan: Plan, samples: int) -> None:
+        self.kept, self.levels = kept, plan.levels
+        self.states, self.slopes = np.empty((2, len(plan.levels), samples, len(kept)), np.float32)
 
     def __call__(self, step: Step) -> None:
         row = step.before.plan.rows[step.row]
-        self.plan = step.before.plan
-        v = as_prediction("v_prediction", row, step.x, step.answer)
-        for collected, values in ((self.states, numbers(step.x)), (self.slopes, v)):
-            collected.append((values[:, self.kept] / np.hypot(row.alpha, row.sigma)).astype(np.float32))
+        size = np.hypot(row.alpha, row.sigma)
+        self.states[step.row] = numbers(step.x, self.kept) / size
+        self.slopes[step.row] = as_prediction("v_prediction", row, step.x, step.answer, self.kept) / size
 
     def ended(self, end: Float64) -> tuple[Float32, Float32]:
         """All of them, and those of the end. No answer belongs to it: there the last step goes on as a parabola."""
-        last = (end / np.hypot(*self.plan.end[1:]))[:, self.kept]
-        *_, before, there = _angles(self.plan.levels)
-        slope = 2 * (last - self.states[-1]) / (there - before) - self.slopes[-1]
-        return np.stack([*self.states, last.astype(np.float32)]), np.stack([*self.slopes, slope.astype(np.float32)])
+        self.states[-1] = end[:, self.kept] / np.hypot(*self.levels[-1][1:])
+        *_, before, there = _angles(self.levels)
+        self.slopes[-1] = 2 * (self.states[-1] - self.states[-2]) / (there - before) - self.slopes[-2]
+        return self.states, self.slopes
 
 
 def _angles(levels: Any) -> Float64:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.arrays import library
+from pndm_solvers.arrays import dtype_name, library
 from pndm_solvers.plan import Model, Plan, State
 from pndm_solvers.prediction import conversion
 from pndm_solvers.schedule import Float64
@@ -123,12 +123,15 @@ def first_samples(parts: Sequence[Part], count: int) -> list[Part]:
     return chosen
 
 
-def as_prediction(name: str, row: Row, x: Any, answer: Any) -> Float64:
-    """What a row combines, at its state `x`, as another prediction, `(B, D)`."""
+def as_prediction(name: str, row: Row, x: Any, answer: Any, kept: NDArray[np.intp]) -> Float64:
+    """What a row combines, at its state `x`, as another prediction: the kept numbers, `(B, kept)`."""
     p, q = conversion(row.space, name, row.alpha, row.sigma)
-    return p * numbers(x) + q * numbers(answer)
+    return p * numbers(x, kept) + q * numbers(answer, kept)
 
 
-def numbers(x: Any) -> Float64:
-    """`(B, D)` on the host."""
-    return library(x).numbers(x).reshape(x.shape[0], -1)
+def numbers(x: Any, kept: NDArray[np.intp] | None = None) -> Float64:
+    """`(B, D)` on the host, or only the kept numbers of each sample."""
+    ours = library(x)
+    wide = ours.wide(x)
+    values = ours.to_bytes(wide).view(dtype_name(wide.dtype)).reshape(x.shape[0], -1)
+    return (values if kept is None else values[:, kept]).astype(np.float64)
