@@ -1,6 +1,8 @@
 """A fitted plan gives the same samples in diffusers, in k-diffusion and in a pipeline as in the core."""
 
+import copy
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +56,15 @@ def test_in_a_scheduler_and_in_its_copy_from_a_file(network, noise, samples, tmp
     assert torch.equal(drawn(again, network, noise), samples)
     one = FittedScheduler(plans=f"{PLANS}/digits-1-5.json")
     assert drawn(one, network, noise, 5).shape == samples.shape
+
+
+def test_a_copy_and_a_pickle_go_on_with_the_run(network, noise, samples):
+    for again in (copy.deepcopy, lambda scheduler: pickle.loads(pickle.dumps(scheduler))):
+        scheduler = FittedScheduler(plans=PATHS)
+        assert torch.equal(drawn(again(scheduler), network, noise), samples)
+        assert drawn(scheduler, network, noise, 4).shape == samples.shape
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    assert_refused([(lambda: FittedScheduler.from_config(flow, plans=PATHS), ValueError, "names no betas")])
 
 
 def test_in_a_pipeline(network, samples):
