@@ -9,10 +9,9 @@ import typer
 
 from pndm_solvers.cli.networks import Clip, Device, Folder, Network, labels_of, load_network_of, prediction_of
 from pndm_solvers.fit import Fit, Pilot
+from pndm_solvers.fit.pilot import LEVELS
 from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.noise import initial_noise
-
-LEVELS = 192
 
 
 def fit(

@@ -132,7 +132,8 @@ def print_comparison(
     """Measure solvers on time grids against model calls, by their distance to the right ends or to the data."""
     if plan and problem is None and model is None:
         raise ValueError("--plan belongs to a network: name it with --problem or --model")
-    budgets = sorted({read_plan(path).model_calls for path in plan or ()})
+    given = [read_plan(path) for path in plan or ()]
+    budgets = sorted({one.model_calls for one in given})
     numbers = read_numbers("--calls", calls, budgets or CALLS)
     check_known("--measure", measure, MEASURES)
     spacings = read_names("--spacing", spacing, SPACINGS, [DEFAULT_SPACING])
@@ -141,8 +142,8 @@ def print_comparison(
     starts = starts or (32 if measure == "paired" else 512)
     measured = _problem(problem, model, schedule, starts, data, saved)
     pairs: list[tuple[Solver, str]] = list(product([SOLVERS[name](measured.schedule) for name in names], spacings))
-    if plan:
-        pairs.append((FittedSolver.load(measured.schedule, *plan), DEFAULT_SPACING))
+    if given:
+        pairs.append((FittedSolver(measured.schedule, tuple(given)), DEFAULT_SPACING))
     curves = _finished(
         pairs, lambda pair: compare(measured, [pair[0]], [pair[1]], numbers, measure=measure)[0], measured.name
     )

@@ -90,7 +90,7 @@ class SolverOptions:
 
     @property
     def named_method(self) -> list[str]:
-        """The options that were passed and that say by which method or on which grid a plan is made."""
+        """The passed options that name a method or a grid."""
         named = [name for name in ("solver", *METHOD_OPTIONS) if getattr(self, name) is not None]
         named += ["spacing"] if self.spacing != DEFAULT_SPACING else []
         return [f"--{name.replace('_', '-')}" for name in named]

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 from pndm_solvers.condition import Condition
 from pndm_solvers.fit.fitted import Fit
-from pndm_solvers.fit.pilot import Pilot
+from pndm_solvers.fit.pilot import LEVELS, Pilot
 from pndm_solvers.fit.solver import FittedSolver
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.plan import Model, Plan
@@ -28,7 +28,7 @@ def fit_plan(
     *,
     condition: Condition | None = None,
     data_mean: Any = None,
-    levels: int = 192,
+    levels: int = LEVELS,
     batch_size: int | None = None,
     progress: bool = False,
     note: str = "",

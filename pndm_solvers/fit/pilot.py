@@ -29,13 +29,14 @@ from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Float64, Level
 from pndm_solvers.schedules import KINDS, NoiseSchedule
 
-__all__ = ["Pilot"]
+__all__ = ["LEVELS", "Pilot"]
 
 FORMAT = "pndm_solvers.pilot/1"
+LEVELS = 192  # of the fine run
 # Of the fine run. Above 2 the step to σ = 0, of a length that no number of levels shortens, amplifies what a network
 # errs by: on the digits an order of 4 is off by 1e-3 however fine the run.
 FINE_ORDER = 2
-SAME = 0.2  # the most by which the answers of one network may differ: in half precision no two runs are equal
+SAME = 0.2  # two answers of one network differ by less; in half precision they do differ
 LEAST = 8  # samples of a pilot
 JUDGES = 8  # samples that tell the error of the fine run
 ARRAYS = ("ends", "kept", "states", "slopes")
@@ -83,7 +84,7 @@ class Pilot:
         *,
         condition: Condition | None = None,
         data_mean: Any = None,
-        levels: int = 192,
+        levels: int = LEVELS,
         batch_size: int | None = None,
         progress: bool = False,
         **options: Unpack[GridOptions],
@@ -157,13 +158,14 @@ class Pilot:
             half = solver.plan(max_model_calls=plan.model_calls // 2, **grid)
             few: Any = {"condition": {name: value[:judges, ...] for name, value in given.items()}}
             again = numbers(half.run(model, x[:judges, ...], prediction=prediction, **few))
-        change = np.sqrt(((again - np.concatenate(ends)[:judges]) ** 2).mean(1))
+        all_ends = np.concatenate(ends)
+        change = np.sqrt(((again - all_ends[:judges]) ** 2).mean(1))
         error = float(np.median(change)) / (2**FINE_ORDER - 1)
-        advise_on_pilot(float(np.sqrt(np.mean(np.concatenate(ends) ** 2))), error, prediction.type)
+        advise_on_pilot(float(np.sqrt(np.mean(all_ends**2))), error, prediction.type)
         if data_mean is None and options.get("start") is None:
-            advise_on_mean(library(x).from_numpy(np.concatenate(ends).reshape(x.shape), x), plan)
+            advise_on_mean(library(x).from_numpy(all_ends.reshape(x.shape), x), plan)
         states, slopes = (np.concatenate(parts, 1) for parts in zip(*ways, strict=True))
-        return Pilot(schedule, tuple(starts), np.concatenate(ends), error, grid, kept, states, slopes)
+        return Pilot(schedule, tuple(starts), all_ends, error, grid, kept, states, slopes)
 
     def fit(self, model: Model, max_model_calls: int, *, progress: bool = False, note: str = "") -> Fit:
         """A plan of at most so many model calls, fitted to the pilot's network, `model`: see `fit_plan`.

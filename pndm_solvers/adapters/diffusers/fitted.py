@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from pndm_solvers.adapters.diffusers.config import BetaSchedule, PredictionType
 from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler, SchedulerOutput
 from pndm_solvers.fit import FittedSolver
+from pndm_solvers.fit.solver import read_plan
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.methods import PLMSSolver
 from pndm_solvers.plan import Plan
@@ -59,7 +61,7 @@ class FittedScheduler(PlanScheduler):
             raise ValueError("plans is empty; pass the path of a plan's JSON, plans='plan.json', or a list of them")
         self.register_to_config(plans=[_text(plan) for plan in several])
         self._prepare()
-        for plan in self._solver().plans:
+        for plan in self._fitted.plans:
             if plan.fitted is not None:
                 plan.fitted.check_prediction(prediction_type)
 
@@ -67,14 +69,18 @@ class FittedScheduler(PlanScheduler):
     def _understood(cls, config: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in config.items() if key not in SPACING_OPTIONS}
 
-    def _solver(self) -> FittedSolver:
+    @cached_property
+    def _fitted(self) -> FittedSolver:
         return FittedSolver(self.schedule, tuple(map(Plan.from_json, self.config.plans)))
+
+    def _solver(self) -> FittedSolver:
+        return self._fitted
 
     def _continuation(self, solver: Solver) -> Solver:
         return PLMSSolver(self.schedule)
 
     def _end(self) -> Literal["clean", "first"]:
-        return "clean" if self._solver().plans[0].end.sigma == 0 else "first"
+        return "clean" if self._fitted.plans[0].end.sigma == 0 else "first"
 
     def _grid(self) -> GridOptions:
         return {"prediction": self.prediction}
@@ -91,4 +97,4 @@ class FittedScheduler(PlanScheduler):
 
 def _text(plan: Any) -> str:
     """A plan's JSON, from itself or from its file."""
-    return plan if isinstance(plan, str) and plan.lstrip().startswith("{") else Path(plan).read_text(encoding="utf-8")
+    return plan if isinstance(plan, str) and plan.lstrip().startswith("{") else read_plan(plan).to_json()
