@@ -17,11 +17,11 @@ from tables import heading, table
 from tqdm import tqdm
 
 from pndm_solvers import SPACINGS, NoiseSchedule, PLMSSolver, Solver, UniPCSolver
-from pndm_solvers.grid import DEFAULT_SPACING
 from pndm_solvers.measure import compare
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.problems import exact_problem
 from pndm_solvers.schedules import SCHEDULES
+from pndm_solvers.spacings import DEFAULT_SPACING
 
 PROBLEMS = ("ring", "mixture", "digits-kernel", "power-law")
 SCHEDULE_NAMES = ("linear", "scaled_linear", "cosine")

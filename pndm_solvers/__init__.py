@@ -9,7 +9,7 @@
 from pndm_solvers.batching import advance_together
 from pndm_solvers.estimate import ErrorEstimate, StepError
 from pndm_solvers.fit import Fit, FittedSolver, Pilot, fit_plan
-from pndm_solvers.grid import SPACINGS, Grid, make_grid
+from pndm_solvers.grid import Grid, make_grid
 from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.latents import add_noise, convert, slerp, transfer
 from pndm_solvers.methods import (
@@ -34,6 +34,7 @@ from pndm_solvers.problem import Problem
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
+from pndm_solvers.spacings import SPACINGS
 from pndm_solvers.table import Row
 from pndm_solvers.version import __version__ as __version__
 

@@ -1,46 +1,300 @@
-"""A foreign scheduler config, read as the kind of schedule that it describes."""
+"""Foreign scheduler configs: what they say about a network. The only room that reads them.
+
+diffusers keeps what describes a network (its betas, its times, its prediction) and what describes a method in one
+config, and each of its classes has its own defaults. `read_config` gives the part about the network in one form,
+whatever the class, or refuses a network that no solver here can call.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from pndm_solvers.arguments import boolean, choice, real
+import numpy as np
 
-__all__ = ["read_config"]
+from pndm_solvers.arguments import boolean, choice, real, whole
+from pndm_solvers.betas import BETAS, WITH_ENDS
+from pndm_solvers.prediction import Prediction
 
-# diffusers' name of a table of betas: the constructor of `NoiseSchedule` that makes it.
-BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+__all__ = [
+    "NETWORK",
+    "PREDICTION_TYPES",
+    "SPACING_OF_CLASS",
+    "NetworkOptions",
+    "class_of",
+    "constructor",
+    "prediction_of",
+    "read_config",
+]
 
 
-def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> tuple[str, dict[str, Any], bool]:
-    """The constructor of `NoiseSchedule` that a config means, its arguments, and whether to rescale to zero SNR.
+class NetworkOptions(TypedDict, total=False):
+    """What a config says about its network, in diffusers' names.
 
-    `config` is a dict, a JSON file, or a folder with a `scheduler_config.json`. Raises TypeError for anything else,
-    FileNotFoundError for a path without a file, and ValueError for a config that names no betas.
+    Attributes
+    ----------
+    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, rescale_betas_zero_snr:
+        The table of betas. `num_train_timesteps` is also the highest time of a flow.
+    snr_shift_scale:
+        ᾱ/(1 − ᾱ) of the table is divided by it (CogVideoX).
+    prediction_type:
+        One of `PREDICTION_TYPES`.
+    use_flow_sigmas, flow_shift:
+        Whether the network is a flow, x_t = (1 − σ)·x_0 + σ·ε asked at σ·num_train_timesteps; and its shift.
+    timestep_type:
+        At which times the network is asked: "discrete", those of the table; "continuous", ¼·log σ; "edm", the same with
+        the answer of Karras et al. (2022), table 1; "trigonometric", (2/π)·arctan σ. In the last three the network's
+        input is x/√(σ² + σ_data²) where x = x_0 + σ·ε.
+    sigma_min, sigma_max, sigma_data:
+        The range of σ there, and the deviation of the data.
     """
-    config = _loaded(config)
-    keys = {"beta_schedule", "beta_start", "beta_end", "trained_betas"}
-    if "_class_name" in config and not keys & config.keys():
+
+    num_train_timesteps: int
+    beta_start: float
+    beta_end: float
+    beta_schedule: str
+    trained_betas: Any
+    rescale_betas_zero_snr: bool
+    snr_shift_scale: float
+    prediction_type: str
+    use_flow_sigmas: bool
+    flow_shift: float
+    timestep_type: str
+    sigma_min: float | None
+    sigma_max: float | None
+    sigma_data: float
+
+
+# What an absent option means, unless the config names a class with another default.
+NETWORK: NetworkOptions = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+    "snr_shift_scale": 1.0,
+    "prediction_type": "epsilon",
+    "use_flow_sigmas": False,
+    "flow_shift": 1.0,
+    "timestep_type": "discrete",
+    "sigma_min": None,
+    "sigma_max": None,
+    "sigma_data": 1.0,
+}
+
+# A config's name of a prediction: ours.
+PREDICTION_TYPES = {
+    "epsilon": "epsilon",
+    "sample": "sample",
+    "v_prediction": "v_prediction",
+    "flow_prediction": "flow",
+}
+TIMESTEP_TYPES = ("discrete", "continuous", "edm", "trigonometric")
+
+LATENT: NetworkOptions = {"beta_start": 0.00085, "beta_end": 0.012}
+FLOW: NetworkOptions = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+EDM: NetworkOptions = {"timestep_type": "edm", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+
+# The classes of diffusers whose absent options mean something else than in `NETWORK`.
+CLASSES: dict[str, NetworkOptions] = {
+    "HeunDiscreteScheduler": LATENT,
+    "KDPM2DiscreteScheduler": LATENT,
+    "KDPM2AncestralDiscreteScheduler": LATENT,
+    "DPMSolverSDEScheduler": LATENT,
+    "LCMScheduler": {**LATENT, "beta_schedule": "scaled_linear"},
+    "TCDScheduler": {**LATENT, "beta_schedule": "scaled_linear"},
+    "CogVideoXDDIMScheduler": {**LATENT, "beta_schedule": "scaled_linear", "snr_shift_scale": 3.0},
+    "CogVideoXDPMScheduler": {**LATENT, "beta_schedule": "scaled_linear", "snr_shift_scale": 3.0},
+    "UnCLIPScheduler": {"beta_schedule": "squaredcos_cap_v2"},
+    "FlowMatchEulerDiscreteScheduler": FLOW,
+    "FlowMatchHeunDiscreteScheduler": FLOW,
+    "FlowMatchLCMScheduler": FLOW,
+    "LTXEulerAncestralRFScheduler": FLOW,
+    "EDMEulerScheduler": EDM,
+    "EDMDPMSolverMultistepScheduler": EDM,
+    "CosineDPMSolverMultistepScheduler": {
+        "timestep_type": "trigonometric",
+        "sigma_min": 0.3,
+        "sigma_max": 500.0,
+        "prediction_type": "v_prediction",
+    },
+    "IPNDMScheduler": {"timestep_type": "trigonometric", "prediction_type": "v_prediction"},
+}
+
+# The spacing that the config of such a class means where it names none.
+SPACING_OF_CLASS = {
+    **{name: {"timestep_spacing": "linspace"} for name, options in CLASSES.items() if options is FLOW},
+    "EDMEulerScheduler": {"use_karras_sigmas": True},
+    "EDMDPMSolverMultistepScheduler": {"use_karras_sigmas": True},
+    "CosineDPMSolverMultistepScheduler": {"use_exponential_sigmas": True},
+    "IPNDMScheduler": {"timestep_spacing": "trailing"},
+}
+
+OWN = "its network answers something else than a picture, a noise or a velocity; keep diffusers' own {} for it"
+STAGES = "its runs change the picture's size on the way; keep diffusers' own {} for it"
+# The classes whose networks no config describes well enough, and what to do instead.
+REFUSED = {
+    **dict.fromkeys(
+        (
+            "AmusedScheduler", "BlockRefinementScheduler", "CMStochasticIterativeScheduler",
+            "ConsistencyDecoderScheduler", "DiscreteDDIMScheduler", "EntropyBoundScheduler",
+            "FlowMapEulerDiscreteScheduler", "PiflowScheduler", "RFD4ProteinaScheduler", "SCMScheduler",
+            "VQDiffusionScheduler",
+        ),
+        OWN,
+    ),
+    "HeliosScheduler": STAGES,
+    "HeliosDMDScheduler": STAGES,
+    "DDPMWuerstchenScheduler": "its times run from 1 to 0 on a cosine; use the solvers on NoiseSchedule.cosine() with "
+    "lambda x, t: network(x, (t + 1) / 1000)",
+    "KarrasVeScheduler": "its network takes (x + 1)/2 at σ/2; use the solvers on NoiseSchedule.ve(0.02, 100.0) with "
+    "lambda x, t: -network((x + 1) / 2, t / 2)",
+    "MiniMaxH3Scheduler": "its velocity leads to the data and its times are 1 − σ; use the solvers on "
+    "NoiseSchedule.rectified_flow() with lambda x, t: -network(x, 1 - t) and prediction='flow'",
+    "ScoreSdeVeScheduler": "its states are not scaled to one deviation; use the solvers on "
+    "NoiseSchedule.ve(0.01, 1348.0) with prediction='score'",
+    "ScoreSdeVpScheduler": "its times run from 0 to 1; use the solvers on NoiseSchedule.vp(0.1, 20.0)",
+}  # fmt: skip
+
+
+# Options by which a config without the name of its class, and without betas, is known; the first that fit count.
+MARKS = (
+    (("shift", "stages"), "HeliosScheduler"),
+    (("shift", "n_grid"), "PiflowScheduler"),
+    (("shift", "num_train_timesteps"), "FlowMatchEulerDiscreteScheduler"),
+    (("shift",), "MiniMaxH3Scheduler"),
+    (("eta", "s_noise"), "LTXEulerAncestralRFScheduler"),
+    (("s_churn",), "KarrasVeScheduler"),
+    (("clip_denoised",), "CMStochasticIterativeScheduler"),
+    (("sigma_data", "rho"), "EDMEulerScheduler"),
+    (("sigma_data", "sigma_schedule"), "CosineDPMSolverMultistepScheduler"),
+    (("sigma_data", "prediction_type"), "SCMScheduler"),
+    (("sigma_data",), "ConsistencyDecoderScheduler"),
+    (("snr",), "ScoreSdeVeScheduler"),
+    (("sampling_eps",), "ScoreSdeVpScheduler"),
+    (("scaler",), "DDPMWuerstchenScheduler"),
+    (("mask_token_id",), "AmusedScheduler"),
+    (("num_vec_classes",), "VQDiffusionScheduler"),
+    (("entropy_bound",), "EntropyBoundScheduler"),
+    (("block_length",), "BlockRefinementScheduler"),
+    (("corrector_steps",), "DiscreteDDIMScheduler"),
+    (("noise_mode",), "RFD4ProteinaScheduler"),
+)
+
+
+def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> NetworkOptions:
+    """What a config says about its network: every option of `NetworkOptions`, as the config's class means it.
+
+    `config` is a dict, a JSON file, or a folder with a `scheduler_config.json`. Raises TypeError for anything else and
+    for an option of the wrong type, FileNotFoundError for a path without a file, and ValueError for a network that no
+    solver here can call, naming the remedy.
+    """
+    given = _loaded(config)
+    name = class_of(given)
+    if remedy := REFUSED.get(name):
+        raise ValueError(f"the config is that of a {name}: {remedy.format(name)}")
+    described = {key: value for key, value in given.items() if key in NETWORK and value is not None}
+    betas = {"beta_schedule", "beta_start", "beta_end", "trained_betas"} & described.keys()
+    known = name in CLASSES or name in TABLES or {"use_flow_sigmas", "timestep_type"} & described.keys()
+    if name and not known and not betas:
         raise ValueError(
-            f"the config of a {config['_class_name']} names no betas ({', '.join(sorted(keys))}); "
-            f"make its schedule by name, NoiseSchedule.rectified_flow() or NoiseSchedule.ve() say"
+            f"the config of a {name} names no betas, and no class of that name is known; make its schedule by name, "
+            f"NoiseSchedule.rectified_flow() or NoiseSchedule.ve() say"
         )
-    rescaled = config.get("rescale_betas_zero_snr")
-    rescaled = rescaled is not None and boolean("rescale_betas_zero_snr", rescaled)
-    for key in ("num_train_timesteps", "beta_start", "beta_end"):
-        if config.get(key) is not None:  # checked even where a table makes it idle
-            real(key, config[key])
-    if config.get("trained_betas") is not None:
-        return "from_betas", {"betas": config["trained_betas"]}, rescaled
-    kind = BETA_SCHEDULES[choice("beta_schedule", config.get("beta_schedule", "linear"), BETA_SCHEDULES)]
-    options = {"num_train_timesteps": config.get("num_train_timesteps", 1000)}
-    if kind != "cosine":
-        options |= {"beta_start": config.get("beta_start", 1e-4), "beta_end": config.get("beta_end", 0.02)}
-    return kind, options, rescaled
+    if CLASSES.get(name) is FLOW and given.get("shift") is not None:
+        described["flow_shift"] = given["shift"]
+    if given.get("predict_epsilon") is False and "prediction_type" not in described:  # before diffusers 0.11
+        described["prediction_type"] = "sample"
+    options: NetworkOptions = {**NETWORK, **CLASSES.get(name, {}), **described}  # type: ignore[typeddict-item]
+    _check(options)
+    # diffusers asks an ε-network at the table's times all the same.
+    if options["timestep_type"] == "continuous" and options["prediction_type"] != "v_prediction":
+        options["timestep_type"] = "discrete"
+    return options
+
+
+# diffusers' other classes with a table of betas, and ours: an absent option means what `NETWORK` says.
+TABLES = (
+    "DDIMInverseScheduler", "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDPMScheduler",
+    "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "FittedScheduler",
+    "LMSDiscreteScheduler", "PLMSScheduler", "PNDMScheduler", "RePaintScheduler", "SASolverScheduler",
+    "UniPCMultistepScheduler",
+)  # fmt: skip
+
+
+def _check(options: NetworkOptions) -> None:
+    """Refuses what no schedule or prediction refuses when it is made."""
+    whole("num_train_timesteps", options["num_train_timesteps"])
+    for key in ("beta_start", "beta_end"):  # checked even where a table makes them idle
+        real(key, options[key])
+    for key in ("snr_shift_scale", "flow_shift", "sigma_data"):
+        real(key, options[key], "a number above 0", lambda number: 0 < number < math.inf)
+    for key in ("rescale_betas_zero_snr", "use_flow_sigmas"):
+        boolean(key, options[key])
+    choice("beta_schedule", options["beta_schedule"], BETAS)
+    choice("timestep_type", options["timestep_type"], TIMESTEP_TYPES)
+    kind = choice("prediction_type", options["prediction_type"], PREDICTION_TYPES)
+    if kind == "flow_prediction" and not options["use_flow_sigmas"]:
+        raise ValueError(
+            "prediction_type is 'flow_prediction' on levels of betas, where no network answers a flow; pass "
+            "use_flow_sigmas=True too, or the prediction_type that the network was trained with"
+        )
+
+
+def class_of(config: Mapping[str, Any]) -> str:
+    """The class of diffusers whose config this is. One in memory does not say, but has all the options of its class."""
+    if "_class_name" in config or {"beta_schedule", "beta_start", "beta_end"} & config.keys():
+        return str(config.get("_class_name", ""))
+    own = {key for key in config if not key.startswith("_")}
+    if own == {"num_train_timesteps", "trained_betas"} and config["trained_betas"] is None:
+        return "IPNDMScheduler"
+    return next((name for marks, name in MARKS if set(marks) <= own), "")
+
+
+def constructor(options: NetworkOptions) -> tuple[str, dict[str, Any]]:
+    """The constructor of `NoiseSchedule` that the options of `read_config` mean, and its arguments.
+
+    A table is still to be rescaled where they say so.
+    """
+    size = options["num_train_timesteps"]
+    if options["use_flow_sigmas"]:
+        return "rectified_flow", {"shift": options["flow_shift"], "num_train_timesteps": size}
+    ends = {end: options[end] for end in ("sigma_min", "sigma_max") if options[end] is not None}
+    if options["timestep_type"] == "trigonometric":
+        return "trigonometric", ends
+    if options["timestep_type"] == "edm":
+        return "edm", {**ends, "sigma_data": options["sigma_data"]}
+    kind, betas = options["beta_schedule"], options["trained_betas"]
+    if betas is None:
+        betas = BETAS[kind](size, *((options["beta_start"], options["beta_end"]) if kind in WITH_ENDS else ()))
+    alphas_cumprod = np.cumprod(1 - np.asarray(betas, np.float64))
+    if options["timestep_type"] == "continuous":
+        low, high = np.sqrt(1 / alphas_cumprod[[0, -1]] - 1).tolist()
+        return "edm", {"sigma_min": low, "sigma_max": high, **ends, "sigma_data": options["sigma_data"]}
+    if (shift := options["snr_shift_scale"]) != 1:
+        return "from_alphas_cumprod", {"alphas_cumprod": alphas_cumprod / (shift + (1 - shift) * alphas_cumprod)}
+    return "from_betas", {"betas": betas}
+
+
+def prediction_of(config: Mapping[str, Any]) -> Prediction:
+    """What the network's answers mean, and how the picture is kept in range. ValueError for a bound that is none.
+
+    `config` has the options of diffusers' classes for it; an absent one leaves the picture as it is.
+    """
+    thresholds = config.get("thresholding")
+    most = config.get("sample_max_value", 1.0)
+    return Prediction(
+        PREDICTION_TYPES[config.get("prediction_type", "epsilon")],
+        clip=config.get("clip_sample_range", 1.0) if config.get("clip_sample") and not thresholds else None,
+        threshold=config.get("dynamic_thresholding_ratio", 0.995) if thresholds else None,
+        threshold_max=math.inf if most is None or not thresholds else most,
+    )
 
 
 def _loaded(config: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:

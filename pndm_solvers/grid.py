@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -17,30 +17,17 @@ from pndm_solvers.coordinates import COORDINATES, Coordinate
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.rule import RULE, Rule
 from pndm_solvers.schedule import Level, Schedule
+from pndm_solvers.spacings import DEFAULT_SPACING, SPACINGS, Spacing, default
 
 __all__ = [
-    "DEFAULT_SPACING",
-    "INTEGRAL_SPACINGS",
-    "SPACINGS",
     "Grid",
     "GridOptions",
-    "Spacing",
     "default_start",
     "make_grid",
 ]
 
-DEFAULT_SPACING = "default"
-
-BALANCED = Rule(grid_scale=0.2, grid_rise=1.5, grid_fall=3.0, grid_first=1.0, grid_low=math.inf)
-
 # The numbers of a sample whose shape is not known: those of a picture of 32×32.
 COUNT = 1024
-
-# Spacings that give integer times on a table of T levels, and so at most T steps.
-INTEGRAL_SPACINGS = ("leading", "trailing", "linspace")
-
-# (schedule, number of steps, the level where the run ends) -> the times where the steps begin
-Spacing = Callable[[Schedule, int, Level], Any]
 
 
 class GridOptions(TypedDict, total=False):
@@ -265,121 +252,3 @@ def _finite(name: str, values: Any) -> NDArray[Any]:
 
 def _abridged(times: NDArray[Any]) -> str:
     return np.array2string(np.asarray(times), threshold=8, edgeitems=3, separator=", ")
-
-
-# ---------------------------------------------------------------------- spacings
-
-
-def _table_size(schedule: Schedule, steps: int) -> int | None:
-    """The number of levels T of a table, None for a continuous schedule. ValueError for more than T `steps`."""
-    size = schedule.num_train_timesteps
-    if size is not None and steps > size:
-        others = ", ".join(repr(name) for name in SPACINGS if name not in INTEGRAL_SPACINGS)
-        raise ValueError(
-            f"num_inference_steps is {steps}, but the schedule has {size} integer levels; "
-            f"use at most {size}, or a spacing not bound to integers: {others}"
-        )
-    return size
-
-
-def leading(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
-    """The first level of each of n equal parts, as in DDPM, DDIM and PNDM."""
-    size = _table_size(schedule, steps)
-    if size is None:
-        return np.maximum(schedule.t_max * np.arange(steps)[::-1] / steps, schedule.t_min)
-    return np.arange(steps)[::-1] * (size // steps)
-
-
-def trailing(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
-    """The last level of each of n equal parts: it begins at pure noise (Lin et al. 2024, table 2)."""
-    size = _table_size(schedule, steps)
-    if size is None:
-        return schedule.t_max * (1 - np.arange(steps) / steps)
-    return np.round(size - np.arange(steps) * (size / steps)).astype(np.int64) - 1
-
-
-def linspace(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
-    """Evenly from the highest level to the lowest, both included."""
-    size = _table_size(schedule, steps)
-    if steps == 1:
-        return np.array([schedule.t_max if size is None else size - 1])
-    times = np.linspace(schedule.t_min, schedule.t_max, steps)[::-1]
-    return times if size is None else times.round().astype(np.int64)
-
-
-def quadratic(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
-    """T·(1 − i/n)² above the lowest level: dense near the data, where ε turns fastest; not rounded."""
-    return schedule.t_min + (schedule.t_max - schedule.t_min) * (1 - np.arange(steps) / steps) ** 2
-
-
-def log_snr(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
-    """Evenly in log-SNR from the highest level to the lowest (Lu et al. 2022); not rounded."""
-    values = schedule.log_snr(_finite_ends(schedule))
-    return schedule.time_at(_points(values[0], values[1], steps, schedule, end))
-
-
-def karras(schedule: Schedule, steps: int, end: Level, rho: float = 7.0) -> NDArray[Any]:
-    """Evenly in (σ/α)^(1/7) from the highest level to the lowest: Karras et al. (2022), eq. (5); not rounded."""
-    roots = np.exp(-schedule.log_snr(_finite_ends(schedule)) / (2 * rho))
-    return schedule.time_at(-2 * rho * np.log(_points(roots[0], roots[1], steps, schedule, end)))
-
-
-def balanced(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
-    """σ/α = 0.2·s^1.5/(1 − s)³ for even s, from the highest level to just above the lowest; not rounded.
-
-    Dense where pictures are decided, σ/α from 0.05 to 1, and thinner to either end: docs/theory.md. It
-    begins at pure noise as well, where σ/α is infinite and s = 1.
-    """
-    return _ruled(schedule, steps, end, schedule.level(schedule.t_max), BALANCED, "balanced")
-
-
-def default(schedule: Schedule, steps: int, end: Level, first: Level | None = None, rule: Rule = RULE) -> NDArray[Any]:
-    """The library's own: σ/α = 0.18·s^1.3/(1 − s)³ for even s, from the level `first` to just above the lowest.
-
-    Not rounded. The first step, the only one of order 1, has 0.6 of the others' length. By itself the spacing begins
-    at the highest level, and a run from pure noise at `default_start`. The numbers are those of `rule`.
-    """
-    return _ruled(schedule, steps, end, first or schedule.level(schedule.t_max), rule, DEFAULT_SPACING)
-
-
-def _ruled(schedule: Schedule, steps: int, end: Level, first: Level, rule: Rule, name: str) -> NDArray[Any]:
-    """The times of a rule's grid from a level on."""
-    if 1e40 < first.ratio < math.inf:  # where 1 − s would be lost beside 1
-        raise ValueError(
-            f"spacing is {name!r}, which begins at σ/α = 1e40 at most, and this schedule at {first.ratio:g}; use a "
-            f"lower sigma_max, or timesteps of your own"
-        )
-    high, lowest = rule.position(first.ratio), rule.position(schedule.level(schedule.t_min).ratio)
-    shares = (rule.grid_first + np.arange(steps - 1)) / (rule.grid_first + steps - 1)
-    length = high - lowest
-    if steps > 1 and end.sigma == 0:  # then the network may be asked at the lowest level itself
-        low = rule.grid_low * min(1.0, 10 / steps) * first.ratio
-        length = min(max(length, high - rule.position(low)), length / shares[-1])
-    times = schedule.time_at(-2 * np.log(rule.grid_ratio(high - length * shares)))
-    return np.append(first.t, np.maximum(times, schedule.t_min))
-
-
-def _finite_ends(schedule: Schedule) -> NDArray[np.float64]:
-    if not np.isfinite(schedule.log_snr(schedule.t_max)):
-        raise ValueError(
-            f"{schedule!r} begins at log-SNR −∞ (α = 0), where no spacing in log-SNR or σ/α can start; "
-            f"use spacing='balanced', 'trailing', 'linspace' or 'quadratic'"
-        )
-    return np.array([schedule.t_max, schedule.t_min])
-
-
-def _points(first: float, last: float, steps: int, schedule: Schedule, end: Level) -> NDArray[np.float64]:
-    """`steps` even points from `first` on. The final one is `last`, or just before it where the run ends at `last`."""
-    return np.linspace(first, last, steps + 1)[:-1] if end.t == schedule.t_min else np.linspace(first, last, steps)
-
-
-SPACINGS: dict[str, Spacing] = {
-    "default": default,
-    "balanced": balanced,
-    "leading": leading,
-    "trailing": trailing,
-    "linspace": linspace,
-    "quadratic": quadratic,
-    "log_snr": log_snr,
-    "karras": karras,
-}

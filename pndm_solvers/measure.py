@@ -18,11 +18,11 @@ from pndm_solvers.arguments import choice, whole
 from pndm_solvers.arrays import library
 from pndm_solvers.distances import resampled
 from pndm_solvers.flow import Reference
-from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS, Spacing
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.orders import check_deterministic, check_schedule
 from pndm_solvers.problem import Problem
 from pndm_solvers.solver import Solver
+from pndm_solvers.spacings import DEFAULT_SPACING, SPACINGS, Spacing
 
 __all__ = ["CALLS", "MEASURES", "STANDARD", "Curve", "Estimate", "compare", "difference", "estimate"]
 

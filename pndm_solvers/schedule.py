@@ -59,6 +59,12 @@ class Schedule(ABC):
     ----------
     t_min, t_max:
         The lowest and the highest time that the network was trained for.
+    t_floor:
+        Times above it are allowed too, where a network has seen more than spacings visit; None where it has not.
+    space:
+        The prediction that is straight in the schedule's own terms, and whose transfer keeps all digits.
+    shift:
+        How many times larger the σ/α of a spacing are than without it.
     clean:
         The level without noise (α = 1, σ = 0), where `final="clean"` ends, and the time that stands for it.
     num_train_timesteps:
@@ -67,6 +73,9 @@ class Schedule(ABC):
 
     t_min: float
     t_max: float
+    t_floor: float | None = None
+    space: str = "epsilon"
+    shift: float = 1.0
     clean: Level = Level(0.0, 1.0, 0.0)
     num_train_timesteps: int | None = None
 
@@ -119,7 +128,7 @@ class Schedule(ABC):
         t = real(name, t, "a finite time")
         if t == self.clean.t:
             return self.clean
-        if not self.t_min <= t <= self.t_max:
+        if not (self.t_min <= t <= self.t_max or self._below(t)):
             raise self._outside(name, t)
         at = np.asarray(t)
         return Level(t, float(self._alpha(at)), float(self._sigma(at)))
@@ -145,12 +154,34 @@ class Schedule(ABC):
     def _times(self, t: ArrayLike) -> tuple[Float64, NDArray[np.bool_]]:
         """(`t` clipped to `[t_min, t_max]`, whether `t` is the clean time); ValueError for other times."""
         times = reals("t", t).astype(np.float64)
-        clean, inside = times == self.clean.t, np.clip(times, self.t_min, self.t_max)
+        inside = np.where(self._below(times), times, np.clip(times, self.t_min, self.t_max))
+        clean = times == self.clean.t
         # A float32 time, as networks receive it, may lie past an end by its own rounding.
         outside = ~(clean | (np.abs(times - inside) <= 1e-6 * np.abs(inside)))
         if outside.any():
             raise self._outside("t", times[outside].flat[0])
         return inside, clean
+
+    def k_sigma(self, t: ArrayLike) -> Float64:
+        """What k-diffusion, ComfyUI and diffusers call sigma: σ/α at the times `t`, or for a flow σ itself."""
+        return np.exp(-self.log_snr(t) / 2)
+
+    def time_of_k_sigma(self, sigma: ArrayLike) -> Float64:
+        """The times at which `k_sigma` has the values, above 0, clamped to `[t_min, t_max]`."""
+        return self.time_at(-2 * np.log(np.asarray(sigma, np.float64)))
+
+    def _below(self, t: ArrayLike) -> NDArray[np.bool_]:
+        """Whether times lie below those of spacings and are allowed."""
+        t = np.asarray(t)
+        return (self.t_floor < t) & (t < self.t_min) if self.t_floor is not None else np.zeros(t.shape, bool)
+
+    def time_of_share(self, share: ArrayLike) -> Float64:
+        """The time at a share, up to 1 for `t_max`, of the times in which spacings are even."""
+        return self.t_max * np.asarray(share, np.float64)
+
+    def share_of_time(self, t: float) -> float:
+        """The share at which `time_of_share` has the time `t`."""
+        return t / self.t_max
 
     def _outside(self, name: str, t: float) -> ValueError:
         return ValueError(

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pndm_solvers.arguments import real, reals, whole
-from pndm_solvers.config import read_config
+from pndm_solvers import betas
+from pndm_solvers.arguments import real, reals
+from pndm_solvers.config import constructor, read_config
 from pndm_solvers.schedule import Float64, Level, Schedule, bisected
 
 __all__ = ["KINDS", "SCHEDULES", "NoiseSchedule"]
@@ -31,36 +32,34 @@ class NoiseSchedule(Schedule):
     @staticmethod
     def linear(num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
         """β rises linearly: Ho et al. (2020), section 4; the schedule of DDPM and of PNDM."""
-        return NoiseSchedule.from_betas(np.linspace(*_ends(beta_start, beta_end), _count(num_train_timesteps)))
+        return NoiseSchedule.from_betas(betas.linear(num_train_timesteps, beta_start, beta_end))
 
     @staticmethod
     def scaled_linear(
         num_train_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
     ) -> NoiseSchedule:
         """√β rises linearly, as in latent diffusion; "quad" in the code of DDIM and PNDM."""
-        first, last = _ends(beta_start, beta_end)
-        return NoiseSchedule.from_betas(np.linspace(first**0.5, last**0.5, _count(num_train_timesteps)) ** 2)
+        return NoiseSchedule.from_betas(betas.scaled_linear(num_train_timesteps, beta_start, beta_end))
 
     @staticmethod
     def cosine(num_train_timesteps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
         """√ᾱ follows a cosine: Nichol and Dhariwal (2021), eq. (17); β is capped at `max_beta`."""
-        count = _count(num_train_timesteps)
-        offset = real("offset", offset, "in [0, 1), and is 0.008 in the paper", lambda offset: 0 <= offset < 1)
-        steps = np.arange(count + 1) / count
-        alphas_cumprod = np.cos((steps + offset) / (1 + offset) * math.pi / 2) ** 2
-        cap = real("max_beta", max_beta)
-        return NoiseSchedule.from_betas(np.minimum(1 - alphas_cumprod[1:] / alphas_cumprod[:-1], cap))
+        return NoiseSchedule.from_betas(betas.cosine(num_train_timesteps, offset, max_beta))
 
     @staticmethod
     def from_betas(betas: ArrayLike) -> NoiseSchedule:
         """From the variances β_0 … β_{T−1} of the forward steps: ᾱ_t = Π (1 − β_i), i ≤ t.
 
-        Raises ValueError unless `betas` is a non-empty 1-D table inside (0, 1).
+        The last one may be 1 (zero terminal SNR). Raises ValueError unless `betas` is a non-empty 1-D table inside
+        (0, 1).
         """
         table = _table("betas", betas)
-        _check_inside("betas", table, (table > 0) & (table < 1))
+        inside = (table > 0) & (table < 1)
+        inside[-1] |= table[-1] == 1 and len(table) > 1
+        _check_inside("betas", table, inside)
         # A sum of logarithms keeps 1 − ᾱ exact near t = 0, where ᾱ itself rounds to almost 1.
-        log_alphas_cumprod = np.cumsum(np.log1p(-table))
+        with np.errstate(divide="ignore"):
+            log_alphas_cumprod = np.cumsum(np.log1p(-table))
         return LevelTable(tuple((log_alphas_cumprod - np.log(-np.expm1(log_alphas_cumprod))).tolist()))
 
     @staticmethod
@@ -86,13 +85,14 @@ class NoiseSchedule(Schedule):
     def from_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> NoiseSchedule:
         """From a diffusers scheduler config: a dict, a JSON file, or a folder that holds one.
 
-        Read are `num_train_timesteps`, `beta_schedule`, `beta_start`, `beta_end`, `trained_betas` and
-        `rescale_betas_zero_snr`, with diffusers' defaults where absent. `prediction_type` describes the network, not
-        the schedule: pass it as `prediction=` when sampling.
+        Tables of betas, flows, SNR-shifted tables and networks on continuous times are read as the class that the
+        config names means them. `prediction_type` describes the network, not the schedule: pass it as `prediction=`
+        when sampling. Raises ValueError for networks that no solver here can call, naming the remedy.
         """
-        kind, options, rescaled = read_config(config)
-        schedule = getattr(NoiseSchedule, kind)(**options)
-        return schedule.rescale_zero_terminal_snr() if rescaled else schedule
+        options = read_config(config)
+        name, arguments = constructor(options)
+        schedule = getattr(NoiseSchedule, name)(**arguments)
+        return schedule.rescale_zero_terminal_snr() if options["rescale_betas_zero_snr"] else schedule
 
     def rescale_zero_terminal_snr(self) -> NoiseSchedule:
         """A new table whose last level is pure noise: Lin et al. (2024), algorithm 1.
@@ -118,23 +118,38 @@ class NoiseSchedule(Schedule):
         return VarianceExploding(real("sigma_min", sigma_min), real("sigma_max", sigma_max))
 
     @staticmethod
-    def rectified_flow(t_min: float = 1e-3) -> NoiseSchedule:
-        """The straight path of Liu et al. (2023): α = 1 − t, σ = t, times from `t_min` to 1."""
-        return RectifiedFlow(_lowest(t_min))
+    def rectified_flow(t_min: float = 1e-3, shift: float = 1.0, num_train_timesteps: float = 1.0) -> NoiseSchedule:
+        """The straight path of Liu et al. (2023): α = 1 − σ, and the time is σ·num_train_timesteps.
+
+        Spacings end at σ = `t_min`; times of your own may lie anywhere above 0. With a `shift` (Esser et al. 2024, eq.
+        23) the levels of a spacing are where those without it have a σ/α that many times smaller.
+        """
+        top = real("num_train_timesteps", num_train_timesteps, "a number above 0", lambda top: 0 < top < math.inf)
+        shift = real("shift", shift, "a number above 0, 3 say", lambda shift: 0 < shift < math.inf)
+        return RectifiedFlow(_lowest(t_min) * top, top, shift)
+
+    @staticmethod
+    def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5) -> NoiseSchedule:
+        """The network inside EDM's: Karras et al. (2022), table 1, last column. The time is ¼·log σ, of x = x_0 + σ·ε.
+
+        Its input is x/√(σ² + σ_data²), so α = 1/√(σ² + σ_data²). Stable Video Diffusion has it with σ_data = 1.
+        """
+        return ScaledInput(*_sigmas(sigma_min, sigma_max), real("sigma_data", sigma_data), "log")
+
+    @staticmethod
+    def trigonometric(sigma_min: float = 0.002, sigma_max: float = math.inf) -> NoiseSchedule:
+        """α = cos(πt/2), σ = sin(πt/2), where x_0 + ε·tan(πt/2) has noise from `sigma_min` to `sigma_max`."""
+        return ScaledInput(*_sigmas(sigma_min, sigma_max), 1.0, "angle")
 
 
 def _lowest(t_min: float) -> float:
     return real("t_min", t_min, "in (0, 1), the lowest time the network was trained for", lambda t: 0 < t < 1)
 
 
-def _count(num_train_timesteps: int) -> int:
-    return whole("num_train_timesteps", num_train_timesteps)
-
-
-def _ends(beta_start: float, beta_end: float) -> tuple[float, float]:
-    ends = real("beta_start", beta_start), real("beta_end", beta_end)
-    if not 0 < min(ends) <= max(ends) < 1:
-        raise ValueError(f"betas must lie in (0, 1); beta_start is {ends[0]:g} and beta_end is {ends[1]:g}")
+def _sigmas(sigma_min: float, sigma_max: float) -> tuple[float, float]:
+    ends = real("sigma_min", sigma_min), real("sigma_max", sigma_max, "a number, or inf", lambda sigma: sigma > 0)
+    if not 0 < ends[0] < ends[1]:
+        raise ValueError(f"need 0 < sigma_min < sigma_max, not {ends[0]:g} and {ends[1]:g}")
     return ends
 
 
@@ -310,20 +325,98 @@ class RectifiedFlow(NoiseSchedule):
     """See `NoiseSchedule.rectified_flow`."""
 
     t_min: float
-    t_max = 1.0
+    t_max: float = 1.0
+    shift: float = 1.0
+
+    space = "flow"
+    t_floor = 0.0  # flows are trained on all times above 0
 
     def _alpha(self, t: Float64) -> Float64:
-        return 1 - t
+        return 1 - t / self.t_max
 
     def _sigma(self, t: Float64) -> Float64:
-        return t
+        return t / self.t_max
 
     def _rates(self, t: float) -> tuple[float, float]:
-        return -1.0, 1.0
+        return -1 / self.t_max, 1 / self.t_max
+
+    def time_of_share(self, share: ArrayLike) -> Float64:
+        return self.t_max * shifted(np.asarray(share, np.float64), self.shift)
+
+    def k_sigma(self, t: ArrayLike) -> Float64:
+        return self.sigma(t)
+
+    def time_of_k_sigma(self, sigma: ArrayLike) -> Float64:
+        return np.clip(self.t_max * np.asarray(sigma, np.float64), self.t_min, self.t_max)
+
+    def share_of_time(self, t: float) -> float:
+        return float(shifted(t / self.t_max, 1 / self.shift))
+
+
+def shifted(sigma: Any, shift: float) -> Any:
+    """The σ of a flow at which σ/α is `shift` times larger: Esser et al. (2024), eq. (23)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+# The time of a network with scaled input as a function of σ, the inverse, and dσ/dt.
+CLOCKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "log": (lambda sigma: np.log(sigma) / 4, lambda t: np.exp(4 * t), lambda sigma: 4 * sigma),
+    "angle": (
+        lambda sigma: np.arctan(sigma) * 2 / math.pi,
+        lambda t: np.tan(t * math.pi / 2),
+        lambda sigma: (1 + sigma**2) * math.pi / 2,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ScaledInput(NoiseSchedule):
+    """See `NoiseSchedule.edm` and `NoiseSchedule.trigonometric`."""
+
+    sigma_min: float
+    sigma_max: float
+    sigma_data: float
+    clock: str
+
+    @property
+    def t_min(self) -> float:  # type: ignore[override] — follows from σ
+        return float(CLOCKS[self.clock][0](self.sigma_min))
+
+    @property
+    def t_max(self) -> float:  # type: ignore[override] — likewise
+        return float(CLOCKS[self.clock][0](self.sigma_max))
+
+    @property
+    def clean(self) -> Level:  # type: ignore[override] — where the time is a logarithm, 0 is one like others
+        return Level(0.0 if self.clock == "angle" else self.t_min - 1, 1.0, 0.0)
+
+    def time_of_share(self, share: ArrayLike) -> Float64:
+        return self.t_min + (self.t_max - self.t_min) * np.asarray(share, np.float64)
+
+    def share_of_time(self, t: float) -> float:
+        return (t - self.t_min) / (self.t_max - self.t_min)
+
+    def _alpha(self, t: Float64) -> Float64:
+        if self.clock == "angle":
+            return np.sin((1 - t) * math.pi / 2)  # exactly 0 at the top
+        return 1 / np.hypot(CLOCKS[self.clock][1](t), self.sigma_data)
+
+    def _sigma(self, t: Float64) -> Float64:
+        return np.sin(t * math.pi / 2) if self.clock == "angle" else CLOCKS[self.clock][1](t) * self._alpha(t)
+
+    def _rates(self, t: float) -> tuple[float, float]:
+        alpha, sigma = float(self._alpha(np.asarray(t))), float(self._sigma(np.asarray(t)))
+        if self.clock == "angle":
+            return -sigma * math.pi / 2, alpha * math.pi / 2
+        noise = sigma / alpha
+        speed = 4 * noise * alpha**3
+        return -noise * speed, self.sigma_data**2 * speed
 
 
 # The kinds, by the names of their classes.
-KINDS = {kind.__name__: kind for kind in (LevelTable, VariancePreserving, VarianceExploding, RectifiedFlow)}
+KINDS = {
+    kind.__name__: kind for kind in (LevelTable, VariancePreserving, VarianceExploding, RectifiedFlow, ScaledInput)
+}
 
 # Every schedule that needs no table, by the name that the command line uses. The tests run over them.
 SCHEDULES: dict[str, Callable[[], NoiseSchedule]] = {
@@ -333,4 +426,6 @@ SCHEDULES: dict[str, Callable[[], NoiseSchedule]] = {
     "vp": NoiseSchedule.vp,
     "ve": NoiseSchedule.ve,
     "rectified_flow": NoiseSchedule.rectified_flow,
+    "edm": NoiseSchedule.edm,
+    "trigonometric": NoiseSchedule.trigonometric,
 }

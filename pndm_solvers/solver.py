@@ -10,11 +10,12 @@ from pndm_solvers.advice import advise_on_mean, advise_on_plan
 from pndm_solvers.arguments import check_options, whole
 from pndm_solvers.arrays import check_state
 from pndm_solvers.condition import Condition, first_rows
-from pndm_solvers.grid import DEFAULT_SPACING, INTEGRAL_SPACINGS, GridOptions, make_grid
+from pndm_solvers.grid import GridOptions, make_grid
 from pndm_solvers.latents import around
 from pndm_solvers.plan import Model, Plan, RunOptions
 from pndm_solvers.program import Form, Program
 from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.spacings import DEFAULT_SPACING, INTEGRAL_SPACINGS
 from pndm_solvers.tolerance import plan_for_tolerance
 
 __all__ = ["SampleOptions", "Solver"]

@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from pndm_solvers import ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, make_grid, orders
+from pndm_solvers import SPACINGS, ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, make_grid, orders
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.schedules import SCHEDULES as REGISTERED_SCHEDULES
 
@@ -51,6 +51,19 @@ def pseudo_solvers(schedule):
         for solver in deterministic_solvers(schedule)
         if solver.name != "FON" and getattr(solver, "space", "epsilon") != "v_prediction"
     ]
+
+
+def spacings_of(schedule):
+    """The named spacings that a schedule takes: some need α > 0 at the top, others a flow or a published network."""
+
+    def takes(spacing):
+        try:
+            make_grid(schedule, 2, spacing=spacing)
+        except ValueError:
+            return False
+        return True
+
+    return [spacing for spacing in SPACINGS if takes(spacing)]
 
 
 def where_steps_begin(schedule, steps, **options):

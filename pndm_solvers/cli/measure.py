@@ -23,7 +23,6 @@ from pndm_solvers.cli.tables import marked_rows, strict_json, text_table
 from pndm_solvers.fit import FittedSolver
 from pndm_solvers.fit.solver import read_plan
 from pndm_solvers.flow import ExactFlow
-from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.measure import CALLS, MEASURES, STANDARD, Curve, compare
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.orders import GRIDS, ORDER_STEPS, observed_order
@@ -32,6 +31,7 @@ from pndm_solvers.problems import PROBLEMS, exact_problem, network_problem
 from pndm_solvers.reference import NETWORK_NAMES
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
+from pndm_solvers.spacings import DEFAULT_SPACING, SPACINGS
 
 DETERMINISTIC = [name for name, make in SOLVERS.items() if make(NoiseSchedule.linear()).convergence_order is not None]
 

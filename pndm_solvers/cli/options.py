@@ -12,13 +12,13 @@ from typing import Annotated, Any, cast, get_args
 import typer
 
 from pndm_solvers.fit import FittedSolver
-from pndm_solvers.grid import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.methods.multistep import Interpolation
 from pndm_solvers.methods.runge_kutta import FRACTIONS
 from pndm_solvers.plan import Plan
 from pndm_solvers.schedules import SCHEDULES, NoiseSchedule
 from pndm_solvers.solver import Solver
+from pndm_solvers.spacings import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.transfer import SPACES
 
 ScheduleName = Annotated[

@@ -40,8 +40,9 @@ class DDIMSolver(Solver):
         return 1 if self.eta == 0 else None
 
     def write(self, program: Program, x: Form) -> Form:
+        space = self.schedule.space  # any gives the same step; this one without rounding errors
         for here, there in program.grid.steps:
             e = program.ask(x)
             noise = self.eta * posterior_deviation(here, there) if self.eta else 0.0
-            x = program.transfer(x, e, there, sigma=remaining(there.sigma, noise), noise=noise)
+            x = program.transfer(x, e, there, space=space, sigma=remaining(there.sigma, noise), noise=noise)
         return x

@@ -84,8 +84,7 @@ def assert_same_images(kind, options, steps, dtype):
     np.testing.assert_array_equal(a, b)
 
 
-# PNDM's last step, from t = 0 to the lowest trained level, is of no length.
-@pytest.mark.parametrize(("kind", "calls"), [(PNDMPipeline, 50 + 9 - 1), (DDIMPipeline, 50), (DDPMPipeline, 1000)])
+@pytest.mark.parametrize(("kind", "calls"), [(PNDMPipeline, 50 + 9), (DDIMPipeline, 50), (DDPMPipeline, 1000)])
 def test_the_defaults_are_those_of_the_field(kind, calls):
     times = []
     pipe = quiet(kind(lambda x, t: times.append(t) or x, diffusers.DDPMScheduler()))
@@ -246,7 +245,7 @@ def test_a_run_that_was_stopped_leaves_nothing_behind(capsys):
     pipe = PNDMPipeline(model, ours.PNDMScheduler())
     with pytest.raises(KeyboardInterrupt):
         pipe(1, 4, seeded(), image_shape=(1, 4, 4))
-    assert "5/12" in capsys.readouterr().err
+    assert "5/13" in capsys.readouterr().err
     fresh = PNDMPipeline(lambda x, t: x * 0.5, ours.PNDMScheduler())
     pipe.unet = fresh.unet
     again, once = (quiet(p)(1, 4, seeded(), "np", image_shape=(1, 4, 4)).images for p in (pipe, fresh))
@@ -358,5 +357,5 @@ def test_what_is_no_network_and_no_scheduler():
         PNDMPipeline(diffusers.VQModel(), ours.PNDMScheduler())
     with pytest.raises(ValueError, match="scheduler is None"):
         PNDMPipeline(UNET)
-    with pytest.raises(ValueError, match="betas"):
-        DDIMPipeline(UNET, diffusers.FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(ValueError, match="keep diffusers' own SCMScheduler"):
+        DDIMPipeline(UNET, diffusers.SCMScheduler())

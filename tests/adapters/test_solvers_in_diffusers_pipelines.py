@@ -137,6 +137,7 @@ def options(scheduler):
     config = scheduler.config
     offset = config.steps_offset if config.timestep_spacing == "leading" else 0
     clean = config.get("set_alpha_to_one", config.get("final_sigmas_type") == "zero")  # DEIS has neither
+    clean |= isinstance(scheduler, DDPMScheduler)  # whose last step is always to the picture
     final = {"final": "clean" if clean else "first"}
     return final, final | {"spacing": config.timestep_spacing, "steps_offset": offset}
 

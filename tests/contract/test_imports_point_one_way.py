@@ -88,6 +88,7 @@ METHODS = [module for module in EDGES if module.split(".")[0] == "methods"]
 # What holds numbers alone.
 NUMBERS = (
     "arguments",
+    "betas",
     "config",
     "coordinates",
     "grid",
@@ -96,6 +97,7 @@ NUMBERS = (
     "rule",
     "schedule",
     "schedules",
+    "spacings",
     "table",
     "transfer",
 )

@@ -5,11 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from conftest import SCHEDULES, assert_refused
+from conftest import SCHEDULES, assert_refused, spacings_of
 from scipy import optimize
 
 from pndm_solvers import SPACINGS, NoiseSchedule, make_grid
 from pndm_solvers.coordinates import COORDINATES
+from pndm_solvers.spacings import ALIGN_YOUR_STEPS, INTEGRAL_SPACINGS
 
 LINEAR = SCHEDULES["linear"]
 
@@ -18,22 +19,11 @@ def times(grid):
     return [level.t for level in grid.levels]
 
 
-def reaches(spacing, schedule):
-    """Whether a spacing reaches the schedule's noisiest level. A spacing in log-SNR does not where α = 0 there."""
-    if schedule.alpha(schedule.t_max) > 0:
-        return True
-    try:
-        make_grid(schedule, 2, spacing=spacing)
-    except ValueError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_every_spacing_falls_on_every_schedule(spacing):
     for schedule in SCHEDULES.values():
         for final, end in (("clean", schedule.clean), ("first", schedule.level(schedule.t_min))):
-            for steps in (2, 3, 10, 100) if reaches(spacing, schedule) else ():
+            for steps in (2, 3, 10, 100) if spacing in spacings_of(schedule) else ():
                 grid = make_grid(schedule, steps, spacing=spacing, final=final)
                 assert np.all(np.diff(times(grid)) < 0)
                 assert grid.levels[-1] == end
@@ -44,9 +34,23 @@ def test_every_spacing_falls_on_every_schedule(spacing):
 
 @pytest.mark.parametrize("spacing", ["log_snr", "karras"])
 def test_spacings_in_log_snr_are_refused_where_it_is_infinite(spacing):
-    for name in ("zero_terminal_snr", "rectified_flow"):
+    for name in ("zero_terminal_snr", "trigonometric"):
         with pytest.raises(ValueError, match="log-SNR −∞"):
             make_grid(SCHEDULES[name], 5, spacing=spacing)
+
+
+@pytest.mark.parametrize("name", ["ays_sd15", "ays_sdxl", "ays_svd"])
+def test_a_published_list_is_its_own_ten_steps(name):
+    """And only on levels that its network has, but for the last digit of the list."""
+    network = {"ays_svd": NoiseSchedule.edm(0.002, 700, 1)}.get(name, NoiseSchedule.scaled_linear())
+    grid = make_grid(network, 10, spacing=name)
+    ratios = [level.ratio for level in grid.levels]
+    assert ratios == pytest.approx([*ALIGN_YOUR_STEPS[name][:-1], 0.0], rel=2e-4)
+    twenty = [level.ratio for level in make_grid(network, 20, spacing=name).levels]
+    assert twenty[::2] == pytest.approx(ratios)
+    assert twenty[1] == pytest.approx((ratios[0] * ratios[1]) ** 0.5, rel=2e-4)
+    with pytest.raises(ValueError, match="use the list of a network like yours"):
+        make_grid(SCHEDULES["rectified_flow"], 10, spacing=name)
 
 
 def test_integral_spacings_are_those_of_diffusers():
@@ -269,8 +273,8 @@ def test_what_is_wrong_with_a_grid_is_named(what):
 
 
 def test_more_steps_than_a_table_has_levels_name_the_spacings_that_have_more():
-    others = ", ".join(repr(name) for name in SPACINGS if name not in ("leading", "trailing", "linspace"))
-    for spacing in ("leading", "trailing", "linspace"):
+    others = ", ".join(repr(name) for name in SPACINGS if name not in INTEGRAL_SPACINGS)
+    for spacing in INTEGRAL_SPACINGS:
         with pytest.raises(ValueError, match=f"use at most 1000, or a spacing not bound to integers: {others}$"):
             make_grid(SCHEDULES["linear"], 1001, spacing=spacing)
 

@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from conftest import spacings_of
 
-from pndm_solvers import SPACINGS, DDIMSolver, NoiseSchedule, PLMSSolver, initial_noise
+from pndm_solvers import DDIMSolver, NoiseSchedule, PLMSSolver, initial_noise
 from pndm_solvers.analytic import GaussianMixture
 from pndm_solvers.grid import default_start, make_grid
 from pndm_solvers.rule import RULE
 from pndm_solvers.schedules import SCHEDULES
+from pndm_solvers.spacings import ALIGN_YOUR_STEPS
 
 COSINE, LINEAR = NoiseSchedule.cosine(), NoiseSchedule.linear()
 
@@ -41,7 +43,9 @@ def test_the_start_is_never_above_the_schedule_and_keeps_the_size_of_noise(name)
         assert first == top
 
 
-@pytest.mark.parametrize("name", [name for name in SPACINGS if name not in ("default", "leading")])
+@pytest.mark.parametrize(
+    "name", [name for name in spacings_of(LINEAR) if name not in ("default", "leading", *ALIGN_YOUR_STEPS)]
+)
 def test_named_spacings_and_a_start_keep_their_levels(name):
     """Whatever the network predicts."""
     assert make_grid(LINEAR, 9, spacing=name).levels[0].t == LINEAR.t_max
@@ -49,7 +53,7 @@ def test_named_spacings_and_a_start_keep_their_levels(name):
 
 
 def test_top_begins_at_the_highest_level():
-    for spacing in SPACINGS:
+    for spacing in spacings_of(LINEAR):
         assert make_grid(LINEAR, 9, spacing=spacing, start="top").levels[0].t == LINEAR.t_max
     with pytest.raises(ValueError, match=r"^start is 'bottom'; known are 'top'"):
         make_grid(LINEAR, 9, start="bottom")

@@ -5,9 +5,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+from conftest import spacings_of
 
 from pndm_solvers import (
-    SPACINGS,
     TABLEAUX,
     ButcherTableau,
     DDIMSolver,
@@ -70,9 +70,8 @@ LEVELS = {**{name: make() for name, make in SCHEDULES.items()}, **TABLES}
 def grids(schedule):
     """Few steps and many, to both ends, on every spacing; a cut, and a run upwards from picture to noise."""
     table = schedule.num_train_timesteps
-    for spacing, final, steps in product(SPACINGS, ("clean", "first"), (1, 2, 3, 12)):
-        unbounded = spacing in ("log_snr", "karras") and not schedule.alpha(schedule.t_max)
-        if not unbounded and steps <= (table or steps):
+    for spacing, final, steps in product(spacings_of(schedule), ("clean", "first"), (1, 2, 3, 12)):
+        if steps <= (table or steps):
             yield make_grid(schedule, steps, spacing=spacing, final=final)
     middle = schedule.t_min + 0.5 * (schedule.t_max - schedule.t_min)
     middle = float(round(middle)) if table else middle

@@ -18,8 +18,9 @@ from pndm_solvers.adapters.diffusers.exponential import (
     UniPCMultistepScheduler,
 )
 from pndm_solvers.adapters.diffusers.fitted import FittedScheduler
-from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler, SchedulerOutput
+from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler
 from pndm_solvers.adapters.diffusers.schedulers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
+from pndm_solvers.adapters.diffusers.steps import SchedulerOutput
 
 __all__ = [
     "DDIMScheduler",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
-from diffusers.configuration_utils import register_to_config
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pndm_solvers.adapters.diffusers.config import BetaSchedule, PredictionType
-from pndm_solvers.adapters.diffusers.scheduler import Generators, PlanScheduler, SchedulerOutput
+from pndm_solvers.adapters.diffusers.options import Shared, scheduler_options
+from pndm_solvers.adapters.diffusers.scheduler import THEIR_SPACINGS, PlanScheduler
 from pndm_solvers.adapters.diffusers.schedulers import PNDMScheduler
-from pndm_solvers.arguments import choice, real, whole
+from pndm_solvers.adapters.diffusers.steps import Generators, SchedulerOutput
+from pndm_solvers.arguments import choice, whole
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.methods import DEISSolver, DPMMultistepSolver, UniPCSolver
 from pndm_solvers.schedule import Level, Schedule
@@ -37,7 +37,7 @@ class _Exponential:
     config: Any
     schedule: NoiseSchedule
     # Options of the class in diffusers that change its method and are not offered here, with their neutral values.
-    _not_offered: ClassVar[Mapping[str, Any]] = {"use_beta_sigmas": False, "use_dynamic_shifting": False}
+    _not_offered: ClassVar[Mapping[str, Any]] = {}
     # The values of options that name a method.
     _methods: ClassVar[Mapping[str, Sequence[str]]]
 
@@ -78,21 +78,25 @@ class _Exponential:
         return self.config[name] if name in inspect.signature(type(self).__init__).parameters else default
 
     def _end(self) -> Literal["clean", "first"]:
-        kind = self._option("final_sigmas_type", "sigma_min")
+        kind = "zero" if self.config.use_flow_sigmas else self._option("final_sigmas_type", "sigma_min")
         return "clean" if choice("final_sigmas_type", kind, ("zero", "sigma_min")) == "zero" else "first"
 
     def _grid(self) -> GridOptions:
         named = super()._grid()  # type: ignore[misc] — of PlanScheduler
         if self._option("use_lu_lambdas", False) and not self.config.use_karras_sigmas:
             return {"spacing": "log_snr"}
-        if named["spacing"] not in ("linspace", "leading", "trailing"):
+        if named["spacing"] not in THEIR_SPACINGS or self.schedule.num_train_timesteps is None:
             return named
         return {"spacing": self._evenly}
+
+    def _even_sigmas(self, steps: int) -> NDArray[np.float64]:
+        """The σ of a flow before they are shifted: from just below 1, N + 1 of them without the last."""
+        return 1 - np.linspace(1 / self.config.num_train_timesteps, 1.0, steps + 1)[:-1]
 
     def _evenly(self, schedule: Schedule, steps: int, end: Level) -> NDArray[np.int64]:
         """Diffusers' linspace, leading and trailing, below the level to which `lambda_min_clipped` cuts the table."""
         size = schedule.num_train_timesteps
-        assert size is not None  # a config makes a table
+        assert size is not None  # `_grid` asks for a table
         lowest = self._option("lambda_min_clipped", -math.inf)
         last = int(np.sum(schedule.log_snr(np.arange(size)) / 2 >= lowest))
         if self.config.timestep_spacing != "trailing" and steps >= last:
@@ -107,48 +111,31 @@ class _Exponential:
         return np.arange(steps, 0, -1) * (last // (steps + 1)) + self.config.steps_offset
 
 
-# Each class lists all its options, for the reasons in schedulers.py.
-
-
 class DPMSolverMultistepScheduler(_Exponential, PlanScheduler):
     """DPM-Solver++ and DPM-Solver in the place of diffusers' `DPMSolverMultistepScheduler`, orders 1 to 3.
 
-    It has the options and defaults of that class, without its stochastic methods, flow matching and beta sigmas. The
-    network is called at the time of its level where diffusers rounds that to an integer, as with Karras' sigmas.
+    It has the options and defaults of that class, without its stochastic methods. The network is called at the time of
+    its level where diffusers rounds that to an integer, as with Karras' sigmas.
     Model calls: N. Reference: Lu et al. (2022); `pndm_solvers.DPMMultistepSolver`.
     """
 
     _methods: ClassVar = {"algorithm_type": ("dpmsolver++", "dpmsolver"), "solver_type": ("midpoint", "heun")}
 
-    @register_to_config
+    @scheduler_options()
     def __init__(
         self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: BetaSchedule = "linear",
-        trained_betas: Any = None,
         solver_order: int = 2,
-        prediction_type: PredictionType = "epsilon",
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        sample_max_value: float = 1.0,
         algorithm_type: Literal["dpmsolver++", "dpmsolver"] = "dpmsolver++",
         solver_type: Literal["midpoint", "heun"] = "midpoint",
         lower_order_final: bool = True,
         euler_at_final: bool = False,
-        use_karras_sigmas: bool = False,
-        use_exponential_sigmas: bool = False,
         use_lu_lambdas: bool = False,
         final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
         lambda_min_clipped: float = -math.inf,
         variance_type: Literal["learned", "learned_range"] | None = None,
         timestep_spacing: str = "linspace",
-        steps_offset: int = 0,
-        rescale_betas_zero_snr: bool = False,
-    ) -> None:
-        real("lambda_min_clipped", lambda_min_clipped, "a number, or -inf for none", lambda value: True)
-        self._prepare()
+        **shared: Unpack[Shared],
+    ) -> None: ...
 
     def _solver_for(self, steps: int) -> Solver:
         config = self.config
@@ -181,35 +168,22 @@ class DPMSolverMultistepScheduler(_Exponential, PlanScheduler):
 class DEISMultistepScheduler(_Exponential, PlanScheduler):
     """DEIS in the place of diffusers' `DEISMultistepScheduler`, with its options and defaults.
 
-    It lacks flow matching and beta sigmas, and has `rescale_betas_zero_snr` beside. A run ends at the lowest trained
-    level. Model calls: N. Reference: Zhang and Chen (2023); `pndm_solvers.DEISSolver`.
+    It has `rescale_betas_zero_snr` beside. A run ends at the lowest trained level, and that of a flow at the picture.
+    Model calls: N. Reference: Zhang and Chen (2023); `pndm_solvers.DEISSolver`.
     """
 
     _methods: ClassVar = {"algorithm_type": ("deis",), "solver_type": ("logrho",)}
 
-    @register_to_config
+    @scheduler_options()
     def __init__(
         self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: BetaSchedule = "linear",
-        trained_betas: Any = None,
         solver_order: int = 2,
-        prediction_type: PredictionType = "epsilon",
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        sample_max_value: float = 1.0,
         algorithm_type: Literal["deis"] = "deis",
         solver_type: Literal["logrho"] = "logrho",
         lower_order_final: bool = True,
-        use_karras_sigmas: bool = False,
-        use_exponential_sigmas: bool = False,
         timestep_spacing: str = "linspace",
-        steps_offset: int = 0,
-        rescale_betas_zero_snr: bool = False,
-    ) -> None:
-        self._prepare()
+        **shared: Unpack[Shared],
+    ) -> None: ...
 
     def _solver_for(self, steps: int) -> Solver:
         config = self.config
@@ -225,44 +199,28 @@ class DEISMultistepScheduler(_Exponential, PlanScheduler):
 class UniPCMultistepScheduler(_Exponential, PlanScheduler):
     """UniPC in the place of diffusers' `UniPCMultistepScheduler`, orders 1, 2, 3, … with its options and defaults.
 
-    It lacks flow matching, beta sigmas and a predictor from another scheduler. The corrector costs no model call.
+    It lacks a predictor from another scheduler. The corrector costs no model call.
     Model calls: N. Reference: Zhao et al. (2023); `pndm_solvers.UniPCSolver`.
     """
 
     _methods: ClassVar = {"solver_type": ("bh2", "bh1")}
-    _not_offered: ClassVar = {
-        **_Exponential._not_offered,
-        "solver_p": None,
-        "sigma_min": None,
-        "sigma_max": None,
-        "shift_terminal": None,
-    }
+    _not_offered: ClassVar = {"solver_p": None}
 
-    @register_to_config
+    @scheduler_options()
     def __init__(
         self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: BetaSchedule = "linear",
-        trained_betas: Any = None,
         solver_order: int = 2,
-        prediction_type: PredictionType = "epsilon",
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        sample_max_value: float = 1.0,
         predict_x0: bool = True,
         solver_type: Literal["bh1", "bh2"] = "bh2",
         lower_order_final: bool = True,
         disable_corrector: Sequence[int] = (),
-        use_karras_sigmas: bool = False,
-        use_exponential_sigmas: bool = False,
         timestep_spacing: str = "linspace",
-        steps_offset: int = 0,
         final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
-        rescale_betas_zero_snr: bool = False,
-    ) -> None:
-        self._prepare()
+        **shared: Unpack[Shared],
+    ) -> None: ...
+
+    def _even_sigmas(self, steps: int) -> NDArray[np.float64]:
+        return np.linspace(1.0, 1 / self.config.num_train_timesteps, steps + 1)[:-1]
 
     def _solver_for(self, steps: int) -> Solver:
         config = self.config

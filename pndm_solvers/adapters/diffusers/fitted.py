@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
-from diffusers.configuration_utils import register_to_config
-from torch import Tensor
-
-from pndm_solvers.adapters.diffusers.config import BetaSchedule, PredictionType
-from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler, SchedulerOutput
+from pndm_solvers.adapters.diffusers.options import NetworkAndPicture, scheduler_options
+from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler
+from pndm_solvers.adapters.diffusers.schedulers import PNDMScheduler
 from pndm_solvers.fit import FittedSolver
 from pndm_solvers.fit.solver import read_plan
 from pndm_solvers.grid import GridOptions
@@ -39,31 +37,25 @@ class FittedScheduler(PlanScheduler):
     the times that are left. A plan of another schedule or another prediction is refused.
     """
 
-    @register_to_config
+    @scheduler_options(times=False)
     def __init__(
         self,
         plans: str | Sequence[str] = (),
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: BetaSchedule = "linear",
-        trained_betas: Any = None,
-        prediction_type: PredictionType = "epsilon",
         clip_sample: bool = False,
         clip_sample_range: float = 1.0,
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        sample_max_value: float = 1.0,
-        rescale_betas_zero_snr: bool = False,
-    ) -> None:
+        **network: Unpack[NetworkAndPicture],
+    ) -> None: ...
+
+    def _prepare(self) -> None:
+        plans = self.config.plans
         several = [plans] if isinstance(plans, (str, Path)) else list(plans)
         if not several:
             raise ValueError("plans is empty; pass the path of a plan's JSON, plans='plan.json', or a list of them")
         self.register_to_config(plans=[_text(plan) for plan in several])
-        self._prepare()
+        super()._prepare()
         for plan in self._fitted.plans:
             if plan.fitted is not None:
-                plan.fitted.check_prediction(prediction_type)
+                plan.fitted.check_prediction(self.prediction.type)
 
     @classmethod
     def _understood(cls, config: dict[str, Any]) -> dict[str, Any]:
@@ -85,14 +77,7 @@ class FittedScheduler(PlanScheduler):
     def _grid(self) -> GridOptions:
         return {"prediction": self.prediction}
 
-    def step(
-        self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True
-    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
-        """The next sample, from the network's answer at `sample` `(B, …)` and `timestep`, the next of `timesteps`.
-
-        Raises ValueError for another time than the run's next, naming it, and for an answer of another shape.
-        """
-        return self._step(model_output, timestep, sample, return_dict)
+    step = PNDMScheduler.step
 
 
 def _text(plan: Any) -> str:

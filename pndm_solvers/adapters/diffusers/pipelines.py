@@ -23,8 +23,8 @@ from torch import Tensor
 from pndm_solvers.adapters.diffusers.fitted import FittedScheduler
 from pndm_solvers.adapters.diffusers.networks import Component, is_unet, unet_model
 from pndm_solvers.adapters.diffusers.networks import image_shape as shape_of
-from pndm_solvers.adapters.diffusers.scheduler import Generators
 from pndm_solvers.adapters.diffusers.schedulers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
+from pndm_solvers.adapters.diffusers.steps import Generators
 from pndm_solvers.arguments import choice, reals, whole
 from pndm_solvers.reference import ReferenceNetwork
 

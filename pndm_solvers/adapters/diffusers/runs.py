@@ -33,7 +33,10 @@ class Timetable:
     continuation: Solver
     plan: Plan
     end: dict[str, Any]
+    # The times at which the network is asked, mostly those of the plan's levels.
+    asked: tuple[float, ...]
     begin_index: int | None = None
+    stepped: int | None = None  # the index after that of the newest step
     # The newest run that has not ended: it owns a sample that was changed between two steps.
     newest: Position | None = None
     unfinished: set[object] = field(default_factory=set)
@@ -47,7 +50,14 @@ class Timetable:
 
     def entries(self, t: float) -> list[int]:
         """The model calls at the time `t`, which may have been rounded to float32."""
-        return [i for i, time in enumerate(self.plan.times) if t in (time, float(np.float32(time)))]
+        return [i for i, time in enumerate(self.asked) if t in (time, float(np.float32(time)))]
+
+    def has(self, times: Tensor) -> bool:
+        """Whether these are times of the table, one after the other; but for the rounding of their dtype."""
+        values, rounding = times.detach().cpu().double().numpy(), 1e-6 if times.dtype.itemsize >= 4 else 1e-2
+        count, asked = len(values), np.array(self.asked)
+        starts = range(len(asked) - count + 1) if values.ndim == 1 and count else ()
+        return any(np.allclose(asked[i : i + count], values, rtol=rounding, atol=0) for i in starts)
 
     def solver_from(self, begin: int) -> Solver:
         """The method of a run that begins at an index of the times."""
@@ -72,7 +82,8 @@ class Timetable:
             distinct = np.array(list(dict.fromkeys(times)), np.int64 if self.plan.integer_times else np.float64)
             rows = [None if t == after else distinct.tolist().index(t) for t, after in zip_longest(times, times[1:])]
             plan = solver.plan(timesteps=distinct, **self.end)
-            self._plans[begin, solver] = with_last_look(plan, len(distinct)), rows
+            looks = plan.model_calls == len(distinct) - 1 and distinct[-1] == plan.end.t
+            self._plans[begin, solver] = with_last_look(plan) if looks else plan, rows
         return self._plans[begin, solver]
 
 
@@ -121,9 +132,7 @@ class Runs:
         known = self._positions.get(sample)
         table, entries = self._called_at(timestep, known)
         if not entries:
-            raise ValueError(
-                f"timestep is {float(timestep):.7g}, which is none of this run's: {abridged(table.plan.times)}"
-            )
+            raise ValueError(f"timestep is {float(timestep):.7g}, which is none of this run's: {abridged(table.asked)}")
         if table.memoryless:
             return Position(table, solver or table.solver, 0, entries[0])
         at = known if known is not None and known.table is table else table.newest
@@ -131,7 +140,7 @@ class Runs:
             if at is not known and len(table.unfinished) > 1:
                 raise ValueError(
                     f"{len(table.unfinished)} runs on this scheduler have not ended, and step did not return this "
-                    f"sample for t = {table.plan.times[at.entry]:g}, so its run cannot be identified; call "
+                    f"sample for t = {table.asked[at.entry]:g}, so its run cannot be identified; call "
                     f"set_timesteps before each run, pass step the sample that it returned, or give each run a copy "
                     f"of the scheduler"
                 )
@@ -139,9 +148,9 @@ class Runs:
         # The first run may begin anywhere; later ones at the top, where an earlier one began, or at begin_index.
         beginnings = {0, table.begin_index, *table.begun} & set(entries) if table.begun else set(entries)
         if not beginnings:
-            expected = "" if at is None else f", but the run's next is {table.plan.times[at.entry]:.7g}"
+            expected = "" if at is None else f", but the run's next is {table.asked[at.entry]:.7g}"
             raise ValueError(
-                f"timestep is {float(timestep):.7g}{expected}; a new run begins at {table.plan.times[0]:g}, where an "
+                f"timestep is {float(timestep):.7g}{expected}; a new run begins at {table.asked[0]:g}, where an "
                 f"earlier run began, or at set_begin_index; after set_timesteps the first run may begin anywhere"
             )
         begin = table.begin_index if table.begin_index in beginnings else min(beginnings)
@@ -182,16 +191,14 @@ class Runs:
                 table.newest = None
 
 
-def with_last_look(plan: Plan, steps: int) -> Plan:
-    """A plan of `steps` calls: where the last is missing, a step of length 0 at the end's own level.
+def with_last_look(plan: Plan) -> Plan:
+    """The plan and a step of length 0 at its end's own level, which is the last time of its grid.
 
-    diffusers makes that step, and clips the picture there.
+    diffusers makes that step, and clips the picture there; and pipelines count on a time for each step.
     """
-    if plan.model_calls == steps - 1 and plan.end.sigma > 0:
-        last = Row(*plan.end, states=((plan.model_calls, 1.0),), answers=())
-        integer_times = plan.integer_times and float(plan.end.t).is_integer()
-        plan = replace(plan, rows=(*plan.rows, last), integer_times=integer_times)
-    return plan
+    last = Row(*plan.end, states=((plan.model_calls, 1.0),), answers=())
+    integer_times = plan.integer_times and float(plan.end.t).is_integer()
+    return replace(plan, rows=(*plan.rows, last), integer_times=integer_times)
 
 
 def abridged(times: Sequence[float]) -> str:

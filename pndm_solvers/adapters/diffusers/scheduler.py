@@ -1,66 +1,51 @@
-"""diffusers' scheduler interface to a solver: times and levels, and steps that are rows of a plan."""
+"""diffusers' scheduler interface to a solver: its configuration, its times and its levels."""
 
 from __future__ import annotations
 
 import inspect
 import json
-import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from typing import Any, Literal
 
 import diffusers
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
-from diffusers.utils.outputs import BaseOutput
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from torch import Tensor
 
-from pndm_solvers.adapters.diffusers import config as options
-from pndm_solvers.adapters.diffusers.runs import Position, Runs, Timetable, with_last_look
-from pndm_solvers.arguments import reals, shown, whole
-from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
-from pndm_solvers.grid import GridOptions
-from pndm_solvers.latents import converted
-from pndm_solvers.noise import NoiseSource
-from pndm_solvers.plan import Plan, State
+from pndm_solvers.adapters.diffusers.forward import ForwardProcess
+from pndm_solvers.adapters.diffusers.options import TABLE, check_options, completed, warn_of_foreign_options
+from pndm_solvers.adapters.diffusers.runs import Runs, Timetable, with_last_look
+from pndm_solvers.adapters.diffusers.steps import Steps
+from pndm_solvers.adapters.diffusers.times import flow_shift, flow_sigmas, numbers, times_of_ratios
+from pndm_solvers.arguments import real, whole
+from pndm_solvers.config import prediction_of
+from pndm_solvers.grid import GridOptions, make_grid
+from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
-from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.schedules import NoiseSchedule, shifted
 from pndm_solvers.solver import Solver
+from pndm_solvers.spacings import karras, log_snr
 
-__all__ = ["Generators", "GivenNoise", "PlanScheduler", "SchedulerOutput"]
+__all__ = ["THEIR_SPACINGS", "PlanScheduler"]
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
-
-
-@dataclass
-class SchedulerOutput(BaseOutput):
-    """The result of a step.
-
-    Attributes
-    ----------
-    prev_sample:
-        `(B, …)`, the sample for the next model call.
-    pred_original_sample:
-        `(B, …)`, the picture x̂_0 that the network sees in this step's sample, clipped where the options say so.
-    """
-
-    prev_sample: Tensor
-    pred_original_sample: Tensor
+# diffusers' own names of spacings.
+THEIR_SPACINGS = ("linspace", "leading", "trailing")
 
 
-class PlanScheduler(SchedulerMixin, ConfigMixin):
+class PlanScheduler(Steps, ForwardProcess):
     """diffusers' interface to a solver. A subclass provides the solver, and `step` with its own arguments."""
 
-    # Those with betas. A list, not a ClassVar, since diffusers declares it so.
-    _compatibles = [kind.name for kind in KarrasDiffusionSchedulers if kind.name != "EDMEulerScheduler"]  # noqa: RUF012
+    # A list, not a ClassVar, since diffusers declares it so.
+    _compatibles = [  # noqa: RUF012
+        *(kind.name for kind in KarrasDiffusionSchedulers if kind.name != "EDMEulerScheduler"),
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+    ]
     # Model calls per step, in diffusers' sense: image-to-image counts with it. It is not the method's order.
     order = 1
     init_noise_sigma = 1.0
-    config: Any  # type: ignore[assignment] — a dict with attributes, which diffusers declares as a plain one
 
     def _solver(self) -> Solver:
         """The method of a run that begins at the first time."""
@@ -76,17 +61,22 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
 
     def _end(self) -> Literal["clean", "first"]:
         """Where a run ends: at no noise, or at the lowest trained level."""
-        return "clean" if self.config.set_alpha_to_one else "first"
+        return "clean" if self._flow or self.config.set_alpha_to_one else "first"
 
     def _grid(self) -> GridOptions:
         """The options of the configured spacing."""
-        exponential = "log_snr" if self.config.use_exponential_sigmas else self.config.timestep_spacing
-        spacing = "karras" if self.config.use_karras_sigmas else exponential
+        config = self.config
+        bounds = {end: config[end] for end in ("sigma_min", "sigma_max") if config.timestep_type == "discrete"}
+        spacing: Any = "beta_sigmas" if config.use_beta_sigmas else config.timestep_spacing
+        if config.use_karras_sigmas:
+            spacing = partial(karras, **bounds) if any(bounds.values()) else "karras"
+        elif config.use_exponential_sigmas:
+            spacing = partial(log_snr, **bounds) if any(bounds.values()) else "log_snr"
         return {
             "spacing": spacing,
-            "steps_offset": self.config.steps_offset if spacing == "leading" else 0,
+            "steps_offset": config.steps_offset if spacing == "leading" else 0,
             "prediction": self.prediction,
-            "data_range": self.config.get("data_range", 1.0),
+            "data_range": config.get("data_range", 1.0),
         }
 
     @classmethod
@@ -99,34 +89,47 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         config = self.config
         # What describes the network is passed on to other classes even where it is our default: theirs may differ.
         if defaults := config.get("_use_default_values"):
-            self.register_to_config(_use_default_values=sorted(set(defaults) - set(options.NETWORK_OPTIONS)))
-        options.check_options(config, inspect.signature(type(self).__init__).parameters)
-        options.prediction_of(config)
+            self.register_to_config(_use_default_values=sorted(set(defaults) - set(TABLE)))
+        check_options(config, self._own())
+        self._shift = config.flow_shift
         self.schedule = NoiseSchedule.from_config(config)
-        self._solver()  # refuses a wrong option now, not in set_timesteps
-        alphas_cumprod = self.schedule.alpha(np.arange(len(self))) ** 2
-        # For pipelines that read them. The solvers use the schedule.
-        self.alphas_cumprod = torch.from_numpy(alphas_cumprod).float()
-        self.alphas = torch.from_numpy(alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])).float()
-        self.betas = 1 - self.alphas
-        self.final_alpha_cumprod = torch.tensor(1.0) if self._end() == "clean" else self.alphas_cumprod[0]
+        self._describe(self.schedule, self._end())
+        self.prediction  # noqa: B018 — refuses a wrong bound now
+        self._solver()  # and a wrong option, not in set_timesteps
         self.num_inference_steps: int | None = None
-        self.timesteps = torch.arange(len(self) - 1, -1, -1)
         self._runs = Runs()
+        self._sigmas: Any = None
+        self._timesteps = self._trained_times()
+
+    @classmethod
+    def _own(cls) -> dict[str, inspect.Parameter]:
+        return dict(inspect.signature(cls.__init__).parameters)
+
+    @property
+    def _flow(self) -> bool:
+        return self.config.use_flow_sigmas
+
+    def _trained_times(self) -> Tensor:
+        """The times of training, falling; a flow's are shifted as diffusers' class shifts them."""
+        if self.schedule.num_train_timesteps is not None:
+            return torch.arange(len(self) - 1, -1, -1)
+        times = self.schedule.t_min + (self.schedule.t_max - self.schedule.t_min) * np.linspace(1, 0, len(self))
+        if self._flow:
+            sigmas = shifted(np.arange(len(self), 0, -1) / len(self), self._static_shift)
+            self._sigmas, times = torch.from_numpy(sigmas).float(), sigmas * len(self)
+        return torch.from_numpy(times).float()
 
     @property
     def prediction(self) -> Prediction:
         """What the network's answers mean, and how the picture is kept in range."""
-        # Read at each step, since pipelines rewrite clip_sample in the configuration of their scheduler.
-        return options.prediction_of(self.config)
-
-    @property
-    def _clips(self) -> bool:
-        return self.config.get("clip_sample") or self.config.thresholding
+        # Read at each step, since pipelines rewrite clip_sample in the configuration of their scheduler. By attribute,
+        # since some assign it there; and only this class's options, since a config keeps those of others.
+        own = {name: getattr(self.config, name) for name in self._own() if hasattr(self.config, name)}
+        edm = self.config.timestep_type == "edm"  # whose answer becomes a picture
+        return prediction_of({**own, "prediction_type": "sample"} if edm else own)
 
     def __len__(self) -> int:
-        assert self.schedule.num_train_timesteps is not None  # a config makes a table
-        return self.schedule.num_train_timesteps
+        return self.schedule.num_train_timesteps or self.config.num_train_timesteps
 
     # ------------------------------------------------------------------ configuration
 
@@ -140,28 +143,29 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         Raises
         ------
         TypeError:
-            For a keyword that is no option.
+            For a keyword that is no option, neither of this class nor of the config.
         ValueError:
-            For a config whose network has no betas or another kind of times, as in flow matching.
+            For a config whose network no scheduler here can call; the message says what to do instead.
         """
-        own = inspect.signature(cls.__init__).parameters
+        own = cls._own()
         if isinstance(config, (str, os.PathLike)):
             config, kwargs = cls.load_config(config, return_unused_kwargs=True, **kwargs)  # type: ignore[misc] — two
-        options.check_network(config, own)
-        config, network = options.completed(cls._understood(config), own)
-        if unknown := [] if return_unused_kwargs else [key for key in kwargs if key not in own]:
+        config = config or {}
+        if unknown := [] if return_unused_kwargs else [key for key in kwargs if key not in own and key not in config]:
             known = ", ".join(name for name in own if name != "self")
             raise TypeError(f"{cls.__name__} has no option {', '.join(unknown)}; it has {known}")
+        config, network = completed(cls._understood({**config, **kwargs}), own)
         origin = str(config.get("_class_name"))
         ours = {kind.__name__: kind for kind in PlanScheduler.__subclasses__()}
-        options.warn_of_foreign_options(cls.__name__, config, own, ours.get(origin) or getattr(diffusers, origin, None))
-        return super().from_config(config, return_unused_kwargs, **(network | kwargs))
+        warn_of_foreign_options(cls.__name__, config, own, ours.get(origin) or getattr(diffusers, origin, None))
+        network |= {key: value for key, value in kwargs.items() if key in own}
+        return super().from_config(config, return_unused_kwargs, **network)
 
     def to_json_string(self) -> str:
         """The configuration as JSON, without a spacing that is our default and that diffusers' classes lack."""
         text = super().to_json_string()
         spacing, defaults = self.config.get("timestep_spacing"), self.config.get("_use_default_values", ())
-        if spacing in ("leading", "trailing", "linspace") or "timestep_spacing" not in defaults:
+        if spacing in THEIR_SPACINGS or "timestep_spacing" not in defaults:
             return text
         return json.dumps({k: v for k, v in json.loads(text).items() if k != "timestep_spacing"}, indent=2) + "\n"
 
@@ -173,7 +177,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         table: Timetable | None = state["_runs"]
         vars(self).update(state, _runs=Runs())
         if table is not None:
-            self._runs.lay_down(self.timesteps, table.copied())
+            self._runs.lay_down(self._timesteps, table.copied())
 
     # ------------------------------------------------------------------ times
 
@@ -183,65 +187,158 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         device: str | torch.device | None = None,
         timesteps: Any = None,
         sigmas: Any = None,
+        mu: float | None = None,
     ) -> None:
         """Compiles the plan of a run and lays down `timesteps`, one for each model call.
 
         Parameters
         ----------
         num_inference_steps:
-            Steps of the configured spacing.
+            Steps of the configured spacing. Beside `timesteps` or `sigmas` it is their number.
         device:
             Where `timesteps` lies. No step reads a number from there, so the host does not wait for an accelerator.
         timesteps:
-            The times at which steps begin, falling.
+            The times at which steps begin, falling. A flow's levels are those shifted as the config says.
         sigmas:
-            The σ/α at which steps begin, falling; the last is where the run ends, 0 for no noise.
+            The σ/α at which steps begin, falling; the last is where the run ends, 0 for no noise. A flow's are its σ,
+            shifted as the config says, and its runs end at 0, whether or not that is given. Beside `timesteps`, at
+            which a flow's network is then asked, they are the levels.
+        mu:
+            A flow's shift, where the config has `use_dynamic_shifting`: e^mu, or mu if its type is "linear".
 
         Raises
         ------
         ValueError:
-            Unless exactly one of the three is given; for times out of order or out of range; and for a time at
-            which the prediction does not determine the picture, as ε at zero terminal SNR.
+            For none of the first three, or several that contradict each other; for times out of order or out of range;
+            and for a time at which the prediction does not determine the picture, as ε at zero terminal SNR.
         """
         given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps, "sigmas": sigmas}
         named = [name for name, value in given.items() if value is not None]
-        if len(named) != 1:
+        if not named or (len(named) > 1 and not self._flow):
             raise ValueError(f"pass exactly one of {', '.join(given)}; got {' and '.join(named) or 'none'}")
+        asked: Any = None
         end: dict[str, Any] = {"final": self._end()}
-        if num_inference_steps is not None:
-            steps = whole("num_inference_steps", num_inference_steps)
-            solver = self._solver_for(steps)
-            plan = solver.plan(steps, **self._grid(), **end)
-        else:
-            if sigmas is not None:
-                times, end = self._times_at(np.atleast_1d(reals("sigmas", _on_host(sigmas)).astype(np.float64)))
-            else:
-                times = reals("timesteps", _on_host(timesteps))
-            steps = np.size(times)
-            solver = self._solver_for(steps)
-            plan = solver.plan(timesteps=times, **end)
-        plan = with_last_look(plan, steps) if self._clips else plan
-        self.prediction.check((row.level, row.space) for row in plan.rows)  # refuses now what a step would refuse
-        dtype = torch.int64 if plan.integer_times else torch.float32
+        steps = whole("num_inference_steps", num_inference_steps) if num_inference_steps is not None else None
+        times = None if timesteps is None else numbers("timesteps", timesteps)
+        levels = None if sigmas is None else numbers("sigmas", sigmas).astype(np.float64)
+        if self._flow:
+            times, asked = self._flow_times(steps, times, levels, mu)
+        elif mu is not None:
+            raise ValueError("mu is the shift of a flow, and this scheduler's network has levels of betas")
+        elif levels is not None:
+            times, end = times_of_ratios(self.schedule, levels)
+        steps = steps if times is None else np.size(times)
+        assert steps is not None  # one of the three is given
+        solver = self._solver_for(steps)
+        options = {"num_inference_steps": steps, **self._grid()} if times is None else {"timesteps": times}
+        plan = solver.plan(**options, **end)
+        if len(make_grid(self.schedule, **options, **end).levels) == steps:  # the last time is where the run ends
+            plan = with_last_look(plan)
+        dtype = torch.int64 if plan.integer_times and asked is None else torch.float32
+        asked = plan.times if asked is None or len(asked) != len(plan.rows) else tuple(map(float, asked))
         with torch.inference_mode(False):  # there, a view would not keep its tensor alive, nor what belongs to it
-            laid_down = torch.tensor(plan.times, dtype=torch.float64).to(device, dtype)
-        self._runs.lay_down(laid_down, Timetable(solver, self._continuation(solver), plan, end))
-        self.timesteps, self.num_inference_steps = laid_down, steps
+            laid_down = torch.tensor(asked, dtype=torch.float64).to(dtype).to(device)
+        self._lay_down(laid_down, Timetable(solver, self._continuation(solver), plan, end, asked))
+        self.num_inference_steps = steps
 
-    def _times_at(self, sigmas: np.ndarray) -> tuple[list[float], dict[str, Any]]:
-        """The times at σ/α, and the options that end a plan at the last one."""
-        lowest, highest = (self.schedule.level(t).ratio for t in (self.schedule.t_min, self.schedule.t_max))
-        slack = 1 + 1e-3  # for numbers that were rounded on the way
-        clean = np.all(sigmas[-1:] == 0)
-        levels = sigmas[:-1] if clean else sigmas
-        trained = np.all((lowest / slack <= levels) & (levels <= highest * slack))
-        if sigmas.ndim != 1 or len(sigmas) < 2 or not trained or np.any(np.diff(sigmas) >= 0):
+    def _lay_down(self, times: Tensor, table: Timetable) -> None:
+        """Makes a plan that of the next runs, whose times are handed out as the tensor `times`."""
+        plan = table.plan
+        self.prediction.check((row.level, row.space) for row in plan.rows)  # refuses now what a step would refuse
+        self._runs.lay_down(times, table)
+        self._timesteps = times
+        self._sigmas, self._edited = None, 0
+
+    def _flow_times(self, steps: int | None, times: Any, levels: Any, mu: float | None) -> tuple[Any, Any]:
+        """The times of a flow's levels, and those at which the network is asked; None for those of a named spacing."""
+        lengths = {len(values) for values in (times, levels) if values is not None} | ({steps} if steps else set())
+        if len(lengths) > 1:
             raise ValueError(
-                f"sigmas must be two or more falling σ/α, from {highest:g} to {lowest:g} as the network was trained, "
-                f"or at last to 0; not {sigmas}"
+                f"num_inference_steps, timesteps and sigmas count {', '.join(map(str, sorted(lengths)))} steps; a "
+                f"flow's run has one time and one σ for each step"
             )
-        times = [self.schedule.level_at(ratio).t for ratio in levels.tolist()]
-        return (times, {"final": "clean"}) if clean else (times[:-1], {"stop": times[-1]})
+        shift, size = flow_shift(self.config, self._shift, mu), len(self)
+        if levels is not None or times is not None:
+            # In float32, as diffusers has them: a program's own numbers come back to the last bit.
+            even = (times / size if levels is None else levels).astype(np.float32).astype(np.float64)
+            if even.ndim == 1 and len(even) > 1 and even[-1] == 0:  # a final 0, which diffusers adds itself
+                even, times = even[:-1], None if times is None else times[:-1]
+        elif self.config.get("timestep_spacing") in THEIR_SPACINGS or self._respaced:
+            even = self._even_sigmas(whole("num_inference_steps", steps))
+        else:
+            self.schedule = NoiseSchedule.rectified_flow(shift=shift, num_train_timesteps=size)
+            return None, None
+        sigmas = flow_sigmas(self.config, even, shift)
+        inverted = size * (1 - sigmas) if self.config.invert_sigmas else None
+        return size * sigmas, times if times is not None else inverted
+
+    @property
+    def _respaced(self) -> bool:
+        """Whether the config replaces its spacing by one of σ."""
+        return any(self.config.get(f"use_{name}_sigmas") for name in ("karras", "exponential", "beta"))
+
+    @property
+    def _static_shift(self) -> float:
+        """The shift that diffusers' class has made its table with, before any `set_shift`."""
+        return 1.0 if self.config.get("use_dynamic_shifting") else self.config.flow_shift
+
+    def _even_sigmas(self, steps: int) -> np.ndarray:
+        """The σ of a flow before they are shifted. diffusers' lowest has been shifted once, when the class was made."""
+        return np.linspace(1.0, shifted(1 / len(self), self._static_shift), steps)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The times of the model calls, `(N,)`; before `set_timesteps` those of training. Assigned ones count."""
+        return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, times: Tensor) -> None:
+        table = self._runs.table
+        if table is not None and not table.has(times):
+            self.set_timesteps(timesteps=times)
+        self._timesteps = times
+        if table is not None and len(times) == len(table.asked):
+            self._runs.lay_down(times, self._runs.current)
+
+    @property
+    def sigmas(self) -> Tensor:
+        """σ/α of the model calls and of the end, or a flow's σ: `(N + 1,)`, float32, on the host. Edited ones count."""
+        if self._sigmas is None:
+            levels = self.plan.levels
+            values = [level.sigma if self._flow else level.ratio for level in levels]
+            self._sigmas = torch.tensor(values, dtype=torch.float64).float()
+            self._edited = self._sigmas._version
+        return self._sigmas
+
+    @sigmas.setter
+    def sigmas(self, sigmas: Tensor) -> None:
+        self._sigmas, self._edited = sigmas, -1
+
+    def _take_edited_sigmas(self) -> None:
+        """Plans anew where a caller has written other σ; called before a step."""
+        sigmas = self._sigmas
+        if sigmas is None or sigmas._version == self._edited or self._runs.table is None:
+            return
+        values, asked = numbers("sigmas", sigmas).astype(np.float64), self._runs.current.asked
+        if len(values) != len(asked) + 1:
+            raise ValueError(f"sigmas are {len(values)}; {len(asked)} calls have {len(asked) + 1}, with the end")
+        times = values * len(self) if self._flow else self.schedule.time_of_k_sigma(values[values > 0])
+        end: dict[str, Any] = {"stop": float(times[-1])} if values[-1] else {"final": "clean"}
+        times = times[: len(asked)]
+        solver = self._solver_for(len(times))
+        plan = solver.plan(timesteps=times, **end)
+        plan = with_last_look(plan) if times[-1] == plan.end.t else plan
+        # The same tensor of times, since callers hold it.
+        self._lay_down(self._timesteps, Timetable(solver, self._continuation(solver), plan, end, asked))
+
+    @property
+    def shift(self) -> float:
+        """A flow's shift."""
+        return self._shift
+
+    def set_shift(self, shift: float) -> None:
+        """Sets a flow's shift for the next `set_timesteps`."""
+        self._shift = real("shift", shift, "a number above 0", lambda shift: shift > 0)
 
     @property
     def plan(self) -> Plan:
@@ -256,141 +353,37 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Sets the index in `timesteps` at which the next run begins. ValueError outside `timesteps`."""
         if not 0 <= begin_index < len(self.timesteps):
-            raise ValueError(f"begin_index is {begin_index}; it must be from 0 to {len(self.timesteps) - 1}")
+            raise ValueError(
+                f"begin_index is {begin_index}; it must be from 0 to {len(self.timesteps) - 1}. A pipeline's strength "
+                f"times its steps must make one step at least"
+            )
         table = self._runs.current
         table.begin_index, table.newest = begin_index, None
+
+    @property
+    def step_index(self) -> int | None:
+        """The index in `timesteps` of the step after the newest one; None before a run's first step."""
+        return self._runs.table and self._runs.table.stepped
+
+    def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
+        """The index of a time in `timesteps`, or in `schedule_timesteps`; of one that comes twice, the second."""
+        times = self.timesteps if schedule_timesteps is None else schedule_timesteps
+        found = (times == timestep).nonzero().flatten().tolist()
+        if not found:
+            raise ValueError(f"timestep is {timestep}, which is none of {times}")
+        return found[min(1, len(found) - 1)]
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """`sample` as it is: networks on these schedules take it so."""
         return sample
 
-    # ------------------------------------------------------------------ levels
+    def _levels_changed(self) -> None:
+        """Plans anew for an assigned table."""
+        self._runs.table = None
 
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """α(t)·x_0 + σ(t)·noise, of x_0's shape `(B, …)` and dtype; `timesteps` is one, or one for each sample."""
-        check_floating("original_samples", original_samples)
-        check_together("noise", noise, "original_samples", original_samples)
-        alpha, sigma = self._levels(timesteps, original_samples)
-        return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The velocity α(t)·noise − σ(t)·x_0, of x_0's shape `(B, …)` and dtype: Salimans and Ho (2022), section 4."""
-        check_floating("sample", sample)
-        check_together("noise", noise, "sample", sample)
-        alpha, sigma = self._levels(timesteps, sample)
-        return (alpha * noise - sigma * sample).to(sample.dtype)
-
-    def _levels(self, timesteps: Tensor, like: Tensor) -> Tensor:
-        """α and σ at the times, as `(2, B, 1, …)` on like's device, float32 at least."""
-        if not isinstance(timesteps, Tensor):
-            raise TypeError(f"timesteps is {shown(timesteps)}; it must be a tensor of one time, or of one each sample")
-        times = timesteps.flatten()
-        if len(times) not in (1, len(like)):
-            raise ValueError(f"timesteps are {len(times)} for a batch of {len(like)}; pass one, or one for each sample")
-        if times.device.type != "cpu" and not times.is_floating_point():
-            every = self._every_level.to(times.device, non_blocking=True)
-            table = every[:, times]  # looked up there, so the host need not wait
-        else:
-            t = times.double().cpu().numpy()
-            if t.size and not self.schedule.t_min <= t.min() <= t.max() <= self.schedule.t_max:
-                raise ValueError(f"timesteps must lie in 0 to {self.schedule.t_max:g}, not {timesteps}")
-            table = self._levels_at(t)
-        wide = torch.float32 if like.dtype.itemsize < 4 else like.dtype
-        return table.to(like.device, wide).reshape(2, -1, *[1] * (like.ndim - 1))
-
-    def _levels_at(self, times: Any) -> Tensor:
-        return torch.from_numpy(np.stack([self.schedule.alpha(times), self.schedule.sigma(times)]))
-
-    @cached_property
-    def _every_level(self) -> Tensor:
-        return self._levels_at(np.arange(len(self)))
-
-    # ------------------------------------------------------------------ steps
-
-    def _step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        return_dict: bool,
-        noise: NoiseSource | None = None,
-        solver: Solver | None = None,
-        epsilon_as_answered: bool = False,
-    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
-        """One row of the plan of `solver`, by default the scheduler's own.
-
-        With `epsilon_as_answered` a clipped picture is combined with the network's own ε, not with one derived anew.
-        """
-        check_state("sample", sample)
-        at = self._runs.position(timestep, sample, solver)
-        time = at.table.plan.times[at.entry]
-        plan, rows = at.table.plan_from(at.begin, at.solver)
-        row = rows[at.entry - at.begin]
-        output = self._epsilon_channels(model_output, sample)
-        check_together(f"model_output at t = {time:g}", output, "sample", sample)
-        if any(other.shape != sample.shape for other in (*at.states.values(), *at.answers.values())):
-            raise ValueError(f"the sample is of shape {tuple(sample.shape)}, its run so far was not; keep to one batch")
-        number = plan.times.index(time) if row is None else row
-        here, space = plan.levels[number], plan.rows[number].space
-        prediction, clips, ours = self.prediction, self._clips, library(sample)
-        x0 = converted(ours, prediction, "sample", sample, output, here)
-        noise = self._noise(at, model_output, sample, noise or NoiseSource())
-        noise.check(sample)
-        states, answers = at.states, at.answers
-        if row is None:
-            following = sample.clone()
-        elif clips and epsilon_as_answered:
-            epsilon = converted(ours, Prediction(prediction.type), "epsilon", sample, output, here)
-            following = _ddim_step(plan, row, sample, x0, epsilon, noise)
-        else:
-            # A clipped picture counts as the network's prediction.
-            prediction, output = (Prediction("sample"), x0) if clips else (prediction, output)
-            answer = converted(ours, prediction, space, sample, output, here)
-            # Copies of what later rows need, since the caller may write into its own tensors.
-            dead_states, dead_answers = plan.last_uses[row]
-            answer = answer if row in dead_answers else answer.clone()
-            kept = sample if row in dead_states else sample.clone()
-            before = State(plan, row, {**states, row: kept}, answers, prediction, noise, sample.dtype, ours)
-            after = before.combined(answer)
-            following = after.states[after.row]
-            states, answers = {i: x for i, x in after.states.items() if i != after.row}, after.answers
-        self._runs.remember(following, replace(at, entry=at.entry + 1, states=states, answers=answers))
-        return SchedulerOutput(following, x0) if return_dict else (following, x0)
-
-    def _noise(self, at: Position, model_output: Tensor, sample: Tensor, noise: NoiseSource) -> NoiseSource:
-        """The noise of the step at `at`, made from the caller's `noise`."""
-        return noise
-
-    def _epsilon_channels(self, model_output: Tensor, sample: Tensor) -> Tensor:
-        """The answer without the channels of a learned variance, which DDPM alone uses."""
-        learned = str(self.config.get("variance_type")).startswith("learned")
-        # Not a view, which would keep the others in memory.
-        return model_output[:, : sample.shape[1]].clone() if learned else model_output
-
-
-@dataclass(frozen=True)
-class GivenNoise(NoiseSource):
-    """Noise that the caller drew."""
-
-    values: Any = None
-
-    def check(self, like: Any) -> None:
-        """Refuses noise that is no tensor of the sample's shape."""
-        check_together("variance_noise", self.values, "sample", like)
-
-    def draw(self, row: int, like: Any) -> Any:
-        """The noise, whatever the row."""
-        return self.values
-
-
-def _on_host(numbers: Any) -> Any:
-    return numbers.detach().cpu() if isinstance(numbers, Tensor) and not numbers.is_meta else numbers
-
-
-def _ddim_step(plan: Plan, row: int, sample: Tensor, x0: Tensor, epsilon: Tensor, noise: NoiseSource) -> Tensor:
-    """DDIM's eq. (12) for a picture and an ε that do not make up `sample`: two answers, where a row has one."""
-    there, deviation = plan.levels[row + 1], plan.rows[row].noise
-    parts, weights = [x0, epsilon], [there.alpha, math.sqrt(there.sigma**2 - deviation**2)]
-    if deviation:
-        parts, weights = [*parts, noise.draw(row, sample)], [*weights, deviation]
-    return combine(parts, weights, dtype=sample.dtype)
+    def _level_times(self, times: np.ndarray) -> np.ndarray:
+        table = self._runs.table
+        if table is None or table.asked == table.plan.times:
+            return times
+        levels = dict(zip(map(float, np.float32(table.asked)), table.plan.times, strict=True))
+        return np.array([levels.get(float(np.float32(t)), t) for t in times.tolist()])

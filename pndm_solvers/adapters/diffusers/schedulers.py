@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
+import diffusers
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from pndm_solvers.adapters.diffusers.config import BetaSchedule, PredictionType
+from pndm_solvers.adapters.diffusers.options import Shared, scheduler_options
 from pndm_solvers.adapters.diffusers.runs import Position
-from pndm_solvers.adapters.diffusers.scheduler import Generators, GivenNoise, PlanScheduler, SchedulerOutput
+from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler
+from pndm_solvers.adapters.diffusers.steps import Generators, GivenNoise, SchedulerOutput
 from pndm_solvers.arguments import choice
-from pndm_solvers.grid import DEFAULT_SPACING
 from pndm_solvers.latents import around
 from pndm_solvers.methods import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver
-from pndm_solvers.methods.ddpm import forward_deviation
+from pndm_solvers.methods.ddpm import forward_deviation, posterior_deviation
 from pndm_solvers.methods.multistep import Starter
 from pndm_solvers.noise import NoiseSource
+from pndm_solvers.schedule import Level
 from pndm_solvers.solver import Solver
+from pndm_solvers.spacings import DEFAULT_SPACING
 
 __all__ = ["DDIMScheduler", "DDPMScheduler", "PLMSScheduler", "PNDMScheduler"]
 
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
 
-# Each class lists all its options, since `register_to_config`, `from_config`, type checkers and help() read them from
-# the signature of `__init__`. A decorator that adds the common ones needs their types and their defaults in two more
-# lists, which together are as long, and gives up the order of diffusers' positional arguments.
+# Each `__init__` names the options that are its own, or whose default is; `scheduler_options` adds those of all.
 
 
 class PNDMScheduler(PlanScheduler):
@@ -40,29 +40,16 @@ class PNDMScheduler(PlanScheduler):
     Reference: Liu et al. (2022), eq. (9), (12) and (13); `pndm_solvers.PNDMSolver`.
     """
 
-    @register_to_config
+    @scheduler_options()
     def __init__(
         self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: BetaSchedule = "linear",
-        trained_betas: Any = None,
         skip_prk_steps: bool = False,
         set_alpha_to_one: bool = False,
-        prediction_type: PredictionType = "epsilon",
         timestep_spacing: str = "leading",
-        steps_offset: int = 0,
         clip_sample: bool = False,
         clip_sample_range: float = 1.0,
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        sample_max_value: float = 1.0,
-        rescale_betas_zero_snr: bool = False,
-        use_karras_sigmas: bool = False,
-        use_exponential_sigmas: bool = False,
-    ) -> None:
-        self._prepare()
+        **shared: Unpack[Shared],
+    ) -> None: ...
 
     def _solver(self) -> Solver:
         if self.config.skip_prk_steps:
@@ -73,9 +60,17 @@ class PNDMScheduler(PlanScheduler):
         return PLMSSolver(self.schedule, weights="classical")
 
     def step(
-        self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        return_dict: bool = True,
+        *,
+        generator: Generators = None,
     ) -> SchedulerOutput | tuple[Tensor, Tensor]:
         """The next sample, from the network's answer at `sample` `(B, …)` and `timestep`, the next of `timesteps`.
+
+        `generator` is for callers that pass it to every scheduler; nothing is drawn from it.
 
         Raises ValueError for another time than the run's next, naming it, and for an answer of another shape.
         """
@@ -105,32 +100,19 @@ class PLMSScheduler(PlanScheduler):
     `pndm_solvers.grid.default_start`.
     """
 
-    @register_to_config
+    @scheduler_options()
     def __init__(
         self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: BetaSchedule = "linear",
-        trained_betas: Any = None,
         multistep_order: int = 4,
         starter: Starter = "ramp",
         weights: Literal["exact", "classical"] = "exact",
         set_alpha_to_one: bool = True,
-        prediction_type: PredictionType = "epsilon",
         timestep_spacing: str = DEFAULT_SPACING,
         data_range: float = 1.0,
-        steps_offset: int = 0,
         clip_sample: bool = False,
         clip_sample_range: float = 1.0,
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        sample_max_value: float = 1.0,
-        rescale_betas_zero_snr: bool = False,
-        use_karras_sigmas: bool = False,
-        use_exponential_sigmas: bool = False,
-    ) -> None:
-        self._prepare()
+        **shared: Unpack[Shared],
+    ) -> None: ...
 
     def _solver(self) -> Solver:
         config = self.config
@@ -151,35 +133,23 @@ class PLMSScheduler(PlanScheduler):
     step = PNDMScheduler.step
 
 
-class DDIMScheduler(PlanScheduler):
+class DDIMScheduler(PlanScheduler, diffusers.DDIMScheduler):
     """DDIM in the place of diffusers' `DDIMScheduler`, with its options and defaults.
 
-    A step needs no more than its own sample, so steps can be taken at any of `timesteps`, in any order.
+    A step needs no more than its own sample, so steps can be taken at any of `timesteps`, in any order. It is also an
+    instance of diffusers' class, for which some programs ask.
     Reference: Song, Meng and Ermon (2021), eq. (12) and (16); `pndm_solvers.DDIMSolver`.
     """
 
-    @register_to_config
+    @scheduler_options()
     def __init__(
         self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: BetaSchedule = "linear",
-        trained_betas: Any = None,
         clip_sample: bool = True,
         set_alpha_to_one: bool = True,
-        steps_offset: int = 0,
-        prediction_type: PredictionType = "epsilon",
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
         clip_sample_range: float = 1.0,
-        sample_max_value: float = 1.0,
         timestep_spacing: str = "leading",
-        rescale_betas_zero_snr: bool = False,
-        use_karras_sigmas: bool = False,
-        use_exponential_sigmas: bool = False,
-    ) -> None:
-        self._prepare()
+        **shared: Unpack[Shared],
+    ) -> None: ...
 
     def _solver(self, eta: float = 0.0) -> Solver:
         return DDIMSolver(self.schedule, eta)
@@ -223,6 +193,15 @@ class DDIMScheduler(PlanScheduler):
             model_output, timestep, sample, return_dict, noise, self._solver(eta), not use_clipped_model_output
         )
 
+    def _get_variance(self, timestep: Any, prev_timestep: Any) -> Tensor:
+        """β̃ of the step between two times, the variance of DDIM's noise at η = 1; programs read it by this name."""
+        here, there = (
+            self.schedule.level(float(t)) if t >= 0 else Level(float(t), float(self.final_alpha_cumprod) ** 0.5, 0.0)
+            for t in (timestep, prev_timestep)
+        )
+        there = there._replace(sigma=(1 - there.alpha**2) ** 0.5)
+        return torch.tensor(posterior_deviation(here, there) ** 2, dtype=torch.float32)
+
 
 class DDPMScheduler(PlanScheduler):
     """Ancestral sampling in the place of diffusers' `DDPMScheduler`, with its options and defaults.
@@ -234,32 +213,21 @@ class DDPMScheduler(PlanScheduler):
     `pndm_solvers.DDPMSolver`.
     """
 
-    @register_to_config
+    @scheduler_options()
     def __init__(
         self,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.0001,
-        beta_end: float = 0.02,
-        beta_schedule: BetaSchedule = "linear",
-        trained_betas: Any = None,
         variance_type: VarianceType = "fixed_small",
         clip_sample: bool = True,
-        prediction_type: PredictionType = "epsilon",
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
         clip_sample_range: float = 1.0,
-        sample_max_value: float = 1.0,
         timestep_spacing: str = "leading",
-        steps_offset: int = 0,
-        rescale_betas_zero_snr: bool = False,
-        set_alpha_to_one: bool = True,
-        use_karras_sigmas: bool = False,
-        use_exponential_sigmas: bool = False,
-    ) -> None:
-        choice("variance_type", variance_type, get_args(VarianceType))
-        self._prepare()
+        **shared: Unpack[Shared],
+    ) -> None: ...
+
+    def _end(self) -> Literal["clean", "first"]:
+        return "clean"
 
     def _solver(self) -> Solver:
+        choice("variance_type", self.config.variance_type, get_args(VarianceType))
         return DDPMSolver(self.schedule, "fixed_large" if "large" in self.config.variance_type else "fixed_small")
 
     def step(

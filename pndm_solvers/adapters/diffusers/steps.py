@@ -1,0 +1,154 @@
+"""Steps of diffusers' interface: each is one row of a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers.utils.outputs import BaseOutput
+from torch import Tensor
+
+from pndm_solvers.adapters.diffusers.runs import Position, Runs
+from pndm_solvers.arrays import check_state, check_together, combine, library
+from pndm_solvers.latents import converted
+from pndm_solvers.noise import NoiseSource
+from pndm_solvers.plan import Plan, State
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.schedule import Level
+from pndm_solvers.solver import Solver
+
+__all__ = ["Generators", "GivenNoise", "SchedulerOutput", "Steps"]
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+@dataclass
+class SchedulerOutput(BaseOutput):
+    """The result of a step.
+
+    Attributes
+    ----------
+    prev_sample:
+        `(B, …)`, the sample for the next model call.
+    pred_original_sample:
+        `(B, …)`, the picture x̂_0 that the network sees in this step's sample, clipped where the options say so.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+class Steps:
+    """What turns a network's answers into the next sample, on the plan of a scheduler."""
+
+    config: Any
+    _runs: Runs
+    prediction: Prediction
+
+    def _take_edited_sigmas(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def _clips(self) -> bool:
+        return self.prediction.clip is not None or self.prediction.threshold is not None
+
+    def _step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        return_dict: bool,
+        noise: NoiseSource | None = None,
+        solver: Solver | None = None,
+        epsilon_as_answered: bool = False,
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """One row of the plan of `solver`, by default the scheduler's own.
+
+        With `epsilon_as_answered` a clipped picture is combined with the network's own ε, not with one derived anew.
+        """
+        check_state("sample", sample)
+        self._take_edited_sigmas()
+        at = self._runs.position(timestep, sample, solver)
+        time = at.table.plan.times[at.entry]
+        plan, rows = at.table.plan_from(at.begin, at.solver)
+        row = rows[at.entry - at.begin]
+        output = self._epsilon_channels(model_output, sample)
+        check_together(f"model_output at t = {at.table.asked[at.entry]:g}", output, "sample", sample)
+        if any(other.shape != sample.shape for other in (*at.states.values(), *at.answers.values())):
+            raise ValueError(f"the sample is of shape {tuple(sample.shape)}, its run so far was not; keep to one batch")
+        number = plan.times.index(time) if row is None else row
+        here, space = plan.levels[number], plan.rows[number].space
+        output = self._preconditioned(output, sample, here)
+        prediction, clips, ours = self.prediction, self._clips, library(sample)
+        x0 = converted(ours, prediction, "sample", sample, output, here)
+        noise = self._noise(at, model_output, sample, noise or NoiseSource())
+        noise.check(sample)
+        states, answers = at.states, at.answers
+        if row is None:
+            following = sample.clone()
+        elif clips and epsilon_as_answered:
+            epsilon = converted(ours, Prediction(prediction.type), "epsilon", sample, output, here)
+            following = _ddim_step(plan, row, sample, x0, epsilon, noise)
+        else:
+            # A clipped picture counts as the network's prediction.
+            prediction, output = (Prediction("sample"), x0) if clips else (prediction, output)
+            answer = converted(ours, prediction, space, sample, output, here)
+            # Copies of what later rows need, since the caller may write into its own tensors.
+            dead_states, dead_answers = plan.last_uses[row]
+            answer = answer if row in dead_answers else answer.clone()
+            kept = sample if row in dead_states else sample.clone()
+            before = State(plan, row, {**states, row: kept}, answers, prediction, noise, sample.dtype, ours)
+            after = before.combined(answer)
+            following = after.states[after.row]
+            states, answers = {i: x for i, x in after.states.items() if i != after.row}, after.answers
+        at.table.stepped = at.entry + 1
+        self._runs.remember(following, replace(at, entry=at.entry + 1, states=states, answers=answers))
+        return SchedulerOutput(following, x0) if return_dict else (following, x0)
+
+    def _noise(self, at: Position, model_output: Tensor, sample: Tensor, noise: NoiseSource) -> NoiseSource:
+        """The noise of the step at `at`, made from the caller's `noise`."""
+        return noise
+
+    def _epsilon_channels(self, model_output: Tensor, sample: Tensor) -> Tensor:
+        """The answer without the channels of a learned variance, which DDPM alone uses."""
+        learned = str(self.config.get("variance_type")).startswith("learned")
+        # Not a view, which would keep the others in memory.
+        return model_output[:, : sample.shape[1]].clone() if learned else model_output
+
+    def _preconditioned(self, answer: Tensor, sample: Tensor, here: Level) -> Tensor:
+        """The answer as `prediction` has it: EDM's as the picture, a flow towards the picture as one from it.
+
+        Karras et al. (2022), eq. (7), where the network's input is the sample: c_skip·x/c_in = σ_data²·α·x, and c_out =
+        σ_data·σ in units of the sample. diffusers changes its sign for a v-prediction.
+        """
+        if self.config.timestep_type == "edm":
+            data, sign = self.config.sigma_data, -1.0 if self.config.prediction_type == "v_prediction" else 1.0
+            return combine([sample, answer], [data**2 * here.alpha, sign * data * here.sigma])
+        return -answer if self.config.invert_sigmas else answer
+
+
+@dataclass(frozen=True)
+class GivenNoise(NoiseSource):
+    """Noise that the caller drew."""
+
+    values: Any = None
+
+    def check(self, like: Any) -> None:
+        """Refuses noise that is no tensor of the sample's shape."""
+        check_together("variance_noise", self.values, "sample", like)
+
+    def draw(self, row: int, like: Any) -> Any:
+        """The noise, whatever the row."""
+        return self.values
+
+
+def _ddim_step(plan: Plan, row: int, sample: Tensor, x0: Tensor, epsilon: Tensor, noise: NoiseSource) -> Tensor:
+    """DDIM's eq. (12) for a picture and an ε that do not make up `sample`: two answers, where a row has one."""
+    there, deviation = plan.levels[row + 1], plan.rows[row].noise
+    parts, weights = [x0, epsilon], [there.alpha, math.sqrt(there.sigma**2 - deviation**2)]
+    if deviation:
+        parts, weights = [*parts, noise.draw(row, sample)], [*weights, deviation]
+    return combine(parts, weights, dtype=sample.dtype)

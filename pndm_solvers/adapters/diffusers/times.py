@@ -1,0 +1,72 @@
+"""The levels at which diffusers' schedulers ask, where no named spacing has them, and those that callers pass."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pndm_solvers.arguments import real, reals
+from pndm_solvers.schedule import Schedule
+from pndm_solvers.schedules import shifted
+from pndm_solvers.spacings import ROUNDED, beta_quantiles
+
+__all__ = ["flow_shift", "flow_sigmas", "numbers", "times_of_ratios"]
+
+Float64 = NDArray[np.float64]
+
+
+def numbers(name: str, values: Any) -> NDArray[Any]:
+    """The caller's numbers on the host, 1-D."""
+    values = values.detach().cpu() if isinstance(values, Tensor) and not values.is_meta else values
+    return np.atleast_1d(reals(name, values))
+
+
+def flow_shift(config: Any, static: float, mu: float | None) -> float:
+    """The shift of a flow's run: `static`, or with dynamic shifting that of `mu`. ValueError where one is missing."""
+    if not config.get("use_dynamic_shifting"):
+        if mu is not None:
+            raise ValueError(
+                "mu is the shift of a run for a config with use_dynamic_shifting; pass that option, or leave mu out"
+            )
+        return static
+    if mu is None:
+        raise ValueError("the config has use_dynamic_shifting, so that each run has its own shift; pass mu=")
+    mu = real("mu", mu)
+    return math.exp(mu) if config.time_shift_type == "exponential" else mu
+
+
+def flow_sigmas(config: Any, even: Float64, shift: float) -> Float64:
+    """σ of a flow's run as diffusers makes them: `even` ones are shifted, stretched and respaced as the config says."""
+    sigmas = shifted(even, shift)
+    if terminal := config.get("shift_terminal"):
+        sigmas = 1 - (1 - sigmas) * (1 - terminal) / (1 - sigmas[-1])
+    first, last, count = sigmas[0], sigmas[-1], len(sigmas)
+    if config.get("use_karras_sigmas"):
+        return np.linspace(first ** (1 / 7), last ** (1 / 7), count) ** 7
+    if config.get("use_exponential_sigmas"):
+        return np.exp(np.linspace(math.log(first), math.log(last), count))
+    if config.get("use_beta_sigmas"):
+        return last + (first - last) * beta_quantiles(1 - np.linspace(0, 1, count))
+    return sigmas
+
+
+def times_of_ratios(schedule: Schedule, ratios: Float64) -> tuple[list[float], dict[str, Any]]:
+    """The times at σ/α, which fall, and the options that end a plan at the last one.
+
+    ValueError for values for which the network was not trained; those that rounding explains count as the nearest.
+    """
+    lowest, highest = (schedule.level(t).ratio for t in (schedule.t_min, schedule.t_max))
+    clean = bool(np.all(ratios[-1:] == 0))
+    levels = ratios[:-1] if clean else ratios
+    trained = np.all((lowest <= ROUNDED * levels) & (levels <= highest * ROUNDED))
+    if ratios.ndim != 1 or len(ratios) < 2 or not trained or np.any(np.diff(ratios) >= 0):
+        raise ValueError(
+            f"sigmas must be two or more falling σ/α, from {highest:g} to {lowest:g} as the network was trained, "
+            f"or at last to 0; not {ratios}"
+        )
+    times = [schedule.level_at(ratio).t for ratio in levels.tolist()]
+    return (times, {"final": "clean"}) if clean else (times[:-1], {"stop": times[-1]})
