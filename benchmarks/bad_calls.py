@@ -80,7 +80,7 @@ POOL: dict[str, list[Any]] = {
     ],
     "empty": [[]],
     "list": [[None], ["9", "5"], [0.5, "a"], [True, False], [[1], [2, 3]], [STATE, None], {STATE}, [ROW, None]],
-    "mapping": [{}, {"beta_schedule": "linear"}, {"beta_schedule": "sigmoid"}, {"num_train_timesteps": "9"}],
+    "mapping": [{}, {"beta_schedule": "linear"}, {"beta_schedule": "cubic"}, {"num_train_timesteps": "9"}],
     "array": [
         X, X[:1], X[0], X[:0], -X, X * 1e100, X * 1e-100, X * math.nan, X.astype(np.float16), X.astype(">f8"),
         np.eye(2), X[:, ::-1],

@@ -153,8 +153,9 @@ def make_grid(
         first = float(times[0])
 
     low, high = sorted((first, end.t))
-    # A time that differs from the first by its rounding alone would be a step, and a model call, of no length.
-    inside = (low < times) & (times < high) & (np.abs(times - first) > 1e-12 * abs(first))
+    # A time that differs from an end by its rounding alone would be a step, and a model call, of no length.
+    apart = [np.abs(times - t) > 1e-12 * abs(t) for t in (first, end.t)]
+    inside = (low < times) & (times < high) & apart[0] & apart[1]
     inner = np.sort(times[inside])[:: 1 if end.t > first else -1]
     whole_times = times.dtype.kind in "iu" and first.is_integer() and float(end.t).is_integer()
     integral = whole_times and schedule.num_train_timesteps is not None

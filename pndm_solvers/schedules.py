@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 from pndm_solvers import betas
 from pndm_solvers.arguments import real, reals
 from pndm_solvers.config import constructor, read_config
-from pndm_solvers.schedule import Float64, Level, Schedule, bisected
+from pndm_solvers.cubic import FallingCubic
+from pndm_solvers.schedule import Float64, Level, Schedule
 
 __all__ = ["KINDS", "SCHEDULES", "NoiseSchedule"]
 
@@ -115,7 +116,7 @@ class NoiseSchedule(Schedule):
     @staticmethod
     def ve(sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
         """Variance exploding as in Karras et al. (2022): α = 1, and the time is σ itself."""
-        return VarianceExploding(real("sigma_min", sigma_min), real("sigma_max", sigma_max))
+        return VarianceExploding(*_sigmas(sigma_min, sigma_max))
 
     @staticmethod
     def rectified_flow(t_min: float = 1e-3, shift: float = 1.0, num_train_timesteps: float = 1.0) -> NoiseSchedule:
@@ -134,12 +135,14 @@ class NoiseSchedule(Schedule):
 
         Its input is x/√(σ² + σ_data²), so α = 1/√(σ² + σ_data²). Stable Video Diffusion has it with σ_data = 1.
         """
-        return ScaledInput(*_sigmas(sigma_min, sigma_max), real("sigma_data", sigma_data), "log")
+        data = real("sigma_data", sigma_data, "a number above 0", lambda data: 0 < data < math.inf)
+        return ScaledInput(*(math.log(sigma) / 4 for sigma in _sigmas(sigma_min, sigma_max)), data, "log")
 
     @staticmethod
-    def trigonometric(sigma_min: float = 0.002, sigma_max: float = math.inf) -> NoiseSchedule:
-        """α = cos(πt/2), σ = sin(πt/2), where x_0 + ε·tan(πt/2) has noise from `sigma_min` to `sigma_max`."""
-        return ScaledInput(*_sigmas(sigma_min, sigma_max), 1.0, "angle")
+    def trigonometric(sigma_min: float = 0.002, sigma_max: float | None = None) -> NoiseSchedule:
+        """α = cos(πt/2), σ = sin(πt/2), times from where tan(πt/2) is `sigma_min` to `sigma_max`, or to 1."""
+        low, high = _sigmas(sigma_min, 1e100 if sigma_max is None else sigma_max)
+        return ScaledInput(math.atan(low) * 2 / math.pi, math.atan(high) * 2 / math.pi, 1.0, "angle")
 
 
 def _lowest(t_min: float) -> float:
@@ -147,9 +150,10 @@ def _lowest(t_min: float) -> float:
 
 
 def _sigmas(sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    ends = real("sigma_min", sigma_min), real("sigma_max", sigma_max, "a number, or inf", lambda sigma: sigma > 0)
-    if not 0 < ends[0] < ends[1]:
-        raise ValueError(f"need 0 < sigma_min < sigma_max, not {ends[0]:g} and {ends[1]:g}")
+    ends = real("sigma_min", sigma_min), real("sigma_max", sigma_max)
+    # Above 1e100 squares overflow.
+    if not 0 < ends[0] < ends[1] <= 1e100:
+        raise ValueError(f"need 0 < sigma_min < sigma_max ≤ 1e100, not {ends[0]:g} and {ends[1]:g}")
     return ends
 
 
@@ -170,10 +174,8 @@ def _check_inside(name: str, table: Float64, inside: np.ndarray) -> None:
 class LevelTable(NoiseSchedule):
     """Variance-preserving levels at the integers 0 … T − 1, given by their log-SNR (nats).
 
-    Between the integers log-SNR is Hermite's cubic. Its slopes are central differences of fourth order,
-    limited so that log-SNR falls everywhere (Fritsch and Carlson, 1980). The cubic is exact at the
-    integers, and so smooth that a method of order 4 does not see the joints. A terminal level with
-    α = 0 has no finite log-SNR; towards it α falls linearly.
+    Between the integers log-SNR is a `FallingCubic`. A terminal level with α = 0 has no finite log-SNR; towards it α
+    falls linearly.
     """
 
     log_snrs: tuple[float, ...]
@@ -195,63 +197,38 @@ class LevelTable(NoiseSchedule):
         return float(len(self.log_snrs) - 1)
 
     @cached_property
-    def _knots(self) -> tuple[Float64, Float64]:
-        """The finite log-SNRs, and the slope of the interpolant at each."""
+    def _curve(self) -> FallingCubic:
+        """Log-SNR as far as it is finite."""
         values = np.array(self.log_snrs)
-        values = values[np.isfinite(values)]
-        rises = np.diff(values)
-        if not rises.size:
-            return values, np.zeros_like(values)
-        slopes = np.gradient(values)
-        slopes[2:-2] = (8 * (values[3:-1] - values[1:-3]) - (values[4:] - values[:-4])) / 12
-        steepest = 3 * np.maximum(np.append(rises, rises[-1]), np.append(rises[0], rises))
-        return values, np.maximum(slopes, steepest).clip(max=0)
-
-    def _interpolate(self, t: ArrayLike) -> tuple[Float64, Float64]:
-        """Log-SNR and its slope at times within the finite part of the table (Hermite's cubic)."""
-        values, slopes = self._knots
-        t = np.clip(np.asarray(t, np.float64), 0, len(values) - 1)
-        i = np.minimum(t.astype(np.int64), max(len(values) - 2, 0))
-        j = np.minimum(i + 1, len(values) - 1)
-        s = t - i
-        left, (curve, twist) = slopes[i], _cubic(values[j] - values[i], slopes[i], slopes[j])
-        return values[i] + s * (left + s * (curve + s * twist)), left + s * (2 * curve + s * 3 * twist)
+        return FallingCubic(values[np.isfinite(values)])
 
     def _time_at(self, log_snr: Float64) -> Float64:
-        values, slopes = self._knots
+        values = self._curve.values
         if len(values) < 2 or np.any(log_snr < values[-1]):
             return super()._time_at(log_snr)
-        # Between two levels the interpolant is one cubic.
-        i = (np.searchsorted(-values, -log_snr) - 1).clip(0, len(values) - 2)
-        start, left, curve, twist = values[i], slopes[i], *_cubic(values[i + 1] - values[i], slopes[i], slopes[i + 1])
-
-        def of(t: Float64) -> Float64:
-            s = t - i
-            return start + s * (left + s * (curve + s * twist))
-
-        return bisected(of, log_snr, i.astype(np.float64), i + 1.0)
+        return self._curve.place(log_snr)
 
     def _beyond(self, t: ArrayLike) -> Float64:
         """How far `t` lies past the last finite level, 0 to 1."""
-        return np.clip(np.asarray(t, np.float64) - (len(self._knots[0]) - 1), 0, 1)
+        return np.clip(np.asarray(t, np.float64) - (len(self._curve.values) - 1), 0, 1)
 
     def _alpha(self, t: ArrayLike) -> Float64:
-        log_snr, _ = self._interpolate(t)
+        log_snr, _ = self._curve(t)
         return (1 - self._beyond(t)) * np.exp(-np.logaddexp(0, -log_snr) / 2)
 
     def _sigma(self, t: ArrayLike) -> Float64:
-        log_snr, _ = self._interpolate(t)
+        log_snr, _ = self._curve(t)
         return np.where(self._beyond(t) > 0, np.sqrt(1 - self._alpha(t) ** 2), np.exp(-np.logaddexp(0, log_snr) / 2))
 
     def _log_snr(self, t: Float64) -> Float64:
-        return np.where(self._beyond(t) > 0, super()._log_snr(t), self._interpolate(t)[0])
+        return np.where(self._beyond(t) > 0, super()._log_snr(t), self._curve(t)[0])
 
     def _rates(self, t: float) -> tuple[float, float]:
         alpha, sigma = float(self._alpha(t)), float(self._sigma(t))
         if self._beyond(t) > 0:
-            slope = -float(self._alpha(len(self._knots[0]) - 1))
+            slope = -float(self._alpha(len(self._curve.values) - 1))
             return slope, -alpha * slope / sigma
-        half = float(self._interpolate(t)[1]) / 2
+        half = float(self._curve(t)[1]) / 2
         return half * alpha * sigma**2, -half * sigma * alpha**2
 
     def rescale_zero_terminal_snr(self) -> NoiseSchedule:
@@ -259,11 +236,6 @@ class LevelTable(NoiseSchedule):
         if len(alphas) < 2:
             raise ValueError("a table of one level cannot both keep its first level and end at zero SNR")
         return NoiseSchedule.from_alphas_cumprod(((alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))) ** 2)
-
-
-def _cubic(rise: Any, left: Any, right: Any) -> tuple[Any, Any]:
-    """The coefficients of s² and s³ in Hermite's cubic, from its rise and its slopes at 0 and 1."""
-    return 3 * rise - 2 * left - right, left + right - 2 * rise
 
 
 @dataclass(frozen=True)
@@ -300,11 +272,6 @@ class VarianceExploding(NoiseSchedule):
 
     t_min: float
     t_max: float
-
-    def __post_init__(self) -> None:
-        # Above 1e100 squares overflow.
-        if not 0 < self.t_min < self.t_max <= 1e100:
-            raise ValueError(f"need 0 < sigma_min < sigma_max ≤ 1e100, not {self.t_min:g} and {self.t_max:g}")
 
     def _alpha(self, t: Float64) -> Float64:
         return np.ones_like(t)
@@ -358,33 +325,14 @@ def shifted(sigma: Any, shift: float) -> Any:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-# The time of a network with scaled input as a function of σ, the inverse, and dσ/dt.
-CLOCKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "log": (lambda sigma: np.log(sigma) / 4, lambda t: np.exp(4 * t), lambda sigma: 4 * sigma),
-    "angle": (
-        lambda sigma: np.arctan(sigma) * 2 / math.pi,
-        lambda t: np.tan(t * math.pi / 2),
-        lambda sigma: (1 + sigma**2) * math.pi / 2,
-    ),
-}
-
-
 @dataclass(frozen=True)
 class ScaledInput(NoiseSchedule):
-    """See `NoiseSchedule.edm` and `NoiseSchedule.trigonometric`."""
+    """See `NoiseSchedule.edm`, whose time is a "log", and `NoiseSchedule.trigonometric`, whose time is an "angle"."""
 
-    sigma_min: float
-    sigma_max: float
+    t_min: float
+    t_max: float
     sigma_data: float
     clock: str
-
-    @property
-    def t_min(self) -> float:  # type: ignore[override] — follows from σ
-        return float(CLOCKS[self.clock][0](self.sigma_min))
-
-    @property
-    def t_max(self) -> float:  # type: ignore[override] — likewise
-        return float(CLOCKS[self.clock][0](self.sigma_max))
 
     @property
     def clean(self) -> Level:  # type: ignore[override] — where the time is a logarithm, 0 is one like others
@@ -399,10 +347,10 @@ class ScaledInput(NoiseSchedule):
     def _alpha(self, t: Float64) -> Float64:
         if self.clock == "angle":
             return np.sin((1 - t) * math.pi / 2)  # exactly 0 at the top
-        return 1 / np.hypot(CLOCKS[self.clock][1](t), self.sigma_data)
+        return 1 / np.hypot(np.exp(4 * t), self.sigma_data)
 
     def _sigma(self, t: Float64) -> Float64:
-        return np.sin(t * math.pi / 2) if self.clock == "angle" else CLOCKS[self.clock][1](t) * self._alpha(t)
+        return np.sin(t * math.pi / 2) if self.clock == "angle" else np.exp(4 * t) * self._alpha(t)
 
     def _rates(self, t: float) -> tuple[float, float]:
         alpha, sigma = float(self._alpha(np.asarray(t))), float(self._sigma(np.asarray(t)))

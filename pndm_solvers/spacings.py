@@ -22,6 +22,7 @@ __all__ = [
     "SPACINGS",
     "Spacing",
     "beta_quantiles",
+    "beta_sigmas",
     "default",
 ]
 
@@ -281,7 +282,6 @@ SPACINGS: dict[str, Spacing] = {
     "exponential": log_snr,
     "karras": karras,
     "kl_optimal": kl_optimal,
-    "beta_sigmas": beta_sigmas,
     "linear_quadratic": linear_quadratic,
     **{name: partial(published, sigmas=sigmas) for name, sigmas in ALIGN_YOUR_STEPS.items()},
 }

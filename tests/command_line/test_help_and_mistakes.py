@@ -49,7 +49,7 @@ def run(capsys, monkeypatch):
         (("order", "--schedule", "sigmoid"), "schedule is 'sigmoid'"),
         (("order", "--out", "/nowhere/x.png"), "no folder"),
         (("compare", "--solver", "ddpm"), "known are ddim"),
-        (("compare", "--spacing", "even"), "quadratic, log_snr, karras"),
+        (("compare", "--spacing", "even"), "log_snr, exponential, karras"),
         (("compare", "--problem", "cats"), "fashion"),
         (("compare", "--problem", "digits", "--schedule", "cosine"), "its own schedule"),
         (("compare", "--calls", "0"), "at least 1"),

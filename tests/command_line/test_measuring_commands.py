@@ -72,7 +72,7 @@ def test_compare_prints_plots_and_exports(run, tmp_path):
 
 def test_json_has_no_infinity(run):
     status, out, _ = run(
-        "compare", "--schedule", "rectified_flow", "--calls", 3, "--starts", 2, "--spacing", "log_snr", "--json"
+        "compare", "--schedule", "trigonometric", "--calls", 3, "--starts", 2, "--spacing", "log_snr", "--json"
     )
     assert status == 0
     assert [curve["value"] for curve in json.loads(out)["curves"]] == [[None]] * len(STANDARD)

@@ -90,7 +90,7 @@ SECTIONS: dict[str, list[Case]] = {
             "order the table from data to noise",
         ),
         Case("NoiseSchedule.from_config('no.json')", FileNotFoundError, "config names no.json", "check the path"),
-        Case("NoiseSchedule.from_config({'beta_schedule': 'sigmoid'})", ValueError, "known are", "use `from_betas`"),
+        Case("NoiseSchedule.from_config({'beta_schedule': 'cubic'})", ValueError, "known are", "use `from_betas`"),
         Case(
             "NoiseSchedule.from_config({'rescale_betas_zero_snr': 'no'})",
             TypeError,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import spacings_of
 
-from pndm_solvers import SPACINGS, TABLEAUX, DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PRKSolver, Solver
+from pndm_solvers import TABLEAUX, DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PRKSolver, Solver
 from pndm_solvers.analytic import Gaussian, GaussianMixture
 from pndm_solvers.arrays import LIBRARIES, ArrayLibrary
 from pndm_solvers.methods import SOLVERS
@@ -196,7 +197,7 @@ def test_a_registered_schedule_has_levels_grids_and_runs(page):
         for t in times[1:-1]:
             slopes = [(f(t + 1e-6) - f(t - 1e-6)) / 2e-6 for f in (schedule.alpha, schedule.sigma)]
             np.testing.assert_allclose(schedule.rates(t), slopes, rtol=1e-6, atol=1e-8)
-        for spacing in SPACINGS:
+        for spacing in spacings_of(schedule):
             plan = PLMSSolver(schedule).plan(100, spacing=spacing, final="first")
             end = plan.run(MIXTURE.model(schedule), START)
             np.testing.assert_allclose(end, MIXTURE.flow(START, plan.levels[0], plan.end), atol=2e-2)

@@ -91,6 +91,7 @@ NUMBERS = (
     "betas",
     "config",
     "coordinates",
+    "cubic",
     "grid",
     "prediction",
     "program",

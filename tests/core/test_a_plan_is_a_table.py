@@ -72,7 +72,8 @@ def test_a_plan_prints_as_a_table():
     assert "x13 + " in lines[-1]
     assert text.count("(stage)") == 9
     assert "z0" in str(DDPMSolver(LINEAR).plan(2))
-    assert "x̂0" in str(DDIMSolver(SCHEDULES["rectified_flow"]).plan(2))
+    assert "x̂0" in str(DDIMSolver(SCHEDULES["trigonometric"]).plan(2, start="top"))
+    assert "u0" in str(DDIMSolver(SCHEDULES["rectified_flow"]).plan(2))
 
 
 def test_pseudo_euler_has_three_names_and_one_plan():

@@ -123,7 +123,7 @@ def test_compare_is_the_plan_by_hand():
 
 
 def test_the_error_is_infinite_where_no_plan_fits_the_budget():
-    schedule = SCHEDULES["rectified_flow"]
+    schedule = SCHEDULES["zero_terminal_snr"]
     problem = exact_problem("ring", schedule, starts=2)
     log_snr, trailing = compare(problem, [DDIMSolver(schedule)], ["log_snr", "trailing"], [4])
     assert log_snr.value == log_snr.high == (np.inf,)
@@ -156,7 +156,7 @@ def test_a_stochastic_solver_or_another_schedule_is_refused():
         compare(problem, [DDIMSolver(NoiseSchedule.cosine())], ["trailing"], [3])
     with pytest.raises(ValueError, match="but the problem has"):
         observed_order(DDIMSolver(NoiseSchedule.cosine()), problem)
-    with pytest.raises(ValueError, match="'quadratic', 'log_snr', 'karras'"):
+    with pytest.raises(ValueError, match="'log_snr', 'exponential', 'karras'"):
         compare(problem, [DDIMSolver(LINEAR)], ["even"], [3])
     with pytest.raises(ValueError, match="known are gaussian"):
         exact_problem("cats", LINEAR)

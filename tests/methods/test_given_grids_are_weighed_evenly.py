@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from conftest import spacings_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pndm_solvers import SPACINGS, NoiseSchedule, PLMSSolver
+from pndm_solvers import NoiseSchedule, PLMSSolver
 from pndm_solvers.methods.adams import adams_bashforth, exact_weights
 from pndm_solvers.methods.ruled import even_knee, evenly
 from pndm_solvers.rule import RULE
@@ -64,7 +65,7 @@ def test_within_the_bounds_they_are_the_exact_integrals_in_that_coordinate():
     np.testing.assert_allclose(list(evenly(ratios, there, 3).values()), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in SPACINGS if name != "default"])
+@pytest.mark.parametrize("name", [name for name in spacings_of(LINEAR) if name != "default"])
 def test_only_the_rules_own_grid_is_weighed_by_the_rule(name):
     levels = PLMSSolver(LINEAR).plan(9, spacing=name).levels
     assert not RULE.made([level.ratio for level in levels])

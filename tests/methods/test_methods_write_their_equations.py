@@ -4,12 +4,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import SCHEDULES, all_solvers, assert_refused, named, pseudo_solvers, relative_error
+from conftest import SCHEDULES, all_solvers, assert_refused, named, pseudo_solvers, relative_error, spacings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pndm_solvers import (
-    SPACINGS,
     TABLEAUX,
     DDIMSolver,
     DDPMSolver,
@@ -136,7 +135,7 @@ def test_constant_epsilon_is_solved_exactly(name):
     """The ε-weights of every row act as a mean, so that every pseudo method is then one transfer, as DDIM is."""
     schedule = SCHEDULES[name]
     for solver in pseudo_solvers(schedule):
-        for spacing in SPACINGS if name == "linear" else ("trailing",):
+        for spacing in spacings_of(schedule) if name == "linear" else ("trailing",):
             for steps, final in ((2, "clean"), (7, "first")):
                 plan = solver.plan(steps, spacing=spacing, final=final)
                 exact = transfer(START, NOISE, schedule.level(plan.rows[0].t), plan.end)

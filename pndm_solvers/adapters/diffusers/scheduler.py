@@ -26,7 +26,7 @@ from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedules import NoiseSchedule, shifted
 from pndm_solvers.solver import Solver
-from pndm_solvers.spacings import karras, log_snr
+from pndm_solvers.spacings import beta_sigmas, karras, log_snr
 
 __all__ = ["THEIR_SPACINGS", "PlanScheduler"]
 
@@ -67,7 +67,7 @@ class PlanScheduler(Steps, ForwardProcess):
         """The options of the configured spacing."""
         config = self.config
         bounds = {end: config[end] for end in ("sigma_min", "sigma_max") if config.timestep_type == "discrete"}
-        spacing: Any = "beta_sigmas" if config.use_beta_sigmas else config.timestep_spacing
+        spacing: Any = beta_sigmas if config.use_beta_sigmas else config.timestep_spacing
         if config.use_karras_sigmas:
             spacing = partial(karras, **bounds) if any(bounds.values()) else "karras"
         elif config.use_exponential_sigmas:

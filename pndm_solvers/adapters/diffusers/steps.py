@@ -85,7 +85,8 @@ class Steps:
         prediction, clips, ours = self.prediction, self._clips, library(sample)
         x0 = converted(ours, prediction, "sample", sample, output, here)
         noise = self._noise(at, model_output, sample, noise or NoiseSource())
-        noise.check(sample)
+        if plan.rows[number].noise:  # callers pass their generators to steps that draw nothing, too
+            noise.check(sample)
         states, answers = at.states, at.answers
         if row is None:
             following = sample.clone()
