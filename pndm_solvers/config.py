@@ -187,7 +187,7 @@ MARKS = (
 )
 
 
-def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> NetworkOptions:
+def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
     """What a config says about its network: every option of `NetworkOptions`, as the config's class means it.
 
     `config` is a dict, a JSON file, or a folder with a `scheduler_config.json`. Raises TypeError for anything else and
@@ -210,7 +210,7 @@ def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> NetworkOp
         described["flow_shift"] = given["shift"]
     if given.get("predict_epsilon") is False and "prediction_type" not in described:  # before diffusers 0.11
         described["prediction_type"] = "sample"
-    options: NetworkOptions = {**NETWORK, **CLASSES.get(name, {}), **described}  # type: ignore[typeddict-item]
+    options = {**NETWORK, **CLASSES.get(name, {}), **described}
     _check(options)
     # diffusers asks an ε-network at the table's times all the same.
     if options["timestep_type"] == "continuous" and options["prediction_type"] != "v_prediction":
@@ -228,7 +228,7 @@ TABLES = (
 )  # fmt: skip
 
 
-def _check(options: NetworkOptions) -> None:
+def _check(options: Mapping[str, Any]) -> None:
     """Refuses what no schedule or prediction refuses when it is made."""
     whole("num_train_timesteps", options["num_train_timesteps"])
     for key in ("beta_start", "beta_end"):  # checked even where a table makes them idle
@@ -250,14 +250,14 @@ def _check(options: NetworkOptions) -> None:
 def class_of(config: Mapping[str, Any]) -> str:
     """The class of diffusers whose config this is. One in memory does not say, but has all the options of its class."""
     if "_class_name" in config or {"beta_schedule", "beta_start", "beta_end"} & config.keys():
-        return str(config.get("_class_name", ""))
+        return str(config.get("_class_name", "")).removeprefix("Flax")
     own = {key for key in config if not key.startswith("_")}
     if own == {"num_train_timesteps", "trained_betas"} and config["trained_betas"] is None:
         return "IPNDMScheduler"
     return next((name for marks, name in MARKS if set(marks) <= own), "")
 
 
-def constructor(options: NetworkOptions) -> tuple[str, dict[str, Any]]:
+def constructor(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The constructor of `NoiseSchedule` that the options of `read_config` mean, and its arguments.
 
     A table is still to be rescaled where they say so.

@@ -136,7 +136,8 @@ class NoiseSchedule(Schedule):
         Its input is x/√(σ² + σ_data²), so α = 1/√(σ² + σ_data²). Stable Video Diffusion has it with σ_data = 1.
         """
         data = real("sigma_data", sigma_data, "a number above 0", lambda data: 0 < data < math.inf)
-        return ScaledInput(*(math.log(sigma) / 4 for sigma in _sigmas(sigma_min, sigma_max)), data, "log")
+        low, high = _sigmas(sigma_min, sigma_max)
+        return ScaledInput(math.log(low) / 4, math.log(high) / 4, data, "log")
 
     @staticmethod
     def trigonometric(sigma_min: float = 0.002, sigma_max: float | None = None) -> NoiseSchedule:

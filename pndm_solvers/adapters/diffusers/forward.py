@@ -89,7 +89,8 @@ class ForwardProcess(SchedulerMixin, ConfigMixin):
     def _levels(self, timesteps: Tensor, name: str, like: Tensor, noise: Tensor) -> Tensor:
         """α and σ at the times, as `(2, B, 1, …)` on like's device, float32 at least; `name` is that of `like`."""
         check_floating(name, like)
-        check_together("noise", noise, name, like, shape=tuple(noise.shape))
+        check_floating("noise", noise)
+        check_together("noise", noise, name, like, shape=tuple(noise.shape))  # on one device
         try:
             shape = torch.broadcast_shapes(like.shape, noise.shape)
         except RuntimeError as error:

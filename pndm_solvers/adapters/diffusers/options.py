@@ -149,8 +149,9 @@ def completed(config: Mapping[str, Any], own: Mapping[str, inspect.Parameter]) -
         network |= SPACING_OF_CLASS.get(class_of(config), {})
         if config.get("sigma_schedule") == "exponential":  # EDM's
             network |= {"use_karras_sigmas": False, "use_exponential_sigmas": True}
-    if network.get("use_flow_sigmas") and "clip_sample" in own and "clip_sample" not in config:
-        network["clip_sample"] = False  # no class of flows clips
+    tabular = not network.get("use_flow_sigmas") and network.get("timestep_type", "discrete") == "discrete"
+    if not tabular and "clip_sample" in own and "clip_sample" not in config:
+        network["clip_sample"] = False  # no class of such networks clips
     nullable = {"sample_max_value", *(key for key, parameter in own.items() if parameter.default is None)}
     kept = {key: value for key, value in config.items() if value is not None or key in nullable or key not in own}
     return kept, network

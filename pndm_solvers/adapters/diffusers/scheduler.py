@@ -60,8 +60,9 @@ class PlanScheduler(Steps, ForwardProcess):
         return solver
 
     def _end(self) -> Literal["clean", "first"]:
-        """Where a run ends: at no noise, or at the lowest trained level."""
-        return "clean" if self._flow or self.config.set_alpha_to_one else "first"
+        """Where a run ends: at no noise, or at the lowest trained level, which is an option of tables."""
+        tabular = self.schedule.num_train_timesteps is not None
+        return "first" if tabular and not self.config.set_alpha_to_one else "clean"
 
     def _grid(self) -> GridOptions:
         """The options of the configured spacing."""
@@ -385,5 +386,5 @@ class PlanScheduler(Steps, ForwardProcess):
         table = self._runs.table
         if table is None or table.asked == table.plan.times:
             return times
-        levels = dict(zip(map(float, np.float32(table.asked)), table.plan.times, strict=True))
-        return np.array([levels.get(float(np.float32(t)), t) for t in times.tolist()])
+        levels = dict(zip(np.asarray(table.asked, np.float32).tolist(), table.plan.times, strict=True))
+        return np.array([levels.get(t, t) for t in times.astype(np.float32).tolist()])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Unpack, get_args
 
-import diffusers
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler as Theirs
 from torch import Tensor
 
 from pndm_solvers.adapters.diffusers.options import Shared, scheduler_options
@@ -133,7 +133,7 @@ class PLMSScheduler(PlanScheduler):
     step = PNDMScheduler.step
 
 
-class DDIMScheduler(PlanScheduler, diffusers.DDIMScheduler):
+class DDIMScheduler(PlanScheduler, Theirs):  # type: ignore[misc] — `config` as in `ForwardProcess`
     """DDIM in the place of diffusers' `DDIMScheduler`, with its options and defaults.
 
     A step needs no more than its own sample, so steps can be taken at any of `timesteps`, in any order. It is also an
@@ -154,7 +154,7 @@ class DDIMScheduler(PlanScheduler, diffusers.DDIMScheduler):
     def _solver(self, eta: float = 0.0) -> Solver:
         return DDIMSolver(self.schedule, eta)
 
-    def step(
+    def step(  # type: ignore[override] — the class of the output
         self,
         model_output: Tensor,
         timestep: Any,

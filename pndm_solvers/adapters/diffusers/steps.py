@@ -46,7 +46,11 @@ class Steps:
 
     config: Any
     _runs: Runs
-    prediction: Prediction
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the network's answers mean, and how the picture is kept in range."""
+        raise NotImplementedError
 
     def _take_edited_sigmas(self) -> None:
         raise NotImplementedError
