@@ -22,13 +22,16 @@ from pndm_solvers.prediction import Prediction
 
 __all__ = [
     "NETWORK",
+    "OWN_CLASSES",
     "PREDICTION_TYPES",
     "SPACING_OF_CLASS",
     "NetworkOptions",
     "class_of",
     "constructor",
+    "is_flow",
     "prediction_of",
     "read_config",
+    "shift_of",
 ]
 
 
@@ -43,8 +46,9 @@ class NetworkOptions(TypedDict, total=False):
         ᾱ/(1 − ᾱ) of the table is divided by it (CogVideoX).
     prediction_type:
         One of `PREDICTION_TYPES`.
-    use_flow_sigmas, flow_shift:
-        Whether the network is a flow, x_t = (1 − σ)·x_0 + σ·ε asked at σ·num_train_timesteps; and its shift.
+    shift, use_flow_sigmas, flow_shift:
+        A flow, x_t = (1 − σ)·x_0 + σ·ε asked at σ·num_train_timesteps, has a shift; or, in the words of classes that
+        know betas too, uses flow sigmas and has a flow shift. Pipelines treat the two differently.
     timestep_type:
         At which times the network is asked: "discrete", those of the table; "continuous", ¼·log σ; "edm", the same with
         the answer of Karras et al. (2022), table 1; "trigonometric", (2/π)·arctan σ. In the last three the network's
@@ -61,6 +65,7 @@ class NetworkOptions(TypedDict, total=False):
     rescale_betas_zero_snr: bool
     snr_shift_scale: float
     prediction_type: str
+    shift: float | None
     use_flow_sigmas: bool
     flow_shift: float
     timestep_type: str
@@ -79,6 +84,7 @@ NETWORK: NetworkOptions = {
     "rescale_betas_zero_snr": False,
     "snr_shift_scale": 1.0,
     "prediction_type": "epsilon",
+    "shift": None,
     "use_flow_sigmas": False,
     "flow_shift": 1.0,
     "timestep_type": "discrete",
@@ -94,10 +100,11 @@ PREDICTION_TYPES = {
     "v_prediction": "v_prediction",
     "flow_prediction": "flow",
 }
+FLOWING = "flow_prediction"
 TIMESTEP_TYPES = ("discrete", "continuous", "edm", "trigonometric")
 
 LATENT: NetworkOptions = {"beta_start": 0.00085, "beta_end": 0.012}
-FLOW: NetworkOptions = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+FLOW: NetworkOptions = {"shift": 1.0, "prediction_type": "flow_prediction"}
 EDM: NetworkOptions = {"timestep_type": "edm", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
 
 # The classes of diffusers whose absent options mean something else than in `NETWORK`.
@@ -206,8 +213,8 @@ def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str,
             f"the config of a {name} names no betas, and no class of that name is known; make its schedule by name, "
             f"NoiseSchedule.rectified_flow() or NoiseSchedule.ve() say"
         )
-    if CLASSES.get(name) is FLOW and given.get("shift") is not None:
-        described["flow_shift"] = given["shift"]
+    if CLASSES.get(name) is not FLOW and name not in OWN_CLASSES and described.get("prediction_type") != FLOWING:
+        described.pop("shift", None)  # left behind by another class
     if given.get("predict_epsilon") is False and "prediction_type" not in described:  # before diffusers 0.11
         described["prediction_type"] = "sample"
     options = {**NETWORK, **CLASSES.get(name, {}), **described}
@@ -218,13 +225,15 @@ def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str,
     return options
 
 
+# The classes of this library that diffusers lacks.
+OWN_CLASSES = ("FittedScheduler", "PLMSScheduler")
 # diffusers' other classes with a table of betas, and ours: an absent option means what `NETWORK` says.
 TABLES = (
     "DDIMInverseScheduler", "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDPMScheduler",
     "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "FittedScheduler",
-    "LMSDiscreteScheduler", "PLMSScheduler", "PNDMScheduler", "RePaintScheduler", "SASolverScheduler",
-    "UniPCMultistepScheduler",
+    "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
+    "LMSDiscreteScheduler", "PNDMScheduler", "RePaintScheduler", "SASolverScheduler", "UniPCMultistepScheduler",
+    *OWN_CLASSES,
 )  # fmt: skip
 
 
@@ -233,14 +242,15 @@ def _check(options: Mapping[str, Any]) -> None:
     whole("num_train_timesteps", options["num_train_timesteps"])
     for key in ("beta_start", "beta_end"):  # checked even where a table makes them idle
         real(key, options[key])
-    for key in ("snr_shift_scale", "flow_shift", "sigma_data"):
-        real(key, options[key], "a number above 0", lambda number: 0 < number < math.inf)
+    for key in ("snr_shift_scale", "shift", "flow_shift", "sigma_data"):
+        if options[key] is not None:
+            real(key, options[key], "a number above 0", lambda number: 0 < number < math.inf)
     for key in ("rescale_betas_zero_snr", "use_flow_sigmas"):
         boolean(key, options[key])
     choice("beta_schedule", options["beta_schedule"], BETAS)
     choice("timestep_type", options["timestep_type"], TIMESTEP_TYPES)
     kind = choice("prediction_type", options["prediction_type"], PREDICTION_TYPES)
-    if kind == "flow_prediction" and not options["use_flow_sigmas"]:
+    if kind == FLOWING and not is_flow(options):
         raise ValueError(
             "prediction_type is 'flow_prediction' on levels of betas, where no network answers a flow; pass "
             "use_flow_sigmas=True too, or the prediction_type that the network was trained with"
@@ -257,14 +267,24 @@ def class_of(config: Mapping[str, Any]) -> str:
     return next((name for marks, name in MARKS if set(marks) <= own), "")
 
 
+def is_flow(options: Mapping[str, Any]) -> bool:
+    """Whether the network is a flow."""
+    return options["shift"] is not None or options["use_flow_sigmas"]
+
+
+def shift_of(options: Mapping[str, Any]) -> float:
+    """The shift of a flow."""
+    return options["flow_shift"] if options["shift"] is None else options["shift"]
+
+
 def constructor(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The constructor of `NoiseSchedule` that the options of `read_config` mean, and its arguments.
 
     A table is still to be rescaled where they say so.
     """
     size = options["num_train_timesteps"]
-    if options["use_flow_sigmas"]:
-        return "rectified_flow", {"shift": options["flow_shift"], "num_train_timesteps": size}
+    if is_flow(options):
+        return "rectified_flow", {"shift": shift_of(options), "num_train_timesteps": size}
     ends = {end: options[end] for end in ("sigma_min", "sigma_max") if options[end] is not None}
     if options["timestep_type"] == "trigonometric":
         return "trigonometric", ends

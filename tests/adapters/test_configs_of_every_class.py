@@ -18,7 +18,7 @@ from loops import SCHEDULERS
 
 from pndm_solvers import NoiseSchedule, PLMSSolver, initial_noise
 from pndm_solvers.adapters.diffusers import DDIMScheduler, DDPMScheduler, PLMSScheduler
-from pndm_solvers.config import CLASSES, REFUSED, TABLES, read_config
+from pndm_solvers.config import CLASSES, REFUSED, TABLES, is_flow, read_config
 
 FOLDER = Path(__file__).parent / "scheduler_configs"
 PUBLISHED = {
@@ -72,7 +72,7 @@ def remedy_runs(message, name):
 def levels_are_theirs(schedule, config, theirs):
     """ᾱ at the table's times, a flow's σ at their times, or σ/α at their times."""
     options = read_config(config)
-    if options["use_flow_sigmas"]:
+    if is_flow(options):
         times = np.linspace(1, options["num_train_timesteps"], 7)
         np.testing.assert_allclose(schedule.sigma(times), times / options["num_train_timesteps"])
         np.testing.assert_allclose(schedule.alpha(times) + schedule.sigma(times), 1)
@@ -123,9 +123,7 @@ def read_or_refused(name, config, theirs):
     for kind in (PLMSScheduler, DDIMScheduler):
         mine = kind.from_config(config)
         assert mine.schedule == NoiseSchedule.from_config(config)
-        mine.set_timesteps(
-            4, **({"mu": 0.5} if mine.config.use_dynamic_shifting and mine.config.use_flow_sigmas else {})
-        )
+        mine.set_timesteps(4, **({"mu": 0.5} if mine.config.use_dynamic_shifting and is_flow(mine.config) else {}))
         x = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
         for t in mine.timesteps:
             x = mine.step(0.1 * x, t, x).prev_sample

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pndm_solvers.adapters.diffusers import DDIMScheduler, FittedScheduler, PLMSScheduler
+from pndm_solvers.config import is_flow
 from pndm_solvers.reference import PLANS
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -48,9 +49,9 @@ def test_no_call_of_a_scheduler(name, dtype):
     x = torch.empty(2, 3, 4, 4, dtype=dtype, device="meta")
     with NoFloat64():
         times = [torch.tensor([3, 5])]
-        if scheduler.schedule.num_train_timesteps or scheduler.config.use_flow_sigmas:
+        if scheduler.schedule.num_train_timesteps or is_flow(scheduler.config):
             times += [torch.tensor([3, 5], device="meta")]  # other times lie between the integers: on the host alone
-        if scheduler.config.use_flow_sigmas:
+        if is_flow(scheduler.config):
             times += [torch.tensor([3.5, 5.0], device="meta")]
         if scheduler.config.timestep_type == "edm":
             times = [torch.tensor([0.5, 1.0])]
@@ -67,6 +68,6 @@ def test_no_call_of_a_scheduler(name, dtype):
             x = scheduler.step(x, t, scheduler.scale_model_input(x, t)).prev_sample
         assert x.dtype == dtype
         if kind is not FittedScheduler:
-            sigmas = np.linspace(1.0, 0.2, 4) if scheduler.config.use_flow_sigmas else np.array([14.0, 3.0, 0.4])
+            sigmas = np.linspace(1.0, 0.2, 4) if is_flow(scheduler.config) else np.array([14.0, 3.0, 0.4])
             scheduler.set_timesteps(sigmas=sigmas, device="meta")
             assert scheduler.sigmas.device.type == "cpu"

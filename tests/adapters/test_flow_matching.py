@@ -129,7 +129,7 @@ def test_a_flow_towards_the_picture():
 def test_every_scheduler_takes_every_flow(kind, config, tmp_path):
     """And one loaded from its file goes on as the same."""
     mine = kind.from_config(config)
-    assert mine.config.flow_shift == config.get("flow_shift", config.get("shift"))
+    assert mine.shift == config.get("flow_shift", config.get("shift"))
     assert mine.config.prediction_type == "flow_prediction"
     mine.save_pretrained(tmp_path)
     results = []

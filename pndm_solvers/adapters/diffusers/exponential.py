@@ -16,6 +16,7 @@ from pndm_solvers.adapters.diffusers.scheduler import THEIR_SPACINGS, PlanSchedu
 from pndm_solvers.adapters.diffusers.schedulers import PNDMScheduler
 from pndm_solvers.adapters.diffusers.steps import Generators, SchedulerOutput
 from pndm_solvers.arguments import choice, whole
+from pndm_solvers.config import is_flow
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.methods import DEISSolver, DPMMultistepSolver, UniPCSolver
 from pndm_solvers.schedule import Level, Schedule
@@ -78,7 +79,7 @@ class _Exponential:
         return self.config[name] if name in inspect.signature(type(self).__init__).parameters else default
 
     def _end(self) -> Literal["clean", "first"]:
-        kind = "zero" if self.config.use_flow_sigmas else self._option("final_sigmas_type", "sigma_min")
+        kind = "zero" if is_flow(self.config) else self._option("final_sigmas_type", "sigma_min")
         return "clean" if choice("final_sigmas_type", kind, ("zero", "sigma_min")) == "zero" else "first"
 
     def _grid(self) -> GridOptions:

@@ -11,7 +11,7 @@ from diffusers.configuration_utils import register_to_config
 
 from pndm_solvers.advice import warn
 from pndm_solvers.arguments import boolean, choice, real
-from pndm_solvers.config import NETWORK, SPACING_OF_CLASS, NetworkOptions, class_of, read_config
+from pndm_solvers.config import NETWORK, SPACING_OF_CLASS, NetworkOptions, class_of, is_flow, read_config
 from pndm_solvers.spacings import SPACINGS
 
 __all__ = [
@@ -140,16 +140,17 @@ def completed(config: Mapping[str, Any], own: Mapping[str, inspect.Parameter]) -
     diffusers' `from_config` drops options that are a class's own defaults. Those of the network's class describe the
     network all the same, so they are passed on as keywords. ValueError for a network that cannot be called.
     """
+    described = read_config(config)
     network = {
         key: value
-        for key, value in read_config(config).items()
+        for key, value in described.items()
         if value is not None and ((key in TABLE and config.get(key) is not None) or value != NETWORK[key])
     }
     if "timestep_spacing" in own and "timestep_spacing" not in config:
         network |= SPACING_OF_CLASS.get(class_of(config), {})
         if config.get("sigma_schedule") == "exponential":  # EDM's
             network |= {"use_karras_sigmas": False, "use_exponential_sigmas": True}
-    tabular = not network.get("use_flow_sigmas") and network.get("timestep_type", "discrete") == "discrete"
+    tabular = not is_flow(described) and described["timestep_type"] == "discrete"
     if not tabular and "clip_sample" in own and "clip_sample" not in config:
         network["clip_sample"] = False  # no class of such networks clips
     nullable = {"sample_max_value", *(key for key, parameter in own.items() if parameter.default is None)}
@@ -183,5 +184,5 @@ def warn_of_foreign_options(scheduler: str, config: Mapping[str, Any], own: Mapp
 # Read from a config under another name, or by pipelines; or without a meaning where a whole plan is made.
 UNDERSTOOD = (
     "base_image_seq_len", "base_shift", "interpolation_type", "max_image_seq_len", "max_shift", "predict_epsilon",
-    "shift", "sigma_schedule", "skip_prk_steps",
+    "sigma_schedule", "skip_prk_steps",
 )  # fmt: skip

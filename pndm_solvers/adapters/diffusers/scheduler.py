@@ -20,7 +20,7 @@ from pndm_solvers.adapters.diffusers.runs import Runs, Timetable, with_last_look
 from pndm_solvers.adapters.diffusers.steps import Steps
 from pndm_solvers.adapters.diffusers.times import flow_shift, flow_sigmas, numbers, times_of_ratios
 from pndm_solvers.arguments import real, whole
-from pndm_solvers.config import prediction_of
+from pndm_solvers.config import OWN_CLASSES, is_flow, prediction_of, shift_of
 from pndm_solvers.grid import GridOptions, make_grid
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
@@ -92,8 +92,9 @@ class PlanScheduler(Steps, ForwardProcess):
         if defaults := config.get("_use_default_values"):
             self.register_to_config(_use_default_values=sorted(set(defaults) - set(TABLE)))
         check_options(config, self._own())
-        self._shift = config.flow_shift
-        self.schedule = NoiseSchedule.from_config(config)
+        self._shift = shift_of(config)
+        # By a class of this library: the options are its own, none is left behind by another class.
+        self.schedule = NoiseSchedule.from_config({**config, "_class_name": OWN_CLASSES[0]})
         self._describe(self.schedule, self._end())
         self.prediction  # noqa: B018 — refuses a wrong bound now
         self._solver()  # and a wrong option, not in set_timesteps
@@ -108,7 +109,7 @@ class PlanScheduler(Steps, ForwardProcess):
 
     @property
     def _flow(self) -> bool:
-        return self.config.use_flow_sigmas
+        return is_flow(self.config)
 
     def _trained_times(self) -> Tensor:
         """The times of training, falling; a flow's are shifted as diffusers' class shifts them."""
@@ -281,7 +282,7 @@ class PlanScheduler(Steps, ForwardProcess):
     @property
     def _static_shift(self) -> float:
         """The shift that diffusers' class has made its table with, before any `set_shift`."""
-        return 1.0 if self.config.get("use_dynamic_shifting") else self.config.flow_shift
+        return 1.0 if self.config.get("use_dynamic_shifting") else shift_of(self.config)
 
     def _even_sigmas(self, steps: int) -> np.ndarray:
         """The σ of a flow before they are shifted. diffusers' lowest has been shifted once, when the class was made."""
