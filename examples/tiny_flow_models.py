@@ -70,19 +70,19 @@ def stable_diffusion_3() -> dict[str, Any]:
     transformer = SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
-        in_channels=4,
+        in_channels=16,
         num_layers=1,
         attention_head_dim=16,
         num_attention_heads=2,
         caption_projection_dim=WIDTH,
         joint_attention_dim=WIDTH,
         pooled_projection_dim=WIDTH,
-        out_channels=4,
+        out_channels=16,
         pos_embed_max_size=16,
     )
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
-    return {"transformer": transformer.eval(), "vae": autoencoder(4), "scheduler": scheduler, **dict.fromkeys(names)}
+    return {"transformer": transformer.eval(), "vae": autoencoder(16), "scheduler": scheduler, **dict.fromkeys(names)}
 
 
 def wan() -> dict[str, Any]:

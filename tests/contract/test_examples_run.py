@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SHARED = {"tiny_stable_diffusion"}  # imported by the scripts
+SHARED = {"tiny_flow_models", "tiny_stable_diffusion"}  # imported by the scripts
 
 
 def own_network(printed):
@@ -49,11 +49,40 @@ def jax_function(printed):
     assert numbers == pytest.approx([2, -1, 0.5, 0.5, 1, 0, 0, 1], abs=0.02)
 
 
+def flow_models(printed):
+    rows = re.findall(r"(.+): (\d+) calls at σ = (.+)", printed)
+    assert [name for name, *_ in rows] == ["FLUX", "Stable Diffusion 3", "Wan"]
+    for _, calls, levels in rows:
+        sigmas = list(map(float, levels.split(", ")))
+        assert int(calls) == len(sigmas) - 1 == 10
+        assert sigmas == sorted(sigmas, reverse=True)
+        assert (sigmas[0], sigmas[-1]) == (1, 0)
+
+
+def robot_policy(printed):
+    (slow, slow_side), (fast, fast_side) = (
+        map(float, found) for found in re.findall(r"calls: (\S+) off .* (\d+)% above", printed)
+    )
+    assert slow < 0.12
+    assert fast < 0.15
+    assert 35 < slow_side < 65
+    assert 35 < fast_side < 65
+
+
+def monai_inferer(printed):
+    data, ten, twenty = map(float, re.findall(r"a share of (\S+) is bright", printed))
+    assert ten == pytest.approx(data, rel=0.3)
+    assert twenty == pytest.approx(data, rel=0.3)
+
+
 CHECKS = {
     "own_network": own_network,
     "diffusers_unet": errors_by_calls,
     "stable_diffusion": stable_diffusion,
     "image_to_image": image_to_image,
+    "flow_models": flow_models,
+    "robot_policy": robot_policy,
+    "monai_inferer": monai_inferer,
     "jax_function": jax_function,
     "numpy_function": errors_by_calls,
 }
