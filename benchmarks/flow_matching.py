@@ -8,6 +8,7 @@ square of Euler's error, and the other methods' errors as shares of it.
 """
 
 import argparse
+from itertools import product
 
 import diffusers
 import numpy as np
@@ -28,13 +29,23 @@ METHODS = {
 }
 
 
-def error(problem, exact, scheduler, sigmas):
+def error(problem, exact, kind, sigmas, **options):
+    """Of samples from the given σ, which are shifted already."""
+    scheduler = kind(shift=1.0, prediction_type=problem.prediction.type, **options)
     scheduler.set_timesteps(sigmas=sigmas)
     x = torch.from_numpy(problem.x)
     for t in scheduler.timesteps:
         answer = problem.model(x.numpy(), np.full(len(x), float(t) / 1000))
         x = scheduler.step(torch.from_numpy(answer), t, x).prev_sample
     return float((x - exact).square().mean().sqrt())
+
+
+def levels(shift, steps):
+    """σ as FlowMatchEuler makes them, and as FLUX's pipeline passes them."""
+    own = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    own.set_timesteps(steps)
+    even = np.linspace(1.0, 1 / steps, steps)
+    return {"own": own.sigmas[:-1].double().numpy(), "FLUX": shift * even / (1 + (shift - 1) * even)}
 
 
 def main():
@@ -46,27 +57,11 @@ def main():
     for name in tqdm(options.problems, desc="problems"):
         problem = exact_problem(name, NoiseSchedule.rectified_flow(t_min=1e-6), starts=options.starts)
         exact = torch.from_numpy(problem.reference().ends)
-        for shift in (1.0, 3.0):
-            config = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
-            for steps in (10, 20):
-                for kind in ("own", "FLUX"):
-                    config.set_timesteps(steps)
-                    even = np.linspace(1.0, 1 / steps, steps)
-                    sigmas = (
-                        config.sigmas[:-1].double().numpy()
-                        if kind == "own"
-                        else shift * even / (1 + (shift - 1) * even)
-                    )
-
-                    def made(scheduler, **extra):
-                        flow = {"shift": 1.0, "prediction_type": problem.prediction.type}  # σ are shifted already
-                        return error(problem, exact, scheduler(**flow, **extra), sigmas)  # noqa: B023 — called at once
-
-                    euler = made(ours.DDIMScheduler, clip_sample=False)
-                    shares = [made(scheduler, **extra) / euler for scheduler, extra in METHODS.values()]
-                    rows.append(
-                        [name, f"{shift:g}", steps, kind, f"{euler:.2g}", *(f"{share:.2f}" for share in shares)]
-                    )
+        for shift, steps in product((1.0, 3.0), (10, 20)):
+            for kind, sigmas in levels(shift, steps).items():
+                euler = error(problem, exact, ours.DDIMScheduler, sigmas, clip_sample=False)
+                shares = [error(problem, exact, method, sigmas, **own) / euler for method, own in METHODS.values()]
+                rows.append([name, f"{shift:g}", steps, kind, f"{euler:.2g}", *(f"{share:.2f}" for share in shares)])
     print(heading("torch", "diffusers"))
     print(table(["problem", "shift", "steps", "σ", "Euler's error", *METHODS], rows))
 

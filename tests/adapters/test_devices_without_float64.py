@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pndm_solvers.adapters.diffusers import DDIMScheduler, FittedScheduler, PLMSScheduler
+from pndm_solvers.adapters.k_diffusion import SAMPLERS
+from pndm_solvers.arrays import library
 from pndm_solvers.config import is_flow
 from pndm_solvers.reference import PLANS
 
@@ -71,3 +73,14 @@ def test_no_call_of_a_scheduler(name, dtype):
             sigmas = np.linspace(1.0, 0.2, 4) if is_flow(scheduler.config) else np.array([14.0, 3.0, 0.4])
             scheduler.set_timesteps(sigmas=sigmas, device="meta")
             assert scheduler.sigmas.device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_no_call_of_a_sampler(name, monkeypatch):
+    """Of k-diffusion's form. The last look for numbers that are not finite has none to look at."""
+    monkeypatch.setattr(type(library(torch.ones(1))), "is_finite", lambda self, x: True)
+    x = torch.empty(2, 3, 4, 4, device="meta")
+    sigmas = torch.tensor([10.0, 5.0, 2.0, 1.0, 0.4, 0.0])
+    with NoFloat64():
+        result = SAMPLERS[name](lambda x, sigma: x / sigma[:, None, None, None], x, sigmas, disable=True)
+    assert (result.device.type, result.dtype) == ("meta", torch.float32)

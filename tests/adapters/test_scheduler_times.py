@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler as Theirs
 from loops import LINEAR, SCHEDULERS, noise, ready
 
 from pndm_solvers import initial_noise
@@ -87,3 +88,58 @@ def test_noise_around_the_datas_mean_is_where_a_run_begins():
         scheduler.noise_around(torch.zeros(3), draws)
     with pytest.raises(ValueError, match="call set_timesteps first"):
         ours.PLMSScheduler().noise_around(mean, draws)
+
+
+# ------------------------------------------------------------------ what callers found missing
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if "set_alpha_to_one" in SCHEDULERS[name]().config])
+def test_there_is_a_time_for_each_step(name):
+    """Also where the last time is the run's end, t = 0 without `set_alpha_to_one`: pipelines count on it."""
+    for steps in (5, 10):
+        scheduler = ready(SCHEDULERS[name], steps, set_alpha_to_one=False, timestep_spacing="leading")
+        assert len(scheduler.timesteps) == steps + (9 if name == "PNDMScheduler" else 0)
+        assert scheduler.timesteps[-1] == 0
+    scheduler = ready(ours.DDIMScheduler, 2, clip_sample=False, set_alpha_to_one=False)
+    scheduler.set_begin_index(1)
+    x = noise()
+    assert torch.equal(scheduler.step(x, scheduler.timesteps[1], x).prev_sample, x)
+
+
+def test_pictures_and_noise_broadcast():
+    """As in diffusers, whose pipelines add several noises to one picture."""
+    picture, noises = torch.rand(1, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    for t in (torch.tensor([500]), torch.tensor([500, 10, 3])):
+        for make in ("add_noise", "get_velocity"):
+            mine, theirs = (getattr(kind(), make)(picture, noises, t) for kind in (ours.DDIMScheduler, Theirs))
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="it must broadcast with original_samples"):
+        ours.DDIMScheduler().add_noise(torch.rand(2, 4), torch.rand(3, 4), torch.tensor([5]))
+
+
+def test_published_lists_are_taken_with_their_rounding():
+    """Align Your Steps as diffusers has it, with 0.029 for the lowest level of 0.02917: #7760."""
+    scheduler = ours.DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
+    sigmas = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029]
+    scheduler.set_timesteps(sigmas=sigmas)
+    assert scheduler.sigmas.tolist() == pytest.approx(sigmas, rel=6e-3)
+    with pytest.raises(ValueError, match="as the network was trained"):
+        scheduler.set_timesteps(sigmas=[14.615, 1.0, 0.02])
+
+
+def test_assigned_times_make_a_new_plan():
+    for kind in (ours.DDIMScheduler, ours.PLMSScheduler):
+        scheduler, expected = ready(kind, timestep_spacing="trailing"), kind(timestep_spacing="trailing")
+        scheduler.timesteps = torch.tensor([900, 600, 300, 0])
+        expected.set_timesteps(timesteps=[900, 600, 300, 0])
+        results = [noise().clamp(-1, 1)] * 2
+        for i, one in enumerate((scheduler, expected)):
+            for t in [900, 600, 300, 0]:
+                results[i] = one.step(results[i] / 2, t, results[i]).prev_sample
+        assert torch.equal(*results)
+        # Moved, or a part of them: the plan stays.
+        plan = scheduler.plan
+        scheduler.timesteps = scheduler.timesteps.to(torch.float32)
+        assert scheduler.plan is plan
+        scheduler.timesteps = scheduler.timesteps[2:]
+        assert scheduler.plan is plan

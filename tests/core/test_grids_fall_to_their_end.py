@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from conftest import SCHEDULES, assert_refused, spacings_of
-from scipy import optimize
+from scipy import optimize, stats
 
 from pndm_solvers import SPACINGS, NoiseSchedule, make_grid
 from pndm_solvers.coordinates import COORDINATES
@@ -291,3 +291,29 @@ def test_the_balanced_grid_begins_at_pure_noise_too(name):
     levels = make_grid(SCHEDULES[name], 6, spacing="balanced").levels
     assert (levels[0].alpha, levels[0].t) == (0, SCHEDULES[name].t_max)
     assert all(level.alpha > 0 for level in levels[1:])
+
+
+def test_spacings_are_comfyui_s_of_that_name():
+    """Their formulas, on the levels of a table from highest to lowest; σ of one end to the other."""
+    steps = 7
+    sigmas = LINEAR.k_sigma(np.arange(1000))
+    simple = [sigmas[-(1 + int(i * 1000 / steps))] for i in range(steps)]
+    normal = LINEAR.k_sigma(np.linspace(999, 0, steps))
+    sgm = LINEAR.k_sigma(np.linspace(999, 0, steps + 1)[:-1])
+    quantiles = stats.beta.ppf(1 - np.linspace(0, 1, steps, endpoint=False), 0.6, 0.6)
+    kl = np.tan(np.linspace(np.arctan(sigmas[-1]), np.arctan(sigmas[0]), steps))
+    for name, expected in (
+        ("simple", simple),
+        ("normal", normal),
+        ("sgm_uniform", sgm),
+        ("beta", LINEAR.k_sigma(999 * quantiles)),
+        ("kl_optimal", kl),
+    ):
+        ratios = [level.ratio for level in make_grid(LINEAR, steps, spacing=name).levels[:-1]]
+        np.testing.assert_allclose(ratios, expected, rtol=1e-8, err_msg=name)
+    # Mochi's: half of eight steps to 1 − 0.025, then a parabola to 0.
+    flow = make_grid(NoiseSchedule.rectified_flow(), 8, spacing="linear_quadratic")
+    levels = np.array([level.sigma for level in flow.levels])
+    np.testing.assert_allclose(levels[:5], 1 - 0.025 * np.arange(5) / 4)
+    np.testing.assert_allclose(np.diff(levels[4:], 2), np.diff(levels[4:], 2)[0])
+    np.testing.assert_allclose(levels[-1], 0, atol=1e-12)
