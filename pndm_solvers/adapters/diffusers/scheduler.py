@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -220,7 +221,7 @@ class PlanScheduler(Steps, ForwardProcess):
             raise ValueError(f"pass exactly one of {', '.join(given)}; got {' and '.join(named) or 'none'}")
         asked: Any = None
         end: dict[str, Any] = {"final": self._end()}
-        steps = whole("num_inference_steps", num_inference_steps) if num_inference_steps is not None else None
+        steps = None if num_inference_steps is None else whole("num_inference_steps", num_inference_steps)
         times = None if timesteps is None else numbers("timesteps", timesteps)
         levels = None if sigmas is None else numbers("sigmas", sigmas).astype(np.float64)
         if self._flow:
@@ -229,12 +230,15 @@ class PlanScheduler(Steps, ForwardProcess):
             raise ValueError("mu is the shift of a flow, and this scheduler's network has levels of betas")
         elif levels is not None:
             times, end = times_of_ratios(self.schedule, levels)
-        steps = steps if times is None else np.size(times)
-        assert steps is not None  # one of the three is given
+        grid = {"num_inference_steps": steps, **self._grid()} if times is None else {"timesteps": times}
+        self._compile(grid, end, asked, device)
+
+    def _compile(self, grid: Mapping[str, Any], end: dict[str, Any], asked: Any = None, device: Any = None) -> None:
+        """Lays down the times of a grid; `asked` are those for the network where they are not the levels' own."""
+        steps = grid.get("num_inference_steps") or np.size(grid["timesteps"])
         solver = self._solver_for(steps)
-        options = {"num_inference_steps": steps, **self._grid()} if times is None else {"timesteps": times}
-        plan = solver.plan(**options, **end)
-        if len(make_grid(self.schedule, **options, **end).levels) == steps:  # the last time is where the run ends
+        plan = solver.plan(**grid, **end)
+        if len(make_grid(self.schedule, **grid, **end).levels) == steps:  # the last time is where the run ends
             plan = with_last_look(plan)
         dtype = torch.int64 if plan.integer_times and asked is None else torch.float32
         asked = plan.times if asked is None or len(asked) != len(plan.rows) else tuple(map(float, asked))
@@ -297,7 +301,7 @@ class PlanScheduler(Steps, ForwardProcess):
     def timesteps(self, times: Tensor) -> None:
         table = self._runs.table
         if table is not None and not table.has(times):
-            self.set_timesteps(timesteps=times)
+            self._compile({"timesteps": numbers("timesteps", times)}, {"final": self._end()})
         self._timesteps = times
         if table is not None and len(times) == len(table.asked):
             self._runs.lay_down(times, self._runs.current)
