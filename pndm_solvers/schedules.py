@@ -133,7 +133,8 @@ class NoiseSchedule(Schedule):
     def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, sigma_data: float = 0.5) -> NoiseSchedule:
         """The network inside EDM's: Karras et al. (2022), table 1, last column. The time is ¼·log σ, of x = x_0 + σ·ε.
 
-        Its input is x/√(σ² + σ_data²), so α = 1/√(σ² + σ_data²). Stable Video Diffusion has it with σ_data = 1.
+        Its input is x/√(σ² + σ_data²), so α = 1/√(σ² + σ_data²). Of its answer F the picture is σ_data²·α·input +
+        σ_data·σ·F, for `prediction="sample"`. Stable Video Diffusion has this schedule with σ_data = 1, and predicts v.
         """
         data = real("sigma_data", sigma_data, "a number above 0", lambda data: 0 < data < math.inf)
         low, high = _sigmas(sigma_min, sigma_max)

@@ -9,6 +9,7 @@ from tiny_unet import tiny_unet
 
 from pndm_solvers import NoiseSchedule
 from pndm_solvers.adapters.diffusers.networks import load_saved_network
+from pndm_solvers.adapters.diffusers.pipelines import PNDMPipeline
 from pndm_solvers.prediction import Prediction
 
 
@@ -60,3 +61,18 @@ def test_a_network_without_a_size_has_no_shape(tmp_path):
     diffusers.DDPMPipeline(tiny_unet(sample_size=None), diffusers.DDPMScheduler()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no sample_size"):
         _ = load_saved_network(tmp_path).shape
+
+
+def test_a_network_whose_answer_is_no_prediction_is_refused(tmp_path):
+    """EDM's: its picture is made of the answer and the state. The remedy draws."""
+    unet = tiny_unet()
+    diffusers.DDIMPipeline(unet, diffusers.DDIMScheduler()).save_pretrained(tmp_path)
+    diffusers.EDMEulerScheduler().save_pretrained(tmp_path / "scheduler")
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "EDMEulerScheduler"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"PNDMPipeline.from_pretrained\(folder\)"):
+        load_saved_network(tmp_path)
+    pipe = PNDMPipeline.from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe(num_inference_steps=4, output_type="np").images.shape[0] == 1

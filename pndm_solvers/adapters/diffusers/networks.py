@@ -99,6 +99,11 @@ def load_saved_network(folder: str | os.PathLike[str], device: Any = "cpu") -> S
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # options of the scheduler's method, which is not used
         scheduler = PLMSScheduler.from_config(folder / "scheduler", local_files_only=True)
+    if scheduler.config.timestep_type == "edm" or scheduler.config.invert_sigmas:
+        raise ValueError(
+            f"the network in {folder} answers what a scheduler turns into a picture; draw by the pipelines of "
+            f"pndm_solvers.adapters.diffusers.pipelines, PNDMPipeline.from_pretrained(folder) say"
+        )
     unet = UNet2DModel.from_pretrained(folder / "unet", local_files_only=True, low_cpu_mem_usage=False)
     return SavedNetwork(folder.resolve().name, unet.to(device), scheduler.schedule, scheduler.prediction)
 
