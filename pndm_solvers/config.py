@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from pndm_solvers.arguments import boolean, choice, real, whole
+from pndm_solvers.arguments import boolean, choice, real, reals, whole
 from pndm_solvers.betas import BETAS, WITH_ENDS
 from pndm_solvers.prediction import Prediction
 
@@ -169,19 +169,20 @@ REFUSED = {
 }  # fmt: skip
 
 
+AMBIGUOUS = "one of several classes"
 # Options by which a config without the name of its class, and without betas, is known; the first that fit count.
 MARKS = (
     (("shift", "stages"), "HeliosScheduler"),
     (("shift", "n_grid"), "PiflowScheduler"),
     (("shift", "num_train_timesteps"), "FlowMatchEulerDiscreteScheduler"),
-    (("shift",), "MiniMaxH3Scheduler"),
+    (("shift", "use_dynamic_shifting"), "FlowMatchEulerDiscreteScheduler"),
+    (("shift",), AMBIGUOUS),
     (("eta", "s_noise"), "LTXEulerAncestralRFScheduler"),
     (("s_churn",), "KarrasVeScheduler"),
     (("clip_denoised",), "CMStochasticIterativeScheduler"),
     (("sigma_data", "rho"), "EDMEulerScheduler"),
     (("sigma_data", "sigma_schedule"), "CosineDPMSolverMultistepScheduler"),
-    (("sigma_data", "prediction_type"), "SCMScheduler"),
-    (("sigma_data",), "ConsistencyDecoderScheduler"),
+    (("sigma_data",), AMBIGUOUS),
     (("snr",), "ScoreSdeVeScheduler"),
     (("sampling_eps",), "ScoreSdeVpScheduler"),
     (("scaler",), "DDPMWuerstchenScheduler"),
@@ -203,6 +204,11 @@ def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str,
     """
     given = _loaded(config)
     name = class_of(given)
+    if name == AMBIGUOUS:
+        raise ValueError(
+            f"the config has {', '.join(key for key in given if not key.startswith('_'))}, as those of several classes "
+            f"have, and does not name its own; add '_class_name', 'FlowMatchEulerDiscreteScheduler' say"
+        )
     if remedy := REFUSED.get(name):
         raise ValueError(f"the config is that of a {name}: {remedy.format(name)}")
     described = {key: value for key, value in given.items() if key in NETWORK and value is not None}
@@ -293,7 +299,7 @@ def constructor(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     kind, betas = options["beta_schedule"], options["trained_betas"]
     if betas is None:
         betas = BETAS[kind](size, *((options["beta_start"], options["beta_end"]) if kind in WITH_ENDS else ()))
-    alphas_cumprod = np.cumprod(1 - np.asarray(betas, np.float64))
+    alphas_cumprod = np.cumprod(1 - reals("trained_betas", betas).astype(np.float64))
     if options["timestep_type"] == "continuous":
         low, high = np.sqrt(1 / alphas_cumprod[[0, -1]] - 1).tolist()
         return "edm", {"sigma_min": low, "sigma_max": high, **ends, "sigma_data": options["sigma_data"]}
@@ -307,10 +313,11 @@ def prediction_of(config: Mapping[str, Any]) -> Prediction:
 
     `config` has the options of diffusers' classes for it; an absent one leaves the picture as it is.
     """
+    kind = choice("prediction_type", config.get("prediction_type", "epsilon"), PREDICTION_TYPES)
     thresholds = config.get("thresholding")
     most = config.get("sample_max_value", 1.0)
     return Prediction(
-        PREDICTION_TYPES[config.get("prediction_type", "epsilon")],
+        PREDICTION_TYPES[kind],
         clip=config.get("clip_sample_range", 1.0) if config.get("clip_sample") and not thresholds else None,
         threshold=config.get("dynamic_thresholding_ratio", 0.995) if thresholds else None,
         threshold_max=math.inf if most is None or not thresholds else most,

@@ -156,6 +156,40 @@ def test_their_multistep_methods_on_flows(name):
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", SCHEDULERS.values(), ids=SCHEDULERS)
+@pytest.mark.parametrize("name", ["UniPCMultistepScheduler", "DPMSolverMultistepScheduler", "DEISMultistepScheduler"])
+def test_the_levels_of_the_class_that_a_config_comes_from_stay(name, kind, tmp_path):
+    """Wan's are UniPC's and Sana's DPM-Solver's, whatever the method that runs on them, in memory and from a file."""
+    theirs = getattr(diffusers, name)(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    theirs.save_pretrained(tmp_path)
+    theirs.set_timesteps(5)
+    for mine in (kind.from_config(theirs.config), kind.from_pretrained(tmp_path), kind.from_config(str(tmp_path))):
+        mine.set_timesteps(5)
+        levels = mine.sigmas if kind is not PNDMScheduler else mine.sigmas.unique().flip(0)
+        assert all(torch.isclose(levels, sigma, rtol=1e-5, atol=2e-6).any() for sigma in theirs.sigmas[:-1])
+        assert kind is PNDMScheduler or mine.timesteps.max() < 1000
+
+
+def test_a_spacing_that_is_asked_for_counts():
+    flow = NoiseSchedule.rectified_flow(shift=3.0, num_train_timesteps=1000)
+    for spacing in ("trailing", "leading", "linspace", "default", "karras"):
+        mine = DDIMScheduler.from_config(Theirs(shift=3.0).config, timestep_spacing=spacing)
+        mine.set_timesteps(6)
+        expected = DDIMSolver(flow).plan(6, spacing=spacing, prediction="flow").times
+        assert mine.timesteps.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_pipelines_read_and_pass_beside():
+    """`mu` is passed to static configs too; options that a pipeline reads stay, defaults or not."""
+    plain, dynamic = pair(shift=3.0)[1], pair(**DYNAMIC)[1]
+    plain.set_timesteps(5, mu=0.9)
+    levels = plain.sigmas
+    plain.set_timesteps(5)
+    assert torch.equal(plain.sigmas, levels)
+    assert (dynamic.config.base_shift, dynamic.config.base_image_seq_len) == (0.5, 256)
+    assert DDIMScheduler.from_config(Theirs(shift=3.0).config, flow_shift=5.0).shift == 5.0
+
+
 # ------------------------------------------------------------------ the library's own method
 
 
@@ -281,11 +315,22 @@ def test_wrong_times_of_a_flow_are_refused():
     assert_refused(
         [
             (lambda: dynamic.set_timesteps(4), ValueError, "pass mu="),
-            (lambda: plain.set_timesteps(4, mu=1.0), ValueError, "leave mu out"),
+            (lambda: dynamic.set_timesteps(4, mu=1000.0), ValueError, "mu is 1000; it must be a number up to 100"),
             (lambda: DDIMScheduler().set_timesteps(4, mu=1.0), ValueError, "mu is the shift of a flow"),
             (lambda: plain.set_timesteps(4, sigmas=[1.0, 0.5]), ValueError, "count 2, 4 steps"),
-            (lambda: plain.set_timesteps(sigmas=[0.5, 1.0]), ValueError, "fall strictly"),
-            (lambda: plain.set_timesteps(sigmas=[2.0, 1.0]), ValueError, "outside the trained range"),
+            (lambda: plain.set_timesteps(sigmas=[0.5, 1.0]), ValueError, r"^sigmas must fall strictly.*\[0.5 1. \]"),
+            (
+                lambda: plain.set_timesteps(sigmas=[2.0, 1.0]),
+                ValueError,
+                "^sigmas must fall .* from 1 to above 0",
+            ),
+            (lambda: plain.set_timesteps(sigmas=[]), ValueError, "sigmas is of shape"),
+            (lambda: plain.step(start(), 999.0, start()), ValueError, "call set_timesteps first"),
+            (lambda: DDIMScheduler.from_config(Theirs()), TypeError, r"pass its \.config"),
+            (lambda: DDIMScheduler.from_config([1]), TypeError, "pass a dict, a folder or a file"),
+            (lambda: DDIMScheduler(prediction_type=None), TypeError, "prediction_type is None; known are"),
+            (lambda: DDIMScheduler(trained_betas="abc"), TypeError, "trained_betas is 'abc'"),
+            (lambda: PLMSScheduler(timestep_spacin="default"), TypeError, "did you mean timestep_spacing"),
             (lambda: plain.set_timesteps(), ValueError, "got none"),
             (lambda: plain.set_shift(-1.0), ValueError, "shift is -1"),
             (lambda: DDIMScheduler(prediction_type="flow_prediction"), ValueError, "use_flow_sigmas=True"),

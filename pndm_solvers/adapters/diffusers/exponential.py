@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pndm_solvers.adapters.diffusers.configured import THEIR_SPACINGS
 from pndm_solvers.adapters.diffusers.options import Shared, scheduler_options
-from pndm_solvers.adapters.diffusers.scheduler import THEIR_SPACINGS, PlanScheduler
-from pndm_solvers.adapters.diffusers.schedulers import PNDMScheduler
+from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler
 from pndm_solvers.adapters.diffusers.steps import Generators, SchedulerOutput
 from pndm_solvers.arguments import choice, whole
 from pndm_solvers.config import is_flow
@@ -37,6 +37,7 @@ class _Exponential:
 
     config: Any
     schedule: NoiseSchedule
+    _flow_levels = "DPMSolver"
     # Options of the class in diffusers that change its method and are not offered here, with their neutral values.
     _not_offered: ClassVar[Mapping[str, Any]] = {}
     # The values of options that name a method.
@@ -89,10 +90,6 @@ class _Exponential:
         if named["spacing"] not in THEIR_SPACINGS or self.schedule.num_train_timesteps is None:
             return named
         return {"spacing": self._evenly}
-
-    def _even_sigmas(self, steps: int) -> NDArray[np.float64]:
-        """The σ of a flow before they are shifted: from just below 1, N + 1 of them without the last."""
-        return 1 - np.linspace(1 / self.config.num_train_timesteps, 1.0, steps + 1)[:-1]
 
     def _evenly(self, schedule: Schedule, steps: int, end: Level) -> NDArray[np.int64]:
         """Diffusers' linspace, leading and trailing, below the level to which `lambda_min_clipped` cuts the table."""
@@ -149,7 +146,7 @@ class DPMSolverMultistepScheduler(_Exponential, PlanScheduler):
             config.euler_at_final,
         )
 
-    def step(
+    def step(  # type: ignore[override] — the order of diffusers' arguments
         self,
         model_output: Tensor,
         timestep: Any,
@@ -194,8 +191,6 @@ class DEISMultistepScheduler(_Exponential, PlanScheduler):
             lower_order_final=config.lower_order_final and steps < FEW_STEPS,
         )
 
-    step = PNDMScheduler.step
-
 
 class UniPCMultistepScheduler(_Exponential, PlanScheduler):
     """UniPC in the place of diffusers' `UniPCMultistepScheduler`, orders 1, 2, 3, … with its options and defaults.
@@ -204,6 +199,7 @@ class UniPCMultistepScheduler(_Exponential, PlanScheduler):
     Model calls: N. Reference: Zhao et al. (2023); `pndm_solvers.UniPCSolver`.
     """
 
+    _flow_levels = "UniPC"
     _methods: ClassVar = {"solver_type": ("bh2", "bh1")}
     _not_offered: ClassVar = {"solver_p": None}
 
@@ -220,9 +216,6 @@ class UniPCMultistepScheduler(_Exponential, PlanScheduler):
         **shared: Unpack[Shared],
     ) -> None: ...
 
-    def _even_sigmas(self, steps: int) -> NDArray[np.float64]:
-        return np.linspace(1.0, 1 / self.config.num_train_timesteps, steps + 1)[:-1]
-
     def _solver_for(self, steps: int) -> Solver:
         config = self.config
         return UniPCSolver(
@@ -233,5 +226,3 @@ class UniPCMultistepScheduler(_Exponential, PlanScheduler):
             config.lower_order_final,
             tuple(config.disable_corrector or ()),
         )
-
-    step = PNDMScheduler.step

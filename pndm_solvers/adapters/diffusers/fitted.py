@@ -9,7 +9,6 @@ from typing import Any, Literal, Unpack
 
 from pndm_solvers.adapters.diffusers.options import NetworkAndPicture, scheduler_options
 from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler
-from pndm_solvers.adapters.diffusers.schedulers import PNDMScheduler
 from pndm_solvers.fit import FittedSolver
 from pndm_solvers.fit.solver import read_plan
 from pndm_solvers.grid import GridOptions
@@ -76,8 +75,6 @@ class FittedScheduler(PlanScheduler):
 
     def _grid(self) -> GridOptions:
         return {"prediction": self.prediction}
-
-    step = PNDMScheduler.step
 
 
 def _text(plan: Any) -> str:

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 
 from pndm_solvers.advice import warn
 from pndm_solvers.arguments import boolean, choice, real
+from pndm_solvers.arguments import check_options as check_names
 from pndm_solvers.config import NETWORK, SPACING_OF_CLASS, NetworkOptions, class_of, is_flow, read_config
 from pndm_solvers.spacings import SPACINGS
 
@@ -51,6 +52,9 @@ class Shared(NetworkAndPicture, total=False):
         Added to the times of "leading" spacing.
     use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas:
         Spacings in the place of `timestep_spacing`.
+    flow_levels:
+        Whose levels a flow's run of N steps has: those of diffusers' "FlowMatch", "UniPC" or "DPMSolver" classes, or of
+        the named "spacing"; None for the class's own. `from_config` keeps those of the class that a config comes from.
     use_dynamic_shifting, time_shift_type, shift_terminal:
         Of flows: whether the shift is that of `set_timesteps(mu=…)`, e^mu if "exponential" or mu if "linear"; and the σ
         to which the last one is stretched.
@@ -60,6 +64,7 @@ class Shared(NetworkAndPicture, total=False):
     use_karras_sigmas: bool
     use_exponential_sigmas: bool
     use_beta_sigmas: bool
+    flow_levels: str | None
     use_dynamic_shifting: bool
     time_shift_type: str
     shift_terminal: float | None
@@ -76,6 +81,7 @@ TIMES = {
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
+    "flow_levels": None,
     "use_dynamic_shifting": False,
     "time_shift_type": "exponential",
     "shift_terminal": None,
@@ -109,7 +115,7 @@ def scheduler_options(*, times: bool = True) -> Callable[[Init], Init]:
 
         @functools.wraps(init)
         def prepared(self: Any, *args: Any, **options: Any) -> None:
-            signature.bind(self, *args, **options)  # TypeError for an option that there is not
+            check_names(type(self).__name__, options, signature.parameters)
             self._prepare()
 
         prepared.__signature__ = signature  # type: ignore[attr-defined]
@@ -127,6 +133,8 @@ def check_options(config: Any, own: Mapping[str, inspect.Parameter]) -> None:
         choice("timestep_spacing", config.timestep_spacing, SPACINGS)
     if "time_shift_type" in own:
         choice("time_shift_type", config.time_shift_type, ("exponential", "linear"))
+    if config.get("flow_levels") is not None:
+        choice("flow_levels", config.flow_levels, ("FlowMatch", "UniPC", "DPMSolver", "spacing"))
     if config.get("shift_terminal") is not None:
         real("shift_terminal", config.shift_terminal, "a σ in [0, 1), or None", lambda sigma: 0 <= sigma < 1)
     named = [key for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if config.get(key)]
@@ -134,8 +142,12 @@ def check_options(config: Any, own: Mapping[str, inspect.Parameter]) -> None:
         raise ValueError(f"{' and '.join(named)} are {len(named)} spacings; pass one of them")
 
 
-def completed(config: Mapping[str, Any], own: Mapping[str, inspect.Parameter]) -> tuple[dict[str, Any], dict[str, Any]]:
+def completed(
+    config: Mapping[str, Any], own: Mapping[str, inspect.Parameter], chosen: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config without options that are None where `own` has another default; and the options of its network.
+
+    `chosen` are those that the caller passed beside the config.
 
     diffusers' `from_config` drops options that are a class's own defaults. Those of the network's class describe the
     network all the same, so they are passed on as keywords. ValueError for a network that cannot be called.
@@ -150,12 +162,25 @@ def completed(config: Mapping[str, Any], own: Mapping[str, inspect.Parameter]) -
         network |= SPACING_OF_CLASS.get(class_of(config), {})
         if config.get("sigma_schedule") == "exponential":  # EDM's
             network |= {"use_karras_sigmas": False, "use_exponential_sigmas": True}
+    if is_flow(described) and "flow_levels" in own and config.get("flow_levels") is None:
+        network["flow_levels"] = "spacing" if "timestep_spacing" in chosen else levels_of(config)
+        if "timestep_spacing" not in chosen:
+            network["timestep_spacing"] = config.get("timestep_spacing", "linspace")
     tabular = not is_flow(described) and described["timestep_type"] == "discrete"
     if not tabular and "clip_sample" in own and "clip_sample" not in config:
         network["clip_sample"] = False  # no class of such networks clips
     nullable = {"sample_max_value", *(key for key, parameter in own.items() if parameter.default is None)}
     kept = {key: value for key, value in config.items() if value is not None or key in nullable or key not in own}
     return kept, network
+
+
+def levels_of(config: Mapping[str, Any]) -> str:
+    """Whose levels the runs of a flow's config have."""
+    name = class_of(config)
+    if name.startswith("UniPC") or (not name and "predict_x0" in config):
+        return "UniPC"
+    theirs = name.startswith(("DPMSolver", "DEIS", "SASolver")) or (not name and "algorithm_type" in config)
+    return "DPMSolver" if theirs else "FlowMatch"
 
 
 def warn_of_foreign_options(scheduler: str, config: Mapping[str, Any], own: Mapping[str, Any], origin: Any) -> None:

@@ -1,52 +1,39 @@
-"""diffusers' scheduler interface to a solver: its configuration, its times and its levels."""
+"""diffusers' scheduler interface to a solver: its times and its levels."""
 
 from __future__ import annotations
 
-import inspect
-import json
-import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
-import diffusers
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from torch import Tensor
 
-from pndm_solvers.adapters.diffusers.forward import ForwardProcess
-from pndm_solvers.adapters.diffusers.options import TABLE, check_options, completed, warn_of_foreign_options
+from pndm_solvers.adapters.diffusers.configured import THEIR_SPACINGS, Configured
+from pndm_solvers.adapters.diffusers.options import TABLE, check_options
 from pndm_solvers.adapters.diffusers.runs import Runs, Timetable, with_last_look
 from pndm_solvers.adapters.diffusers.steps import Steps
-from pndm_solvers.adapters.diffusers.times import flow_shift, flow_sigmas, numbers, times_of_ratios
+from pndm_solvers.adapters.diffusers.times import even_sigmas, flow_shift, flow_sigmas, numbers, times_of_ratios
 from pndm_solvers.arguments import real, whole
-from pndm_solvers.config import OWN_CLASSES, is_flow, prediction_of, shift_of
+from pndm_solvers.config import OWN_CLASSES, is_flow, shift_of
 from pndm_solvers.grid import GridOptions, make_grid
 from pndm_solvers.plan import Plan
-from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedules import NoiseSchedule, shifted
 from pndm_solvers.solver import Solver
 from pndm_solvers.spacings import beta_sigmas, karras, log_snr
 
-__all__ = ["THEIR_SPACINGS", "PlanScheduler"]
-
-# diffusers' own names of spacings.
-THEIR_SPACINGS = ("linspace", "leading", "trailing")
+__all__ = ["PlanScheduler"]
 
 
-class PlanScheduler(Steps, ForwardProcess):
+class PlanScheduler(Configured, Steps):
     """diffusers' interface to a solver. A subclass provides the solver, and `step` with its own arguments."""
 
-    # A list, not a ClassVar, since diffusers declares it so.
-    _compatibles = [  # noqa: RUF012
-        *(kind.name for kind in KarrasDiffusionSchedulers if kind.name != "EDMEulerScheduler"),
-        "FlowMatchEulerDiscreteScheduler",
-        "FlowMatchHeunDiscreteScheduler",
-    ]
     # Model calls per step, in diffusers' sense: image-to-image counts with it. It is not the method's order.
     order = 1
     init_noise_sigma = 1.0
+    # Whose levels a flow's run has unless the config says so.
+    _flow_levels = "FlowMatch"
 
     def _solver(self) -> Solver:
         """The method of a run that begins at the first time."""
@@ -81,11 +68,6 @@ class PlanScheduler(Steps, ForwardProcess):
             "data_range": config.get("data_range", 1.0),
         }
 
-    @classmethod
-    def _understood(cls, config: dict[str, Any]) -> dict[str, Any]:
-        """A config of any class as this class reads it."""
-        return config
-
     def _prepare(self) -> None:
         """Reads the configuration and refuses what is wrong with it: the body of each `__init__`."""
         config = self.config
@@ -101,12 +83,8 @@ class PlanScheduler(Steps, ForwardProcess):
         self._solver()  # and a wrong option, not in set_timesteps
         self.num_inference_steps: int | None = None
         self._runs = Runs()
-        self._sigmas: Any = None
+        self._sigmas, self._edited = None, 0
         self._timesteps = self._trained_times()
-
-    @classmethod
-    def _own(cls) -> dict[str, inspect.Parameter]:
-        return dict(inspect.signature(cls.__init__).parameters)
 
     @property
     def _flow(self) -> bool:
@@ -122,55 +100,8 @@ class PlanScheduler(Steps, ForwardProcess):
             self._sigmas, times = torch.from_numpy(sigmas).float(), sigmas * len(self)
         return torch.from_numpy(times).float()
 
-    @property
-    def prediction(self) -> Prediction:
-        """What the network's answers mean, and how the picture is kept in range."""
-        # Read at each step, since pipelines rewrite clip_sample in the configuration of their scheduler. By attribute,
-        # since some assign it there; and only this class's options, since a config keeps those of others.
-        own = {name: getattr(self.config, name) for name in self._own() if hasattr(self.config, name)}
-        edm = self.config.timestep_type == "edm"  # whose answer becomes a picture
-        return prediction_of({**own, "prediction_type": "sample"} if edm else own)
-
     def __len__(self) -> int:
         return self.schedule.num_train_timesteps or self.config.num_train_timesteps
-
-    # ------------------------------------------------------------------ configuration
-
-    @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """The scheduler for a config of diffusers' schedulers or of ours; `kwargs` take precedence over the config.
-
-        A warning names the options that belong to another scheduler's method and differ from its defaults. They
-        stay in `config`, for the way back.
-
-        Raises
-        ------
-        TypeError:
-            For a keyword that is no option, neither of this class nor of the config.
-        ValueError:
-            For a config whose network no scheduler here can call; the message says what to do instead.
-        """
-        own = cls._own()
-        if isinstance(config, (str, os.PathLike)):
-            config, kwargs = cls.load_config(config, return_unused_kwargs=True, **kwargs)  # type: ignore[misc] — two
-        config = config or {}
-        if unknown := [] if return_unused_kwargs else [key for key in kwargs if key not in own and key not in config]:
-            known = ", ".join(name for name in own if name != "self")
-            raise TypeError(f"{cls.__name__} has no option {', '.join(unknown)}; it has {known}")
-        config, network = completed(cls._understood({**config, **kwargs}), own)
-        origin = str(config.get("_class_name"))
-        ours = {kind.__name__: kind for kind in PlanScheduler.__subclasses__()}
-        warn_of_foreign_options(cls.__name__, config, own, ours.get(origin) or getattr(diffusers, origin, None))
-        network |= {key: value for key, value in kwargs.items() if key in own}
-        return super().from_config(config, return_unused_kwargs, **network)
-
-    def to_json_string(self) -> str:
-        """The configuration as JSON, without a spacing that is our default and that diffusers' classes lack."""
-        text = super().to_json_string()
-        spacing, defaults = self.config.get("timestep_spacing"), self.config.get("_use_default_values", ())
-        if spacing in THEIR_SPACINGS or "timestep_spacing" not in defaults:
-            return text
-        return json.dumps({k: v for k, v in json.loads(text).items() if k != "timestep_spacing"}, indent=2) + "\n"
 
     # The runs are kept with the caller's own tensors, which do not go into a copy or a pickle.
     def __getstate__(self) -> dict[str, Any]:
@@ -263,34 +194,41 @@ class PlanScheduler(Steps, ForwardProcess):
                 f"num_inference_steps, timesteps and sigmas count {', '.join(map(str, sorted(lengths)))} steps; a "
                 f"flow's run has one time and one σ for each step"
             )
-        shift, size = flow_shift(self.config, self._shift, mu), len(self)
+        shift, size, below = flow_shift(self.config, self._shift, mu), len(self), False
         if levels is not None or times is not None:
             # In float32, as diffusers has them: a program's own numbers come back to the last bit.
             even = (times / size if levels is None else levels).astype(np.float32).astype(np.float64)
-            if even.ndim == 1 and len(even) > 1 and even[-1] == 0:  # a final 0, which diffusers adds itself
+            if len(even) > 1 and even[-1] == 0:  # a final 0, which diffusers adds itself
                 even, times = even[:-1], None if times is None else times[:-1]
-        elif self.config.get("timestep_spacing") in THEIR_SPACINGS or self._respaced:
-            even = self._even_sigmas(whole("num_inference_steps", steps))
+        elif self._keeps_levels:
+            kind = self.config.get("flow_levels") or self._flow_levels
+            even = even_sigmas(kind, whole("num_inference_steps", steps), size, self._static_shift)
+            below = kind == "UniPC"  # whose first time is just below the highest; pipelines compare it with bounds
         else:
             self.schedule = NoiseSchedule.rectified_flow(shift=shift, num_train_timesteps=size)
             return None, None
+        if not (np.all(np.diff(even) < 0) and even[-1] > 0 and even[0] <= 1):
+            name = "timesteps" if levels is None else "sigmas"
+            raise ValueError(
+                f"{name} must fall strictly and have σ from 1 to above 0, not {times if levels is None else levels}"
+            )
         sigmas = flow_sigmas(self.config, even, shift)
-        inverted = size * (1 - sigmas) if self.config.invert_sigmas else None
-        return size * sigmas, times if times is not None else inverted
+        if times is None and (self.config.invert_sigmas or below):
+            times = size * (1 - sigmas) if self.config.invert_sigmas else size * np.minimum(sigmas, 1 - 1e-6)
+        return size * sigmas, times
 
     @property
-    def _respaced(self) -> bool:
-        """Whether the config replaces its spacing by one of σ."""
-        return any(self.config.get(f"use_{name}_sigmas") for name in ("karras", "exponential", "beta"))
+    def _keeps_levels(self) -> bool:
+        """Whether a flow's run has the levels of a class of diffusers, and not those of a named spacing."""
+        config = self.config
+        respaced = any(config.get(f"use_{name}_sigmas") for name in ("karras", "exponential", "beta"))
+        spacing = config.get("timestep_spacing")
+        return respaced or (config.get("flow_levels") != "spacing" and spacing in THEIR_SPACINGS)
 
     @property
     def _static_shift(self) -> float:
         """The shift that diffusers' class has made its table with, before any `set_shift`."""
         return 1.0 if self.config.get("use_dynamic_shifting") else shift_of(self.config)
-
-    def _even_sigmas(self, steps: int) -> np.ndarray:
-        """The σ of a flow before they are shifted. diffusers' lowest has been shifted once, when the class was made."""
-        return np.linspace(1.0, shifted(1 / len(self), self._static_shift), steps)
 
     @property
     def timesteps(self) -> Tensor:
@@ -300,9 +238,9 @@ class PlanScheduler(Steps, ForwardProcess):
     @timesteps.setter
     def timesteps(self, times: Tensor) -> None:
         table = self._runs.table
-        if table is not None and not table.has(times):
+        if table is not None and not table.has(torch.as_tensor(times)):
             self._compile({"timesteps": numbers("timesteps", times)}, {"final": self._end()})
-        self._timesteps = times
+        self._timesteps = times = torch.as_tensor(times)
         if table is not None and len(times) == len(table.asked):
             self._runs.lay_down(times, self._runs.current)
 

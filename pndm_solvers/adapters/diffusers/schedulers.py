@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal, Unpack, get_args
 
+import diffusers
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler as Theirs
 from torch import Tensor
@@ -59,25 +61,11 @@ class PNDMScheduler(PlanScheduler):
     def _continuation(self, solver: Solver) -> Solver:
         return PLMSSolver(self.schedule, weights="classical")
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        return_dict: bool = True,
-        *,
-        generator: Generators = None,
-    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
-        """The next sample, from the network's answer at `sample` `(B, …)` and `timestep`, the next of `timesteps`.
+    def step_prk(self, *arguments: Any, **options: Any) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """`step`, which finds by itself in which part of a run it is; the name is diffusers'."""
+        return self.step(*arguments, **options)
 
-        `generator` is for callers that pass it to every scheduler; nothing is drawn from it.
-
-        Raises ValueError for another time than the run's next, naming it, and for an answer of another shape.
-        """
-        return self._step(model_output, timestep, sample, return_dict)
-
-    # diffusers' names for the two parts of a run. `step` finds by itself in which part it is.
-    step_prk = step_plms = step
+    step_plms = step_prk
 
     @property
     def prk_timesteps(self) -> Tensor:
@@ -114,6 +102,13 @@ class PLMSScheduler(PlanScheduler):
         **shared: Unpack[Shared],
     ) -> None: ...
 
+    @classmethod
+    def _understood(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Without an end that another class left behind: those that have no such option end at the picture."""
+        origin = getattr(diffusers, str(config.get("_class_name")), None)
+        foreign = origin is not None and "set_alpha_to_one" not in inspect.signature(origin.__init__).parameters
+        return {key: value for key, value in config.items() if not (foreign and key == "set_alpha_to_one")}
+
     def _solver(self) -> Solver:
         config = self.config
         return PLMSSolver(self.schedule, config.multistep_order, config.starter, config.weights)
@@ -129,8 +124,6 @@ class PLMSScheduler(PlanScheduler):
         before `set_timesteps`.
         """
         return around(data_mean, noise, self.plan.levels[0])
-
-    step = PNDMScheduler.step
 
 
 class DDIMScheduler(PlanScheduler, Theirs):  # type: ignore[misc] — `config` as in `ForwardProcess`
@@ -230,7 +223,7 @@ class DDPMScheduler(PlanScheduler):
         choice("variance_type", self.config.variance_type, get_args(VarianceType))
         return DDPMSolver(self.schedule, "fixed_large" if "large" in self.config.variance_type else "fixed_small")
 
-    def step(
+    def step(  # type: ignore[override] — the order of diffusers' arguments
         self,
         model_output: Tensor,
         timestep: Any,

@@ -59,6 +59,23 @@ class Steps:
     def _clips(self) -> bool:
         return self.prediction.clip is not None or self.prediction.threshold is not None
 
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        return_dict: bool = True,
+        *,
+        generator: Generators = None,
+    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        """The next sample, from the network's answer at `sample` `(B, …)` and `timestep`, the next of `timesteps`.
+
+        `generator` is for callers that pass it to every scheduler; nothing is drawn from it.
+
+        Raises ValueError for another time than the run's next, naming it, and for an answer of another shape.
+        """
+        return self._step(model_output, timestep, sample, return_dict)
+
     def _step(
         self,
         model_output: Tensor,

@@ -14,29 +14,43 @@ from pndm_solvers.schedule import Schedule
 from pndm_solvers.schedules import shifted
 from pndm_solvers.spacings import ROUNDED, beta_quantiles
 
-__all__ = ["flow_shift", "flow_sigmas", "numbers", "times_of_ratios"]
+__all__ = ["even_sigmas", "flow_shift", "flow_sigmas", "numbers", "times_of_ratios"]
 
 Float64 = NDArray[np.float64]
 
 
 def numbers(name: str, values: Any) -> NDArray[Any]:
-    """The caller's numbers on the host, 1-D."""
+    """The caller's numbers on the host, 1-D. ValueError for none."""
     values = values.detach().cpu() if isinstance(values, Tensor) and not values.is_meta else values
-    return np.atleast_1d(reals(name, values))
+    found = np.atleast_1d(reals(name, values))
+    if found.ndim != 1 or not found.size:
+        raise ValueError(f"{name} is of shape {found.shape}; it must be one or more numbers in a row")
+    return found
 
 
 def flow_shift(config: Any, static: float, mu: float | None) -> float:
-    """The shift of a flow's run: `static`, or with dynamic shifting that of `mu`. ValueError where one is missing."""
+    """The shift of a flow's run: `static`, or with dynamic shifting that of `mu`. ValueError where that is missing.
+
+    Pipelines pass `mu` whether or not the config asks for it.
+    """
     if not config.get("use_dynamic_shifting"):
-        if mu is not None:
-            raise ValueError(
-                "mu is the shift of a run for a config with use_dynamic_shifting; pass that option, or leave mu out"
-            )
         return static
     if mu is None:
         raise ValueError("the config has use_dynamic_shifting, so that each run has its own shift; pass mu=")
-    mu = real("mu", mu)
+    mu = real("mu", mu, "a number up to 100", lambda mu: -100 < mu <= 100)
     return math.exp(mu) if config.time_shift_type == "exponential" else mu
+
+
+def even_sigmas(kind: str, steps: int, size: int, shift: float) -> Float64:
+    """σ of a flow before they are shifted, as the class of diffusers of that kind lays them out.
+
+    The lowest of flow matching's own classes has been shifted once, when the class was made.
+    """
+    if kind == "FlowMatch":
+        return np.linspace(1.0, shifted(1 / size, shift), steps)
+    if kind == "UniPC":
+        return np.linspace(1.0, 1 / size, steps + 1)[:-1]
+    return 1 - np.linspace(1 / size, 1.0, steps + 1)[:-1]
 
 
 def flow_sigmas(config: Any, even: Float64, shift: float) -> Float64:
