@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import Any
 
 import diffusers
@@ -23,6 +24,20 @@ __all__ = ["THEIR_SPACINGS", "Configured"]
 THEIR_SPACINGS = ("linspace", "leading", "trailing")
 
 
+# What decides how an answer becomes a picture.
+PICTURE_OPTIONS = (
+    "prediction_type", "timestep_type", "clip_sample", "clip_sample_range", "thresholding",
+    "dynamic_thresholding_ratio", "sample_max_value",
+)  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _prediction(options: tuple[tuple[str, Any], ...]) -> Prediction:
+    """The prediction of a config's options. EDM's answer becomes a picture in the step."""
+    given = dict(options)
+    return prediction_of({**given, "prediction_type": "sample"} if given["timestep_type"] == "edm" else given)
+
+
 class Configured(ForwardProcess):
     """A scheduler that is made from configs of diffusers' classes, and whose config makes those."""
 
@@ -34,6 +49,7 @@ class Configured(ForwardProcess):
     ]
 
     @classmethod
+    @cache
     def _own(cls) -> dict[str, inspect.Parameter]:
         return dict(inspect.signature(cls.__init__).parameters)
 
@@ -47,9 +63,13 @@ class Configured(ForwardProcess):
         """What the network's answers mean, and how the picture is kept in range."""
         # Read at each step, since pipelines rewrite clip_sample in the configuration of their scheduler. By attribute,
         # since some assign it there; and only this class's options, since a config keeps those of others.
-        own = {name: getattr(self.config, name) for name in self._own() if hasattr(self.config, name)}
-        edm = self.config.timestep_type == "edm"  # whose answer becomes a picture
-        return prediction_of({**own, "prediction_type": "sample"} if edm else own)
+        config = self.config
+        return _prediction(tuple([(name, getattr(config, name)) for name in self._picture_options()]))
+
+    @classmethod
+    @cache
+    def _picture_options(cls) -> tuple[str, ...]:
+        return tuple(name for name in PICTURE_OPTIONS if name in cls._own())
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

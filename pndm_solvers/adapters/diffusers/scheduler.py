@@ -169,7 +169,9 @@ class PlanScheduler(Configured, Steps):
         steps = grid.get("num_inference_steps") or np.size(grid["timesteps"])
         solver = self._solver_for(steps)
         plan = solver.plan(**grid, **end)
-        if len(make_grid(self.schedule, **grid, **end).levels) == steps:  # the last time is where the run ends
+        if (
+            plan.end.sigma and len(make_grid(self.schedule, **grid, **end).levels) == steps
+        ):  # the last time is where the run ends
             plan = with_last_look(plan)
         dtype = torch.int64 if plan.integer_times and asked is None else torch.float32
         asked = plan.times if asked is None or len(asked) != len(plan.rows) else tuple(map(float, asked))

@@ -55,10 +55,6 @@ class Steps:
     def _take_edited_sigmas(self) -> None:
         raise NotImplementedError
 
-    @property
-    def _clips(self) -> bool:
-        return self.prediction.clip is not None or self.prediction.threshold is not None
-
     def step(
         self,
         model_output: Tensor,
@@ -103,7 +99,8 @@ class Steps:
         number = plan.times.index(time) if row is None else row
         here, space = plan.levels[number], plan.rows[number].space
         output = self._preconditioned(output, sample, here)
-        prediction, clips, ours = self.prediction, self._clips, library(sample)
+        prediction, ours = self.prediction, library(sample)
+        clips = prediction.clip is not None or prediction.threshold is not None
         x0 = converted(ours, prediction, "sample", sample, output, here)
         noise = self._noise(at, model_output, sample, noise or NoiseSource())
         if plan.rows[number].noise:  # callers pass their generators to steps that draw nothing, too
