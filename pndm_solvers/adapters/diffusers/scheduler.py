@@ -169,9 +169,8 @@ class PlanScheduler(Configured, Steps):
         steps = grid.get("num_inference_steps") or np.size(grid["timesteps"])
         solver = self._solver_for(steps)
         plan = solver.plan(**grid, **end)
-        if (
-            plan.end.sigma and len(make_grid(self.schedule, **grid, **end).levels) == steps
-        ):  # the last time is where the run ends
+        # Where the last time is the run's end, the plan has one call less than there are times.
+        if plan.end.sigma and len(make_grid(self.schedule, **grid, **end).levels) == steps:
             plan = with_last_look(plan)
         dtype = torch.int64 if plan.integer_times and asked is None else torch.float32
         asked = plan.times if asked is None or len(asked) != len(plan.rows) else tuple(map(float, asked))
