@@ -109,40 +109,15 @@ def wan() -> dict[str, Any]:
     return {"transformer": transformer.eval(), "vae": vae.eval(), "scheduler": scheduler, **encoders}
 
 
-# name: (the pipeline, its parts, what its call takes in the place of a prompt, and the size of what it draws)
+# What every call takes in the place of a prompt, and the size of what it draws.
+PROMPT = {"prompt_embeds": random(1, TOKENS, WIDTH), "height": SIZE, "width": SIZE}
+POOLED = {"pooled_prompt_embeds": random(1, WIDTH)}
+
+# name: (the pipeline, its parts, the arguments of its call)
 MODELS: dict[str, tuple[type, Callable[[], dict[str, Any]], dict[str, Any]]] = {
-    "FLUX": (
-        FluxPipeline,
-        flux,
-        {
-            "prompt_embeds": random(1, TOKENS, WIDTH),
-            "pooled_prompt_embeds": random(1, WIDTH),
-            "height": SIZE,
-            "width": SIZE,
-        },
-    ),
-    "Stable Diffusion 3": (
-        StableDiffusion3Pipeline,
-        stable_diffusion_3,
-        {
-            "prompt_embeds": random(1, TOKENS, WIDTH),
-            "pooled_prompt_embeds": random(1, WIDTH),
-            "guidance_scale": 1.0,
-            "height": SIZE,
-            "width": SIZE,
-        },
-    ),
-    "Wan": (
-        WanPipeline,
-        wan,
-        {
-            "prompt_embeds": random(1, TOKENS, WIDTH),
-            "guidance_scale": 1.0,
-            "height": SIZE,
-            "width": SIZE,
-            "num_frames": 5,
-        },
-    ),
+    "FLUX": (FluxPipeline, flux, PROMPT | POOLED),
+    "Stable Diffusion 3": (StableDiffusion3Pipeline, stable_diffusion_3, PROMPT | POOLED | {"guidance_scale": 1.0}),
+    "Wan": (WanPipeline, wan, PROMPT | {"guidance_scale": 1.0, "num_frames": 5}),
 }
 
 

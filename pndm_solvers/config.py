@@ -133,9 +133,19 @@ CLASSES: dict[str, NetworkOptions] = {
     "IPNDMScheduler": {"timestep_type": "trigonometric", "prediction_type": "v_prediction"},
 }
 
+# The classes of this library that diffusers lacks.
+OWN_CLASSES = ("FittedScheduler", "PLMSScheduler")
+# diffusers' other classes with a table of betas, and ours: an absent option means what `NETWORK` says.
+TABLES = (
+    "DDIMInverseScheduler", "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDPMScheduler",
+    "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
+    "LMSDiscreteScheduler", "PNDMScheduler", "RePaintScheduler", "SASolverScheduler", "UniPCMultistepScheduler",
+    *OWN_CLASSES,
+)  # fmt: skip
+
 # The spacing that the config of such a class means where it names none.
 SPACING_OF_CLASS = {
-    **{name: {"timestep_spacing": "linspace"} for name, options in CLASSES.items() if options is FLOW},
     "EDMEulerScheduler": {"use_karras_sigmas": True},
     "EDMDPMSolverMultistepScheduler": {"use_karras_sigmas": True},
     "CosineDPMSolverMultistepScheduler": {"use_exponential_sigmas": True},
@@ -170,7 +180,7 @@ REFUSED = {
 
 
 AMBIGUOUS = "one of several classes"
-# Options by which a config without the name of its class, and without betas, is known; the first that fit count.
+# A config that names neither its class nor betas is known by its options. The first that fit count.
 MARKS = (
     (("shift", "stages"), "HeliosScheduler"),
     (("shift", "n_grid"), "PiflowScheduler"),
@@ -231,18 +241,6 @@ def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str,
     return options
 
 
-# The classes of this library that diffusers lacks.
-OWN_CLASSES = ("FittedScheduler", "PLMSScheduler")
-# diffusers' other classes with a table of betas, and ours: an absent option means what `NETWORK` says.
-TABLES = (
-    "DDIMInverseScheduler", "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDPMScheduler",
-    "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler",
-    "LMSDiscreteScheduler", "PNDMScheduler", "RePaintScheduler", "SASolverScheduler", "UniPCMultistepScheduler",
-    *OWN_CLASSES,
-)  # fmt: skip
-
-
 def _check(options: Mapping[str, Any]) -> None:
     """Refuses what no schedule or prediction refuses when it is made."""
     whole("num_train_timesteps", options["num_train_timesteps"])
@@ -299,13 +297,14 @@ def constructor(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     kind, betas = options["beta_schedule"], options["trained_betas"]
     if betas is None:
         betas = BETAS[kind](size, *((options["beta_start"], options["beta_end"]) if kind in WITH_ENDS else ()))
-    alphas_cumprod = np.cumprod(1 - reals("trained_betas", betas).astype(np.float64))
+    betas, shift = reals("trained_betas", betas).astype(np.float64), options["snr_shift_scale"]
+    if options["timestep_type"] == "discrete" and shift == 1:
+        return "from_betas", {"betas": betas}
+    alphas_cumprod = np.cumprod(1 - betas)
     if options["timestep_type"] == "continuous":
         low, high = np.sqrt(1 / alphas_cumprod[[0, -1]] - 1).tolist()
         return "edm", {"sigma_min": low, "sigma_max": high, **ends, "sigma_data": options["sigma_data"]}
-    if (shift := options["snr_shift_scale"]) != 1:
-        return "from_alphas_cumprod", {"alphas_cumprod": alphas_cumprod / (shift + (1 - shift) * alphas_cumprod)}
-    return "from_betas", {"betas": betas}
+    return "from_alphas_cumprod", {"alphas_cumprod": alphas_cumprod / (shift + (1 - shift) * alphas_cumprod)}
 
 
 def prediction_of(config: Mapping[str, Any]) -> Prediction:

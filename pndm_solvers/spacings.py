@@ -18,12 +18,14 @@ __all__ = [
     "ALIGN_YOUR_STEPS",
     "DEFAULT_SPACING",
     "INTEGRAL_SPACINGS",
+    "ROOT",
     "ROUNDED",
     "SPACINGS",
     "Spacing",
-    "beta_quantiles",
+    "at_quantiles",
     "beta_sigmas",
     "default",
+    "evenly",
 ]
 
 DEFAULT_SPACING = "default"
@@ -134,13 +136,18 @@ def karras(schedule: Schedule, steps: int, end: Level, **ends: float | None) -> 
 
     Karras et al. (2022), eq. (5).
     """
-    return _even(schedule, steps, end, Coordinate(lambda sigma: sigma ** (1 / 7), lambda root: root**7), **ends)
+    return _even(schedule, steps, end, ROOT, **ends)
 
 
 def beta_sigmas(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """σ at the quantiles of a Beta(0.6, 0.6) distribution, from the highest level to the lowest; not rounded."""
     highest, lowest = _ends(schedule)
-    return schedule.time_of_k_sigma(lowest + (highest - lowest) * beta_quantiles(np.linspace(1.0, 0.0, steps)))
+    return schedule.time_of_k_sigma(at_quantiles(highest, lowest, steps))
+
+
+def at_quantiles(first: float, last: float, count: int) -> NDArray[np.float64]:
+    """σ from the first to the last at the quantiles of a Beta distribution."""
+    return last + (first - last) * beta_quantiles(np.linspace(1.0, 0.0, count))
 
 
 def kl_optimal(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
@@ -163,6 +170,15 @@ def linear_quadratic(schedule: Schedule, steps: int, end: Level, threshold: floa
     return schedule.time_of_k_sigma(highest * (1 - fallen))
 
 
+# σ^(1/7), of Karras et al.
+ROOT = Coordinate(lambda sigma: sigma ** (1 / 7), lambda root: root**7)
+
+
+def evenly(first: float, last: float, count: int, coordinate: Coordinate) -> NDArray[np.float64]:
+    """σ from the first to the last, even in a coordinate."""
+    return coordinate.ratio(np.linspace(coordinate.of(first), coordinate.of(last), count))
+
+
 def _even(
     schedule: Schedule,
     steps: int,
@@ -175,11 +191,10 @@ def _even(
 
     The last is the lowest level, or just above it where the run ends there.
     """
-    sigmas = _ends(schedule)
-    ends = [given or own for given, own in zip((sigma_max, sigma_min), sigmas, strict=True)]
-    first, last = coordinate.of(np.clip(ends, sigmas[1], sigmas[0]))
-    points = np.linspace(first, last, steps + 1)[:-1] if end.t == schedule.t_min else np.linspace(first, last, steps)
-    times = schedule.time_of_k_sigma(coordinate.ratio(points))
+    highest, lowest = _ends(schedule)
+    first, last = np.clip([sigma_max or highest, sigma_min or lowest], lowest, highest)
+    count = steps + (end.t == schedule.t_min)
+    times = schedule.time_of_k_sigma(evenly(first, last, count, coordinate)[:steps])
     return np.append(schedule.t_max, times[1:]) if sigma_max is None else times  # the top without its rounding
 
 
@@ -217,7 +232,7 @@ ROUNDED = 1.01
 def published(schedule: Schedule, steps: int, end: Level, sigmas: Sequence[float]) -> NDArray[np.float64]:
     """The times of a list of σ, interpolated in log σ for other numbers of steps, as its authors do.
 
-    ValueError for a schedule that has no such levels; those that the list's own rounding explains it has.
+    ValueError for a schedule that has no such levels. The list's own rounding counts as none.
     """
     highest, lowest = schedule.k_sigma(np.array([schedule.t_max, schedule.t_min]))
     if not (sigmas[0] <= ROUNDED * highest and lowest <= ROUNDED * sigmas[-1]):

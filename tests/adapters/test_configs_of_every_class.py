@@ -226,6 +226,16 @@ def test_betas_that_ddpm_alone_has(kind):
     )
 
 
+def both(theirs, theirs_x, mine, x):
+    """The ends of a run of ours and of theirs on one network, whose inputs agree at every step."""
+    for t, mine_t in zip(theirs.timesteps, mine.timesteps, strict=True):
+        scaled = theirs.scale_model_input(theirs_x, t)
+        torch.testing.assert_close(x, scaled, rtol=1e-3, atol=1e-4)
+        theirs_x = theirs.step(torch.sin(3 * scaled), t, theirs_x).prev_sample
+        x = mine.step(torch.sin(3 * x), mine_t, x).prev_sample
+    return x, theirs_x
+
+
 def test_edm_s_answers_become_pictures():
     """One step of DDIM at the levels of their DPM-Solver++ of order 1, from the same answer; for both signs."""
     for options in ({}, {"prediction_type": "v_prediction"}, {"sigma_data": 1.0}):
@@ -236,12 +246,8 @@ def test_edm_s_answers_become_pictures():
         torch.testing.assert_close(mine.timesteps, theirs.timesteps, rtol=1e-4, atol=1e-4)
         start = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
         theirs_x, x = start * theirs.config.sigma_max, start * mine.plan.levels[0].sigma
-        for t, mine_t in zip(theirs.timesteps, mine.timesteps, strict=True):
-            scaled = theirs.scale_model_input(theirs_x, t)
-            torch.testing.assert_close(x, scaled, rtol=1e-3, atol=1e-4)
-            theirs_x = theirs.step(torch.sin(3 * scaled), t, theirs_x).prev_sample
-            x = mine.step(torch.sin(3 * x), mine_t, x).prev_sample
-        torch.testing.assert_close(x, theirs_x, rtol=1e-3, atol=1e-3)
+        ends = both(theirs, theirs_x, mine, x)
+        torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-3)
 
 
 def test_stable_video_diffusion_s_network_is_asked_as_theirs():
@@ -254,9 +260,4 @@ def test_stable_video_diffusion_s_network_is_asked_as_theirs():
     torch.testing.assert_close(mine.sigmas, theirs.sigmas, rtol=1e-4, atol=1e-6)
     start = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     theirs_x, x = start * theirs.init_noise_sigma, start * mine.init_noise_sigma
-    for t, mine_t in zip(theirs.timesteps, mine.timesteps, strict=True):
-        scaled = theirs.scale_model_input(theirs_x, t)
-        torch.testing.assert_close(x, scaled, rtol=1e-3, atol=1e-4)
-        theirs_x = theirs.step(torch.sin(3 * scaled), t, theirs_x).prev_sample
-        x = mine.step(torch.sin(3 * x), mine_t, x).prev_sample
-    torch.testing.assert_close(x, theirs_x, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(*both(theirs, theirs_x, mine, x), rtol=2e-3, atol=2e-3)

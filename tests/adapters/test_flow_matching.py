@@ -170,6 +170,17 @@ def test_the_levels_of_the_class_that_a_config_comes_from_stay(name, kind, tmp_p
         assert kind is PNDMScheduler or mine.timesteps.max() < 1000
 
 
+@pytest.mark.parametrize("kind", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_a_flow_that_was_made_here_is_the_same_from_its_file(kind, tmp_path):
+    """Its levels are its class's own, which the file need not say."""
+    mine = kind(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    mine.save_pretrained(tmp_path)
+    again = kind.from_pretrained(tmp_path)
+    for scheduler in (mine, again):
+        scheduler.set_timesteps(6)
+    assert torch.equal(again.sigmas, mine.sigmas)
+
+
 def test_a_spacing_that_is_asked_for_counts():
     flow = NoiseSchedule.rectified_flow(shift=3.0, num_train_timesteps=1000)
     for spacing in ("trailing", "leading", "linspace", "default", "karras"):

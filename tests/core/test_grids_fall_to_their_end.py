@@ -41,7 +41,7 @@ def test_spacings_in_log_snr_are_refused_where_it_is_infinite(spacing):
 
 @pytest.mark.parametrize("name", ["ays_sd15", "ays_sdxl", "ays_svd"])
 def test_a_published_list_is_its_own_ten_steps(name):
-    """And only on levels that its network has, but for the last digit of the list."""
+    """A schedule that lacks its levels refuses it. The last digit of the list counts as none."""
     network = {"ays_svd": NoiseSchedule.edm(0.002, 700, 1)}.get(name, NoiseSchedule.scaled_linear())
     grid = make_grid(network, 10, spacing=name)
     ratios = [level.ratio for level in grid.levels]

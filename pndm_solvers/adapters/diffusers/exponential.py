@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Unpack
@@ -77,7 +76,7 @@ class _Exponential:
 
     def _option(self, name: str, default: Any) -> Any:
         """An option that not all of these classes have. A foreign config's option of that name does not count."""
-        return self.config[name] if name in inspect.signature(type(self).__init__).parameters else default
+        return self.config[name] if name in self._own() else default  # type: ignore[attr-defined] — of PlanScheduler
 
     def _end(self) -> Literal["clean", "first"]:
         kind = "zero" if is_flow(self.config) else self._option("final_sigmas_type", "sigma_min")

@@ -119,7 +119,7 @@ class ForwardProcess(SchedulerMixin, ConfigMixin):
         low = low if self.schedule.t_floor is None else self.schedule.t_floor
         if t.size and not low <= t.min() <= t.max() <= high * (1 + 1e-6):
             raise ValueError(f"timesteps must lie in {low:g} to {high:g}, not {times}")
-        return self._levels_at(np.minimum(t, high)).to(wide).to(device)
+        return self._levels_at(t).to(wide).to(device)
 
     def _level_times(self, times: np.ndarray) -> np.ndarray:
         """The times of the levels at which the network is asked at `times`."""

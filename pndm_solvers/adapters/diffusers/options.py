@@ -12,10 +12,11 @@ from diffusers.configuration_utils import register_to_config
 from pndm_solvers.advice import warn
 from pndm_solvers.arguments import boolean, choice, real
 from pndm_solvers.arguments import check_options as check_names
-from pndm_solvers.config import NETWORK, SPACING_OF_CLASS, NetworkOptions, class_of, is_flow, read_config
+from pndm_solvers.config import NETWORK, OWN_CLASSES, SPACING_OF_CLASS, NetworkOptions, class_of, is_flow, read_config
 from pndm_solvers.spacings import SPACINGS
 
 __all__ = [
+    "RESPACED",
     "TABLE",
     "NetworkAndPicture",
     "Shared",
@@ -86,6 +87,8 @@ TIMES = {
     "time_shift_type": "exponential",
     "shift_terminal": None,
 }
+# Spacings of σ in the place of `timestep_spacing`.
+RESPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 # Of the options of a network, those that a class may have with another default without another kind of network.
 TABLE = (
     "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas", "prediction_type",
@@ -137,7 +140,7 @@ def check_options(config: Any, own: Mapping[str, inspect.Parameter]) -> None:
         choice("flow_levels", config.flow_levels, ("FlowMatch", "UniPC", "DPMSolver", "spacing"))
     if config.get("shift_terminal") is not None:
         real("shift_terminal", config.shift_terminal, "a σ in [0, 1), or None", lambda sigma: 0 <= sigma < 1)
-    named = [key for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas") if config.get(key)]
+    named = [key for key in RESPACED if config.get(key)]
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)} are {len(named)} spacings; pass one of them")
 
@@ -147,10 +150,9 @@ def completed(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config without options that are None where `own` has another default; and the options of its network.
 
-    `chosen` are those that the caller passed beside the config.
-
-    diffusers' `from_config` drops options that are a class's own defaults. Those of the network's class describe the
-    network all the same, so they are passed on as keywords. ValueError for a network that cannot be called.
+    `chosen` are those that the caller passed beside the config. diffusers' `from_config` drops options that are a
+    class's own defaults. Those of the network's class describe the network all the same, so they are passed on as
+    keywords. ValueError for a network that cannot be called.
     """
     described = read_config(config)
     network = {
@@ -162,10 +164,10 @@ def completed(
         network |= SPACING_OF_CLASS.get(class_of(config), {})
         if config.get("sigma_schedule") == "exponential":  # EDM's
             network |= {"use_karras_sigmas": False, "use_exponential_sigmas": True}
-    if is_flow(described) and "flow_levels" in own and config.get("flow_levels") is None:
+    foreign = config.get("flow_levels") is None and class_of(config) not in OWN_CLASSES
+    if is_flow(described) and "flow_levels" in own and foreign:
         network["flow_levels"] = "spacing" if "timestep_spacing" in chosen else levels_of(config)
-        if "timestep_spacing" not in chosen:
-            network["timestep_spacing"] = config.get("timestep_spacing", "linspace")
+        network["timestep_spacing"] = config.get("timestep_spacing", "linspace")
     tabular = not is_flow(described) and described["timestep_type"] == "discrete"
     if not tabular and "clip_sample" in own and "clip_sample" not in config:
         network["clip_sample"] = False  # no class of such networks clips

@@ -53,7 +53,7 @@ class Timetable:
         return [i for i, time in enumerate(self.asked) if t in (time, float(np.float32(time)))]
 
     def has(self, times: Tensor) -> bool:
-        """Whether these are times of the table, one after the other; but for the rounding of their dtype."""
+        """Whether the table has these times, one after the other. Their dtype may have rounded them."""
         values, rounding = times.detach().cpu().double().numpy(), 1e-6 if times.dtype.itemsize >= 4 else 1e-2
         count, asked = len(values), np.array(self.asked)
         starts = range(len(asked) - count + 1) if values.ndim == 1 and count else ()

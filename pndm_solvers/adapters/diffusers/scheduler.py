@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pndm_solvers.adapters.diffusers.configured import THEIR_SPACINGS, Configured
-from pndm_solvers.adapters.diffusers.options import TABLE, check_options
+from pndm_solvers.adapters.diffusers.options import RESPACED, TABLE, check_options
 from pndm_solvers.adapters.diffusers.runs import Runs, Timetable, with_last_look
 from pndm_solvers.adapters.diffusers.steps import Steps
 from pndm_solvers.adapters.diffusers.times import even_sigmas, flow_shift, flow_sigmas, numbers, times_of_ratios
@@ -83,8 +83,8 @@ class PlanScheduler(Configured, Steps):
         self._solver()  # and a wrong option, not in set_timesteps
         self.num_inference_steps: int | None = None
         self._runs = Runs()
-        self._sigmas, self._edited = None, 0
         self._timesteps = self._trained_times()
+        self._sigmas, self._edited = self._timesteps / len(self) if self._flow else None, 0
 
     @property
     def _flow(self) -> bool:
@@ -94,10 +94,10 @@ class PlanScheduler(Configured, Steps):
         """The times of training, falling; a flow's are shifted as diffusers' class shifts them."""
         if self.schedule.num_train_timesteps is not None:
             return torch.arange(len(self) - 1, -1, -1)
-        times = self.schedule.t_min + (self.schedule.t_max - self.schedule.t_min) * np.linspace(1, 0, len(self))
         if self._flow:
-            sigmas = shifted(np.arange(len(self), 0, -1) / len(self), self._static_shift)
-            self._sigmas, times = torch.from_numpy(sigmas).float(), sigmas * len(self)
+            times = len(self) * shifted(np.arange(len(self), 0, -1) / len(self), self._static_shift)
+        else:
+            times = np.linspace(self.schedule.t_max, self.schedule.t_min, len(self))
         return torch.from_numpy(times).float()
 
     def __len__(self) -> int:
@@ -164,8 +164,19 @@ class PlanScheduler(Configured, Steps):
         grid = {"num_inference_steps": steps, **self._grid()} if times is None else {"timesteps": times}
         self._compile(grid, end, asked, device)
 
-    def _compile(self, grid: Mapping[str, Any], end: dict[str, Any], asked: Any = None, device: Any = None) -> None:
-        """Lays down the times of a grid; `asked` are those for the network where they are not the levels' own."""
+    def _compile(
+        self,
+        grid: Mapping[str, Any],
+        end: dict[str, Any],
+        asked: Any = None,
+        device: Any = None,
+        handed_out: Tensor | None = None,
+    ) -> None:
+        """Makes the plan of a grid that of the next runs, and lays down its times.
+
+        `asked` are the times for the network where they are not the levels' own. `handed_out` is the tensor of times
+        that callers hold already.
+        """
         steps = grid.get("num_inference_steps") or np.size(grid["timesteps"])
         solver = self._solver_for(steps)
         plan = solver.plan(**grid, **end)
@@ -174,18 +185,12 @@ class PlanScheduler(Configured, Steps):
             plan = with_last_look(plan)
         dtype = torch.int64 if plan.integer_times and asked is None else torch.float32
         asked = plan.times if asked is None or len(asked) != len(plan.rows) else tuple(map(float, asked))
+        self.prediction.check((row.level, row.space) for row in plan.rows)  # refuses now what a step would refuse
         with torch.inference_mode(False):  # there, a view would not keep its tensor alive, nor what belongs to it
             laid_down = torch.tensor(asked, dtype=torch.float64).to(dtype).to(device)
-        self._lay_down(laid_down, Timetable(solver, self._continuation(solver), plan, end, asked))
-        self.num_inference_steps = steps
-
-    def _lay_down(self, times: Tensor, table: Timetable) -> None:
-        """Makes a plan that of the next runs, whose times are handed out as the tensor `times`."""
-        plan = table.plan
-        self.prediction.check((row.level, row.space) for row in plan.rows)  # refuses now what a step would refuse
-        self._runs.lay_down(times, table)
-        self._timesteps = times
-        self._sigmas, self._edited = None, 0
+        self._timesteps = laid_down if handed_out is None else handed_out
+        self._runs.lay_down(self._timesteps, Timetable(solver, self._continuation(solver), plan, end, asked))
+        self.num_inference_steps, self._sigmas, self._edited = steps, None, 0
 
     def _flow_times(self, steps: int | None, times: Any, levels: Any, mu: float | None) -> tuple[Any, Any]:
         """The times of a flow's levels, and those at which the network is asked; None for those of a named spacing."""
@@ -222,9 +227,8 @@ class PlanScheduler(Configured, Steps):
     def _keeps_levels(self) -> bool:
         """Whether a flow's run has the levels of a class of diffusers, and not those of a named spacing."""
         config = self.config
-        respaced = any(config.get(f"use_{name}_sigmas") for name in ("karras", "exponential", "beta"))
         spacing = config.get("timestep_spacing")
-        return respaced or (config.get("flow_levels") != "spacing" and spacing in THEIR_SPACINGS)
+        return any(map(config.get, RESPACED)) or (config.get("flow_levels") != "spacing" and spacing in THEIR_SPACINGS)
 
     @property
     def _static_shift(self) -> float:
@@ -269,12 +273,7 @@ class PlanScheduler(Configured, Steps):
             raise ValueError(f"sigmas are {len(values)}; {len(asked)} calls have {len(asked) + 1}, with the end")
         times = values * len(self) if self._flow else self.schedule.time_of_k_sigma(values[values > 0])
         end: dict[str, Any] = {"stop": float(times[-1])} if values[-1] else {"final": "clean"}
-        times = times[: len(asked)]
-        solver = self._solver_for(len(times))
-        plan = solver.plan(timesteps=times, **end)
-        plan = with_last_look(plan) if times[-1] == plan.end.t else plan
-        # The same tensor of times, since callers hold it.
-        self._lay_down(self._timesteps, Timetable(solver, self._continuation(solver), plan, end, asked))
+        self._compile({"timesteps": times[: len(asked)]}, end, asked, handed_out=self._timesteps)
 
     @property
     def shift(self) -> float:

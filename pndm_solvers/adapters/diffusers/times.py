@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pndm_solvers.arguments import real, reals
+from pndm_solvers.coordinates import COORDINATES
 from pndm_solvers.schedule import Schedule
 from pndm_solvers.schedules import shifted
-from pndm_solvers.spacings import ROUNDED, beta_quantiles
+from pndm_solvers.spacings import ROOT, ROUNDED, at_quantiles, evenly
 
 __all__ = ["even_sigmas", "flow_shift", "flow_sigmas", "numbers", "times_of_ratios"]
 
@@ -60,12 +61,10 @@ def flow_sigmas(config: Any, even: Float64, shift: float) -> Float64:
         sigmas = 1 - (1 - sigmas) * (1 - terminal) / (1 - sigmas[-1])
     first, last, count = sigmas[0], sigmas[-1], len(sigmas)
     if config.get("use_karras_sigmas"):
-        return np.linspace(first ** (1 / 7), last ** (1 / 7), count) ** 7
+        return evenly(first, last, count, ROOT)
     if config.get("use_exponential_sigmas"):
-        return np.exp(np.linspace(math.log(first), math.log(last), count))
-    if config.get("use_beta_sigmas"):
-        return last + (first - last) * beta_quantiles(1 - np.linspace(0, 1, count))
-    return sigmas
+        return evenly(first, last, count, COORDINATES["log_ratio"])
+    return at_quantiles(first, last, count) if config.get("use_beta_sigmas") else sigmas
 
 
 def times_of_ratios(schedule: Schedule, ratios: Float64) -> tuple[list[float], dict[str, Any]]:
