@@ -26,7 +26,7 @@ import typing
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import chdir, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass, is_dataclass
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -255,8 +255,13 @@ def too_slow(*_: Any) -> None:
 
 def call(good: Good, arguments: dict[str, Any]) -> Any:
     """The call in a folder of its own, so that a text which is taken for a path does no harm; without progress bars."""
-    with tempfile.TemporaryDirectory() as folder, chdir(folder), redirect_stderr(io.StringIO()):
-        return good.function(**arguments)
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
+        os.chdir(folder)
+        try:
+            return good.function(**arguments)
+        finally:
+            os.chdir(here)
 
 
 def outcome(good: Good, wrong: dict[str, Any], strange: bool = False) -> str:

@@ -51,7 +51,6 @@ from pndm_solvers import (
     Plan,
     PLMSSolver,
     Problem,
-    classifier_free_guidance,
     initial_noise,
 )
 from pndm_solvers.arrays import library
@@ -252,7 +251,7 @@ def guidance(bench: Bench) -> str:
     x = torch.from_numpy(initial_noise((count, *network.shape), 1)).float()
     label = {"label": torch.arange(count) % 10}
     for scale in (1, 1.5, 2, 3, 5):
-        model = classifier_free_guidance(network, network, scale)
+        model = network.guided(scale)
         saved = bench.folder / f"fashion-guided-{scale}.npz"
         facts = {"prediction": network.prediction, "condition": label}
         problem = Problem.of(model, network.schedule, x, calls=256, saved=saved, **facts)

@@ -5,22 +5,21 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from pndm_solvers import NoiseSchedule, PLMSSolver
+from pndm_solvers import NoiseSchedule, PLMSSolver, alpha_sigma
 
 schedule = NoiseSchedule.vp()  # continuous: times from 0.001 to 1
 plan = PLMSSolver(schedule).plan(num_inference_steps=10, start="top")  # the mean is given at run time
 
 
 def model(x, t, mean):
-    """The exact noise in x `(B, 2)` at the times t `(B, 1)`, for data N(mean, 0.5²)."""
-    log_alpha = -4.975 * t**2 - 0.05 * t  # the formula of this schedule
-    alpha, variance = jnp.exp(log_alpha), -jnp.expm1(2 * log_alpha)
-    return jnp.sqrt(variance) * (x - alpha * mean) / (0.25 * alpha**2 + variance)
+    """The exact noise in x `(B, 2)` at the times t `(B,)`, for data N(mean, 0.5²)."""
+    alpha, sigma = alpha_sigma(schedule, t, x)
+    return sigma * (x - alpha * mean) / (0.25 * alpha**2 + sigma**2)
 
 
 @jax.jit
 def generate(x, mean):
-    return plan.run(lambda x, t: model(x, t[:, None], mean), x)
+    return plan.run(lambda x, t: model(x, t, mean), x)
 
 
 noise = jax.random.normal(jax.random.key(0), (10000, 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pndm_solvers import DDIMSolver, NoiseSchedule, PLMSSolver
+from pndm_solvers import DDIMSolver, NoiseSchedule, PLMSSolver, alpha_sigma
 
 schedule = NoiseSchedule.linear()
 rng = np.random.default_rng(0)
@@ -13,7 +13,7 @@ data = rng.standard_normal((6, 3))  # a "data set" of six points
 
 def model(x, t):
     """The exact noise in x `(B, 3)` at the times t `(B,)`, for data at these points, each blurred by 0.1."""
-    alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
+    alpha, sigma = alpha_sigma(schedule, t, x)
     variance = (0.1 * alpha) ** 2 + sigma**2
     away = x[:, None] - alpha[..., None] * data  # (B, 6, 3)
     weights = np.exp(-(away**2).sum(axis=2) / (2 * variance))

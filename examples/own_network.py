@@ -8,15 +8,10 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
-from pndm_solvers import DDIMSolver, NoiseSchedule, PLMSSolver
+from pndm_solvers import DDIMSolver, NoiseSchedule, PLMSSolver, add_noise, alpha_sigma, training_target
 
 torch.manual_seed(0)
 schedule = NoiseSchedule.linear()
-
-
-def at(function, t: Tensor) -> Tensor:
-    """A function of the schedule at the times t `(B,)`, as a column `(B, 1)`."""
-    return torch.from_numpy(function(t).astype("float32"))[:, None]
 
 
 class Network(nn.Module):
@@ -27,7 +22,8 @@ class Network(nn.Module):
         self.layers = nn.Sequential(nn.Linear(4, 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 2))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        log_snr = at(schedule.log_snr, t) / 4
+        alpha, sigma = alpha_sigma(schedule, t, x)
+        log_snr = (alpha / sigma).log() / 2
         return self.layers(torch.cat([x, log_snr, log_snr.cos()], dim=1))
 
 
@@ -42,8 +38,8 @@ optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
 decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1500)
 for _ in range(1500):
     x0, noise, t = ring(512), torch.randn(512, 2), 999 * torch.rand(512)
-    alpha, sigma = at(schedule.alpha, t), at(schedule.sigma, t)
-    loss = (network(alpha * x0 + sigma * noise, t) - (alpha * noise - sigma * x0)).square().mean()
+    target = training_target(schedule, x0, noise, t, "v_prediction")
+    loss = (network(add_noise(schedule, x0, noise, t), t) - target).square().mean()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -9,9 +9,10 @@
 from pndm_solvers.batching import advance_together
 from pndm_solvers.estimate import ErrorEstimate, StepError
 from pndm_solvers.fit import Fit, FittedSolver, Pilot, fit_plan
+from pndm_solvers.forward import add_noise, alpha_sigma, training_target
 from pndm_solvers.grid import Grid, make_grid
 from pndm_solvers.guidance import classifier_free_guidance
-from pndm_solvers.latents import add_noise, convert, slerp, transfer
+from pndm_solvers.latents import convert, slerp, transfer
 from pndm_solvers.methods import (
     DDIMSolver,
     DDPMSolver,
@@ -71,11 +72,13 @@ __all__ = [
     "adams_bashforth",
     "add_noise",
     "advance_together",
+    "alpha_sigma",
     "classifier_free_guidance",
     "convert",
     "fit_plan",
     "initial_noise",
     "make_grid",
     "slerp",
+    "training_target",
     "transfer",
 ]

@@ -19,7 +19,8 @@ from uuid import uuid4
 
 import numpy as np
 
-from pndm_solvers.arrays import dtype_name, library
+from pndm_solvers.arrays import library
+from pndm_solvers.libraries import dtype_name
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.observers import Observer
 from pndm_solvers.prediction import Prediction

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from pndm_solvers.schedule import Float64, bisected
 
@@ -28,13 +27,19 @@ class FallingCubic:
             steepest = 3 * np.maximum(np.append(rises, rises[-1]), np.append(rises[0], rises))
             self.slopes = np.maximum(slopes, steepest).clip(max=0)
 
-    def __call__(self, t: ArrayLike) -> tuple[Float64, Float64]:
-        """The values and slopes at places within the table."""
-        values, slopes = self.values, self.slopes
-        t = np.clip(np.asarray(t, np.float64), 0, len(values) - 1)
-        i = np.minimum(t.astype(np.int64), max(len(values) - 2, 0))
-        j = np.minimum(i + 1, len(values) - 1)
-        s = t - i
+    def __call__(self, t: Any, xp: Any = np) -> tuple[Any, Any]:
+        """The values and slopes at places within the table, an array of the library whose module is `xp`."""
+        values, slopes, last = self.values, self.slopes, len(self.values) - 1
+        knots = np.arange(last + 1.0)
+        if xp is np:
+            t = np.asarray(t, np.float64)
+        else:
+            device = getattr(t, "device", None)
+            values, slopes, knots = (xp.asarray(v, dtype=t.dtype, device=device) for v in (values, slopes, knots))
+        t = xp.clip(t, 0, last)
+        i = xp.clip(xp.searchsorted(knots, t, side="right") - 1, 0, max(last - 1, 0))
+        j = xp.clip(i + 1, 0, last)
+        s = t - knots[i]
         left, (curve, twist) = slopes[i], _coefficients(values[j] - values[i], slopes[i], slopes[j])
         return values[i] + s * (left + s * (curve + s * twist)), left + s * (2 * curve + s * 3 * twist)
 

@@ -1,4 +1,4 @@
-"""Functions on states at a noise level: add noise, transfer, convert a prediction, interpolate."""
+"""Functions on states at a noise level: transfer, convert a prediction, interpolate."""
 
 from __future__ import annotations
 
@@ -10,22 +10,12 @@ import numpy as np
 from pndm_solvers import arrays
 from pndm_solvers.arguments import choice, real, reals
 from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
+from pndm_solvers.libraries import ArrayLibrary
 from pndm_solvers.prediction import Prediction, conversion
-from pndm_solvers.schedule import Level, Schedule
+from pndm_solvers.schedule import Level
 from pndm_solvers.transfer import transfer_weights
 
-__all__ = ["add_noise", "around", "convert", "slerp", "transfer"]
-
-
-def add_noise(schedule: Schedule, x0: Any, noise: Any, t: float) -> Any:
-    """α(t)·x_0 + σ(t)·noise, of x0's dtype and device: where a run with `start=t` begins from a picture.
-
-    Raises TypeError or ValueError unless `x0` and `noise` are floating arrays of one library and shape.
-    """
-    check_floating("x0", x0)
-    check_together("noise", noise, "x0", x0)
-    level = schedule.level(t)
-    return combine([x0, noise], [level.alpha, level.sigma])
+__all__ = ["around", "convert", "slerp", "transfer"]
 
 
 def around(mean: Any, noise: Any, level: Level) -> Any:
@@ -99,7 +89,7 @@ def convert(prediction: str | Prediction, wanted: str, x: Any, answer: Any, alph
     return converted(library(x), Prediction.of(prediction), wanted, x, answer, level)
 
 
-def converted(ours: arrays.ArrayLibrary, prediction: Prediction, wanted: str, x: Any, answer: Any, level: Level) -> Any:
+def converted(ours: ArrayLibrary, prediction: Prediction, wanted: str, x: Any, answer: Any, level: Level) -> Any:
     """`convert` without its checks, for arrays of the library `ours`."""
     if prediction.clip is None and prediction.threshold is None:
         if wanted == prediction.type:

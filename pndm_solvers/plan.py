@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, TypedDict
 
 from pndm_solvers import checkpoint as files
 from pndm_solvers.advice import advise_on_size
 from pndm_solvers.arguments import boolean, check_options, function, location
-from pndm_solvers.arrays import ArrayLibrary, check_state, check_together, library
+from pndm_solvers.arrays import check_state, check_together, library
 from pndm_solvers.checkpoint import CheckpointFile
 from pndm_solvers.condition import Condition, checked_condition
 from pndm_solvers.latents import converted
+from pndm_solvers.libraries import ArrayLibrary
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.observers import Callback, CheckFinite, Observer, Progress, Trajectory, callbacks
+from pndm_solvers.older import Self, Unpack
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.table import Row, Table
 

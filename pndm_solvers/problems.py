@@ -26,7 +26,9 @@ def random_mixture(dimension: int = 4, seed: int = 0) -> GaussianMixture:
     """Four wide, overlapping parts: ε changes slowly, so that a hundred steps show a method's order."""
     generator = np.random.default_rng(seed)
     roots = generator.standard_normal((4, dimension, dimension)) / 2
-    return GaussianMixture([0.1, 0.2, 0.3, 0.4], generator.standard_normal((4, dimension)), roots @ roots.mT)
+    return GaussianMixture(
+        [0.1, 0.2, 0.3, 0.4], generator.standard_normal((4, dimension)), roots @ roots.swapaxes(-1, -2)
+    )
 
 
 def anisotropic_mixture(dimension: int = 16, parts: int = 6, seed: int = 0) -> GaussianMixture:
@@ -37,7 +39,7 @@ def anisotropic_mixture(dimension: int = 16, parts: int = 6, seed: int = 0) -> G
     axes = np.linalg.qr(generator.standard_normal((parts, dimension, dimension)))[0]
     deviations = np.exp(generator.uniform(np.log(0.05), np.log(0.5), (parts, 1, dimension)))
     roots = axes * deviations
-    return GaussianMixture(weights, means, roots @ roots.mT)
+    return GaussianMixture(weights, means, roots @ roots.swapaxes(-1, -2))
 
 
 def digits_kernel(width: float = 0.15) -> Empirical:

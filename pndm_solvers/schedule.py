@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -79,13 +79,18 @@ class Schedule(ABC):
     clean: Level = Level(0.0, 1.0, 0.0)
     num_train_timesteps: int | None = None
 
-    @abstractmethod
-    def _alpha(self, t: Float64) -> Float64:
-        """α at times within `[t_min, t_max]`."""
+    @property
+    def every_level(self) -> tuple[Float64, ...]:
+        """(α, σ) at the times 0, 1, 2, … of a table; () for a continuous schedule."""
+        return ()
 
     @abstractmethod
-    def _sigma(self, t: Float64) -> Float64:
-        """σ at times within `[t_min, t_max]`."""
+    def _alpha(self, t: Any, xp: Any = np) -> Any:
+        """α at times within `[t_min, t_max]`, an array of the library whose module is `xp`."""
+
+    @abstractmethod
+    def _sigma(self, t: Any, xp: Any = np) -> Any:
+        """σ at times within `[t_min, t_max]`, an array of the library whose module is `xp`."""
 
     @abstractmethod
     def _rates(self, t: float) -> tuple[float, float]:
@@ -96,18 +101,21 @@ class Schedule(ABC):
             return 2 * (np.log(self._alpha(t)) - np.log(self._sigma(t)))
 
     def alpha(self, t: ArrayLike) -> Float64:
-        """α at the times `t` (any shape), float64 of t's shape. ValueError outside the range, but for rounding."""
-        times, clean = self._times(t)
+        """α at the times `t` (any shape), float64 of t's shape. ValueError outside the range, but for rounding.
+
+        For arrays of other libraries, on their device, there is `alpha_sigma`.
+        """
+        times, clean = self.checked_times(t)
         return np.where(clean, self.clean.alpha, self._alpha(times))
 
     def sigma(self, t: ArrayLike) -> Float64:
         """σ at the times `t` (any shape), float64 of t's shape. ValueError outside the range, but for rounding."""
-        times, clean = self._times(t)
+        times, clean = self.checked_times(t)
         return np.where(clean, self.clean.sigma, self._sigma(times))
 
     def log_snr(self, t: ArrayLike) -> Float64:
         """log(α²/σ²) at the times `t` (any shape), in nats; −∞ where α = 0, +∞ where σ = 0. Errors as in `alpha`."""
-        times, clean = self._times(t)
+        times, clean = self.checked_times(t)
         return np.where(clean, math.inf, self._log_snr(times))
 
     def rates(self, t: float) -> tuple[float, float]:
@@ -151,15 +159,15 @@ class Schedule(ABC):
     def _time_at(self, log_snr: Float64) -> Float64:
         return bisected(self._log_snr, log_snr, np.full(log_snr.shape, self.t_min), np.full(log_snr.shape, self.t_max))
 
-    def _times(self, t: ArrayLike) -> tuple[Float64, NDArray[np.bool_]]:
+    def checked_times(self, t: ArrayLike, name: str = "t") -> tuple[Float64, NDArray[np.bool_]]:
         """(`t` clipped to `[t_min, t_max]`, whether `t` is the clean time); ValueError for other times."""
-        times = reals("t", t).astype(np.float64)
+        times = reals(name, t).astype(np.float64)
         inside = np.where(self._below(times), times, np.clip(times, self.t_min, self.t_max))
         clean = times == self.clean.t
         # A float32 time, as networks receive it, may lie past an end by its own rounding.
         outside = ~(clean | (np.abs(times - inside) <= 1e-6 * np.abs(inside)))
         if outside.any():
-            raise self._outside("t", times[outside].flat[0])
+            raise self._outside(name, times[outside].flat[0])
         return inside, clean
 
     def k_sigma(self, t: ArrayLike) -> Float64:

@@ -199,6 +199,11 @@ class LevelTable(NoiseSchedule):
         return float(len(self.log_snrs) - 1)
 
     @cached_property
+    def every_level(self) -> tuple[Float64, ...]:  # type: ignore[override] — made once
+        times = np.arange(len(self.log_snrs))
+        return self.alpha(times), self.sigma(times)
+
+    @cached_property
     def _curve(self) -> FallingCubic:
         """Log-SNR as far as it is finite."""
         values = np.array(self.log_snrs)
@@ -210,17 +215,18 @@ class LevelTable(NoiseSchedule):
             return super()._time_at(log_snr)
         return self._curve.place(log_snr)
 
-    def _beyond(self, t: ArrayLike) -> Float64:
+    def _beyond(self, t: Any, xp: Any = np) -> Any:
         """How far `t` lies past the last finite level, 0 to 1."""
-        return np.clip(np.asarray(t, np.float64) - (len(self._curve.values) - 1), 0, 1)
+        return xp.clip(t - (len(self._curve.values) - 1.0), 0, 1)
 
-    def _alpha(self, t: ArrayLike) -> Float64:
-        log_snr, _ = self._curve(t)
-        return (1 - self._beyond(t)) * np.exp(-np.logaddexp(0, -log_snr) / 2)
+    def _alpha(self, t: Any, xp: Any = np) -> Any:
+        log_snr, _ = self._curve(t, xp)
+        return (1 - self._beyond(t, xp)) * _root_of_share(log_snr, xp)
 
-    def _sigma(self, t: ArrayLike) -> Float64:
-        log_snr, _ = self._curve(t)
-        return np.where(self._beyond(t) > 0, np.sqrt(1 - self._alpha(t) ** 2), np.exp(-np.logaddexp(0, log_snr) / 2))
+    def _sigma(self, t: Any, xp: Any = np) -> Any:
+        log_snr, _ = self._curve(t, xp)
+        past = xp.sqrt(1 - self._alpha(t, xp) ** 2)
+        return xp.where(self._beyond(t, xp) > 0, past, _root_of_share(-log_snr, xp))
 
     def _log_snr(self, t: Float64) -> Float64:
         return np.where(self._beyond(t) > 0, super()._log_snr(t), self._curve(t)[0])
@@ -228,7 +234,7 @@ class LevelTable(NoiseSchedule):
     def _rates(self, t: float) -> tuple[float, float]:
         alpha, sigma = float(self._alpha(t)), float(self._sigma(t))
         if self._beyond(t) > 0:
-            slope = -float(self._alpha(len(self._curve.values) - 1))
+            slope = -float(self._alpha(np.asarray(len(self._curve.values) - 1.0)))
             return slope, -alpha * slope / sigma
         half = float(self._curve(t)[1]) / 2
         return half * alpha * sigma**2, -half * sigma * alpha**2
@@ -238,6 +244,11 @@ class LevelTable(NoiseSchedule):
         if len(alphas) < 2:
             raise ValueError("a table of one level cannot both keep its first level and end at zero SNR")
         return NoiseSchedule.from_alphas_cumprod(((alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))) ** 2)
+
+
+def _root_of_share(log_snr: Any, xp: Any) -> Any:
+    """√(e^λ/(1 + e^λ)), which is α of log-SNR λ, and σ of −λ."""
+    return xp.exp(-xp.logaddexp(xp.zeros_like(log_snr), -log_snr) / 2)
 
 
 @dataclass(frozen=True)
@@ -256,11 +267,11 @@ class VariancePreserving(NoiseSchedule):
     def _log_alpha(self, t: Any) -> Any:
         return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
 
-    def _alpha(self, t: Float64) -> Float64:
-        return np.exp(self._log_alpha(t))
+    def _alpha(self, t: Any, xp: Any = np) -> Any:
+        return xp.exp(self._log_alpha(t))
 
-    def _sigma(self, t: Float64) -> Float64:
-        return np.sqrt(-np.expm1(2 * self._log_alpha(t)))
+    def _sigma(self, t: Any, xp: Any = np) -> Any:
+        return xp.sqrt(-xp.expm1(2 * self._log_alpha(t)))
 
     def _rates(self, t: float) -> tuple[float, float]:
         alpha, sigma = math.exp(self._log_alpha(t)), math.sqrt(-math.expm1(2 * self._log_alpha(t)))
@@ -275,10 +286,10 @@ class VarianceExploding(NoiseSchedule):
     t_min: float
     t_max: float
 
-    def _alpha(self, t: Float64) -> Float64:
-        return np.ones_like(t)
+    def _alpha(self, t: Any, xp: Any = np) -> Any:
+        return xp.ones_like(t)
 
-    def _sigma(self, t: Float64) -> Float64:
+    def _sigma(self, t: Any, xp: Any = np) -> Any:
         return t
 
     def _rates(self, t: float) -> tuple[float, float]:
@@ -300,10 +311,10 @@ class RectifiedFlow(NoiseSchedule):
     space = "flow"
     t_floor = 0.0  # flows are trained on all times above 0
 
-    def _alpha(self, t: Float64) -> Float64:
+    def _alpha(self, t: Any, xp: Any = np) -> Any:
         return 1 - t / self.t_max
 
-    def _sigma(self, t: Float64) -> Float64:
+    def _sigma(self, t: Any, xp: Any = np) -> Any:
         return t / self.t_max
 
     def _rates(self, t: float) -> tuple[float, float]:
@@ -346,13 +357,13 @@ class ScaledInput(NoiseSchedule):
     def share_of_time(self, t: float) -> float:
         return (t - self.t_min) / (self.t_max - self.t_min)
 
-    def _alpha(self, t: Float64) -> Float64:
+    def _alpha(self, t: Any, xp: Any = np) -> Any:
         if self.clock == "angle":
-            return np.sin((1 - t) * math.pi / 2)  # exactly 0 at the top
-        return 1 / np.hypot(np.exp(4 * t), self.sigma_data)
+            return xp.sin((1 - t) * math.pi / 2)  # exactly 0 at the top
+        return 1 / xp.hypot(xp.exp(4 * t), xp.full_like(t, self.sigma_data))
 
-    def _sigma(self, t: Float64) -> Float64:
-        return np.sin(t * math.pi / 2) if self.clock == "angle" else np.exp(4 * t) * self._alpha(t)
+    def _sigma(self, t: Any, xp: Any = np) -> Any:
+        return xp.sin(t * math.pi / 2) if self.clock == "angle" else xp.exp(4 * t) * self._alpha(t, xp)
 
     def _rates(self, t: float) -> tuple[float, float]:
         alpha, sigma = float(self._alpha(np.asarray(t))), float(self._sigma(np.asarray(t)))

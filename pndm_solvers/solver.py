@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any
 
 from pndm_solvers.advice import advise_on_mean, advise_on_plan
 from pndm_solvers.arguments import check_options, whole
@@ -12,6 +12,7 @@ from pndm_solvers.arrays import check_state
 from pndm_solvers.condition import Condition, first_rows
 from pndm_solvers.grid import GridOptions, make_grid
 from pndm_solvers.latents import around
+from pndm_solvers.older import Unpack
 from pndm_solvers.plan import Model, Plan, RunOptions
 from pndm_solvers.program import Form, Program
 from pndm_solvers.schedules import NoiseSchedule

@@ -18,9 +18,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 from pndm_solvers.arguments import boolean, choice, real, whole
+from pndm_solvers.older import Self
 from pndm_solvers.schedule import Level
 
 __all__ = ["SYMBOLS", "Fitted", "Row", "Table", "Terms"]

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from pndm_solvers.arrays import library
+
 
 @dataclass(frozen=True)
 class Library:
@@ -68,7 +70,7 @@ def numbers(x):
 
 
 def cast(x, dtype):
-    return x.to(dtype) if isinstance(x, torch.Tensor) else x.__array_namespace__().astype(x, dtype)
+    return library(x).cast(x, dtype)
 
 
 def same(a, b):

@@ -1,8 +1,14 @@
 """What tests run over: every registered schedule and method, and problems with a known answer."""
 
+import ast
+import importlib.util
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 
 # Small arrays gain nothing from more threads, and lose much on a busy machine. NumPy and torch read it when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +18,43 @@ import numpy as np
 from pndm_solvers import SPACINGS, ButcherTableau, NoiseSchedule, PLMSSolver, PRKSolver, make_grid, orders
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.schedules import SCHEDULES as REGISTERED_SCHEDULES
+
+# Where these folders hold a module, a test file needs what that module imports.
+HELPERS = [Path(__file__).parent, *(Path(__file__).parents[1] / folder for folder in ("training", "benchmarks"))]
+
+
+@cache
+def missing_packages(path: Path) -> frozenset[str]:
+    """The packages that a test file imports, itself or by a helper, and that are not installed.
+
+    torch, say, is not for every Python. The README's command installs all.
+    """
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module.partition(".")[0])
+    folders = [path.parent, *HELPERS]
+    helpers = [helper for folder in folders for name in imported if (helper := folder / f"{name}.py").exists()]
+    others = imported - {helper.stem for helper in helpers} - sys.stdlib_module_names
+    absent = {name for name in others if not importlib.util.find_spec(name)}
+    return frozenset(absent).union(*(missing_packages(helper) for helper in helpers))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leaves a file out whose packages are not installed."""
+    return True if collection_path.suffix == ".py" and missing_packages(collection_path) else None
+
+
+def pytest_report_header() -> str:
+    """What was tested, and what was left out."""
+    absent = [missing_packages(path) for path in sorted(Path(__file__).parent.rglob("test_*.py"))]
+    without, left = sorted(frozenset().union(*absent)), sum(map(bool, absent))
+    there = [name for name in ("numpy", "torch", "diffusers", "jax") if importlib.util.find_spec(name)]
+    versions = ", ".join([f"Python {sys.version.split()[0]}", *(f"{name} {version(name)}" for name in there)])
+    return versions + (f"; {left} of {len(absent)} files left out without {', '.join(without)}" if left else "")
+
 
 SCHEDULES = {name: make() for name, make in REGISTERED_SCHEDULES.items()}
 SCHEDULES["zero_terminal_snr"] = NoiseSchedule.linear().rescale_zero_terminal_snr()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from pndm_solvers import Pilot, classifier_free_guidance, initial_noise
+from pndm_solvers import Pilot, initial_noise
 from pndm_solvers.reference import NETWORK_NAMES, PLANS, load_network
 
 CALLS = (4, 5, 6, 8, 10, 15, 20)
@@ -32,7 +32,7 @@ def main() -> None:
     network, guidance, count = load_network(arguments.network), arguments.guidance, arguments.samples
     # In pairs, since every other sample judges: both halves have every class.
     label = torch.arange(count) // 2 % CLASSES if network.labels else None
-    model = classifier_free_guidance(network, network, guidance)
+    model = network.guided(guidance)
     condition = None if label is None else {"label": label}
     x = torch.from_numpy(initial_noise((count, *network.shape), SEED)).float()
     pilot, note = None, f"{network.name}, guidance {guidance:g}"

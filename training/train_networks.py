@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import network_data as data
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from pndm_solvers.prediction import PREDICTIONS
+from pndm_solvers import add_noise, training_target
 from pndm_solvers.reference.unet import UNet
 from pndm_solvers.schedules import NoiseSchedule
 
@@ -154,13 +153,11 @@ def training_batch(
     noise = torch.randn(batch, *images.shape[1:], generator=generator).to(device)
     hidden = (torch.rand(batch, generator=generator) < NULL_PROBABILITY).to(device)
     x0 = images[chosen.to(device)]
-    alpha, sigma = (
-        torch.tensor(np.float32(f(t.numpy())), device=device)[:, None, None, None]
-        for f in (schedule.alpha, schedule.sigma)
-    )
-    a, b = PREDICTIONS[facts["prediction"]](alpha, sigma)
+    times = t.numpy()  # the levels in float64, wherever the images are
+    x = add_noise(schedule, x0, noise, times)
+    target = training_target(schedule, x0, noise, times, facts["prediction"])
     label = torch.where(hidden, len(facts["labels"]), labels[chosen.to(device)]) if facts["labels"] else None
-    return alpha * x0 + sigma * noise, t.float().to(device), label, a * x0 + b * noise
+    return x, t.float().to(device), label, target
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ dx/dσ = (x − D)/σ: Karras et al. (2022), eq. (1) and (3) with σ(t) = t. Thi
 schedule, whose time is σ. Flow models work too: in ComfyUI they answer D at x = (1 − σ)·x_0 + σ·ε, where (x − D)/σ is
 ε − x_0, again dx/dσ. So each sampler is the same method on flow models, with the same order.
 
-docs/k-diffusion.md shows how to register the samplers in ComfyUI and A1111.
+For ComfyUI and A1111 `pndm-solvers comfyui` and `pndm-solvers a1111` write folders that register them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Protocol
 
+import numpy as np
 from tqdm.auto import tqdm
 
 try:
@@ -25,9 +26,10 @@ try:
 except ImportError as error:
     raise ImportError("k-diffusion's samplers need torch: pip install torch") from error
 
-from pndm_solvers.arguments import function
+from pndm_solvers.arguments import function, reals
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.fit.solver import read_plan
+from pndm_solvers.grid import make_grid
 from pndm_solvers.methods import (
     DDIMSolver,
     DEISSolver,
@@ -46,6 +48,7 @@ from pndm_solvers.solver import Solver
 __all__ = [
     "SAMPLERS",
     "FittedSampler",
+    "get_sigmas_pndm",
     "sample_ddim",
     "sample_deis",
     "sample_dpm_2",
@@ -199,6 +202,36 @@ class FittedSampler:
     ) -> torch.Tensor:
         """The sample: see the functions in `SAMPLERS`. ValueError for other sigmas than the plan's."""
         return self._sample(model, x, sigmas, extra_args, callback, disable)
+
+
+def get_sigmas_pndm(n: int, table: Sequence[float], prediction: str = "epsilon") -> torch.Tensor:
+    """The sigmas of the library's default grid, where `plms` errs least: `n`, which fall, and 0; float32 `(n + 1,)`.
+
+    Parameters
+    ----------
+    n:
+        How many steps.
+    table:
+        The model's sigmas, 1-D and rising: those of its training, or a fine grid of them.
+    prediction:
+        What the network predicts. "epsilon" may begin below the highest sigma, where the error of such networks is
+        large; "flow" says that the model's state is (1 − σ)·x_0 + σ·ε, and then the shift of its table is kept.
+
+    Raises
+    ------
+    TypeError, ValueError:
+        For other arguments.
+    """
+    sigmas = reals("table", table).astype(np.float64)
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not (np.diff(sigmas) > 0).all() or sigmas[0] <= 0:
+        raise ValueError(f"table is of shape {sigmas.shape}; it must be two sigmas or more, above 0, that rise")
+    if prediction == "flow":
+        middle = sigmas[(len(sigmas) - 1) // 2]  # of the even times 1/T, 2/T, … 1 without a shift: 1/2
+        schedule = NoiseSchedule.rectified_flow(shift=middle / (1 - middle))
+    else:
+        schedule = NoiseSchedule.from_alphas_cumprod(1 / (1 + sigmas**2))
+    levels = make_grid(schedule, n, prediction=prediction).levels
+    return torch.tensor(schedule.k_sigma([level.t for level in levels]), dtype=torch.float32)
 
 
 def _in_sigmas(plan: Plan) -> Plan:

@@ -1,4 +1,6 @@
-"""The command line: `pndm-solvers sample`, `plan`, `fit`, `order` and `compare`."""
+"""The command line: `pndm-solvers sample`, `plan`, `fit`, `order`, `compare`, `comfyui`
+and `a1111`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import warnings
 
 import typer
 
-from pndm_solvers.cli import fit, measure, plan, sample
+from pndm_solvers.cli import fit, folders, measure, plan, sample
 
 __all__ = ["app", "main"]
 
@@ -23,6 +25,8 @@ app.command("plan")(plan.print_plan)
 app.command("fit")(fit.fit)
 app.command("order")(measure.print_orders)
 app.command("compare")(measure.print_comparison)
+app.command("comfyui")(folders.comfyui)
+app.command("a1111")(folders.a1111)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ import typer
 from pndm_solvers.cli.networks import Clip, Device, Folder, Network, labels_of, load_network_of, prediction_of
 from pndm_solvers.fit import Fit, Pilot
 from pndm_solvers.fit.pilot import LEVELS
-from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.noise import initial_noise
 
 
@@ -46,7 +45,7 @@ def fit(
     loaded = load_network_of(network, model, device)
     prediction = prediction_of(loaded, clip)
     scale = guidance if guidance is not None else 2.0 if model is None and loaded.labels else 1.0
-    guided: Any = classifier_free_guidance(loaded, loaded, scale)
+    guided: Any = loaded.guided(scale) if scale != 1 else loaded
     if pilot is not None and pilot.exists():
         recorded = Pilot.load(pilot, device)
         _check_same(recorded, loaded, prediction, pilot)

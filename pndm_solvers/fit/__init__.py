@@ -7,13 +7,14 @@ judge. `fit_plan` does both.
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any
 
 from pndm_solvers.condition import Condition
 from pndm_solvers.fit.fitted import Fit
 from pndm_solvers.fit.pilot import LEVELS, Pilot
 from pndm_solvers.fit.solver import FittedSolver
 from pndm_solvers.grid import GridOptions
+from pndm_solvers.older import Unpack
 from pndm_solvers.plan import Model, Plan
 from pndm_solvers.schedules import NoiseSchedule
 

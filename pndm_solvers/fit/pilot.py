@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Unpack
+from typing import Any
 from uuid import uuid4
 from zipfile import BadZipFile
 
@@ -24,6 +24,7 @@ from pndm_solvers.fit.runs import Part, Runner, as_prediction, numbers
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.latents import around
 from pndm_solvers.methods import PLMSSolver
+from pndm_solvers.older import Unpack
 from pndm_solvers.plan import Model, Plan, State, Step
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Float64, Level

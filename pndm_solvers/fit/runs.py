@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.arrays import dtype_name, library
+from pndm_solvers.arrays import library
+from pndm_solvers.libraries import dtype_name
 from pndm_solvers.plan import Model, Plan, State
 from pndm_solvers.prediction import conversion
 from pndm_solvers.schedule import Float64

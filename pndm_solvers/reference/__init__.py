@@ -83,10 +83,12 @@ class ReferenceNetwork:
         if label.min() < 0 or label.max() >= len(self.labels):
             raise ValueError(f"labels must lie in 0 to {len(self.labels) - 1}, not {label.tolist()}")
 
-        def conditional(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return self.unet(x, t, label)
+        guided = self.guided(guidance)
+        return lambda x, t: guided(x, t, label=label)
 
-        return classifier_free_guidance(conditional, self, guidance)
+    def guided(self, scale: float) -> Model:
+        """The network with classifier-free guidance, one call a row: its classes are the condition "label" `(B,)`."""
+        return classifier_free_guidance(self, {"label": len(self.labels)}, scale)
 
 
 def load_network(name: str, device: Any = "cpu") -> ReferenceNetwork:

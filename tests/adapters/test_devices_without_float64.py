@@ -6,9 +6,8 @@ The device is torch's "meta", whose tensors have no numbers: what works there re
 import numpy as np
 import pytest
 import torch
+from devices import NoFloat64
 from loops import SCHEDULERS
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pndm_solvers.adapters.diffusers import DDIMScheduler, FittedScheduler, PLMSScheduler
 from pndm_solvers.adapters.k_diffusion import SAMPLERS
@@ -24,17 +23,6 @@ KINDS = {
     "PLMSScheduler-thresholding": (PLMSScheduler, {"thresholding": True}),
     "FittedScheduler": (FittedScheduler, {"plans": f"{PLANS}/digits-1-8.json"}),
 }
-
-
-class NoFloat64(TorchDispatchMode):
-    """Refuses each operation with a tensor in float64 on the device, as argument or as result."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves((args, kwargs, result)):
-            if isinstance(leaf, torch.Tensor) and leaf.device.type == "meta":
-                assert leaf.dtype not in (torch.float64, torch.complex128), f"{func} has {leaf.dtype} on the device"
-        return result
 
 
 def test_the_mode_notices():

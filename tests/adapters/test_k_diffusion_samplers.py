@@ -443,56 +443,10 @@ def test_an_answer_of_another_shape_is_refused():
 # --------------------------------------------------------------------- its page
 
 
-def program(monkeypatch, **modules):
-    """A program that is not installed here: modules with the tables that its own code reads."""
-    for name, contents in modules.items():
-        name = name.replace("__", ".")
-        module = ModuleType(name)
-        vars(module).update(contents)
-        monkeypatch.setitem(sys.modules, name, module)
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, module)
-    return sys.modules
-
-
-def code_of_the_page(heading):
-    page = (Path(__file__).parents[2] / "docs" / "k-diffusion.md").read_text(encoding="utf-8")
-    return re.search(rf"## {heading}\n.*?```python\n(.*?)```", page, re.DOTALL)[1]
-
-
-def test_the_loop_of_the_page_runs():
+def test_the_loops_of_the_page_run():
     torch.manual_seed(0)
-    exec(code_of_the_page("A loop of your own"), {})
-
-
-def test_comfyui_finds_what_the_page_registers(monkeypatch):
-    names = ["euler", "ddim"]
-    KSampler = type("KSampler", (), {"SAMPLERS": names})  # noqa: N806
-    contents = {"comfy": {}, "comfy__k_diffusion": {}, "comfy__k_diffusion__sampling": {}}
-    modules = program(monkeypatch, **contents, comfy__samplers={"KSampler": KSampler, "SAMPLER_NAMES": names})
-    for _ in range(2):  # a program may load it twice
-        exec(code_of_the_page("ComfyUI"), {})
-    assert names == ["euler", "ddim", *(name for name in SAMPLERS if name != "ddim")]
-    for name in names[2:]:
-        assert getattr(modules["comfy.k_diffusion.sampling"], f"sample_{name}") is SAMPLERS[name]
-
-
-def test_a1111_finds_what_the_page_registers(monkeypatch):
-    Data = namedtuple("SamplerData", ["name", "constructor", "aliases", "options"])
-    euler, shown = Data("Euler", None, [], {}), []
-    tables = {"all_samplers": [euler], "all_samplers_map": {"Euler": euler}}
-    modules = program(
-        monkeypatch,
-        modules={},
-        modules__sd_samplers={**tables, "set_samplers": lambda: shown.append(len(tables["all_samplers"]))},
-        modules__sd_samplers_common={"SamplerData": Data},
-        modules__sd_samplers_kdiffusion={"KDiffusionSampler": lambda function, model, options=None: (function, model)},
-    )
-    for _ in range(2):
-        exec(code_of_the_page("A1111"), {})
-    assert shown == [1 + len(SAMPLERS)] * 2
-    for sampler in tables["all_samplers"][1:]:
-        assert modules["modules.sd_samplers"].all_samplers_map[sampler.name] is sampler
-        function, model = sampler.constructor("model")
-        assert (SAMPLERS[sampler.name.removesuffix(" (pndm_solvers)")], "model") == (function, model)
+    page = (Path(__file__).parents[2] / "docs" / "k-diffusion.md").read_text(encoding="utf-8")
+    blocks, names = re.findall(r"```python\n(.*?)```", page, re.DOTALL), {}
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)

@@ -219,7 +219,12 @@ SECTIONS: dict[str, list[Case]] = {
             "threshold is 2",
             "pass a fraction up to 1",
         ),
-        Case("classifier_free_guidance(model, None, 3.0)", TypeError, "unconditional is None", "pass both models"),
+        Case(
+            "classifier_free_guidance(model, None, 3.0)",
+            TypeError,
+            "unconditional is None",
+            "pass what the model receives without a condition",
+        ),
         Case("add_noise(schedule, x, x[:1], 600)", ValueError, "noise is of shape", "pass noise of the shape of x0"),
         Case("transfer(x, x, 900, 100)", TypeError, "here is a int.*schedule.level", "pass `schedule.level(900)`"),
         Case("initial_noise(5, seed=1)", TypeError, "shape is 5", "pass `(5,)`"),

@@ -75,6 +75,14 @@ def monai_inferer(printed):
     assert twenty == pytest.approx(data, rel=0.3)
 
 
+def export_onnx(printed):
+    assert re.fullmatch(r"digits.onnx: epsilon; plan.json: .*, 8 calls\n", printed.splitlines(keepends=True)[-1])
+
+
+def onnx_runtime(printed):
+    assert printed.startswith("8 calls, pixels from -1.0")
+
+
 CHECKS = {
     "own_network": own_network,
     "diffusers_unet": errors_by_calls,
@@ -84,6 +92,8 @@ CHECKS = {
     "robot_policy": robot_policy,
     "monai_inferer": monai_inferer,
     "jax_function": jax_function,
+    "export_onnx": export_onnx,
+    "onnx_runtime": onnx_runtime,
     "numpy_function": errors_by_calls,
 }
 
@@ -92,6 +102,9 @@ CHECKS = {
 def test_an_example_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLES)  # Python adds the folder of a script too
+    if name == "onnx_runtime":  # on that one's files
+        runpy.run_path(str(EXAMPLES / "export_onnx.py"), run_name="__main__")
+        capsys.readouterr()
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     CHECKS[name](capsys.readouterr().out)
 

@@ -11,7 +11,7 @@ from conftest import spacings_of
 
 from pndm_solvers import TABLEAUX, DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PRKSolver, Solver
 from pndm_solvers.analytic import Gaussian, GaussianMixture
-from pndm_solvers.arrays import LIBRARIES, ArrayLibrary
+from pndm_solvers.libraries import LIBRARIES, ArrayLibrary
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.schedules import SCHEDULES

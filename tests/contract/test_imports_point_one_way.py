@@ -93,6 +93,7 @@ NUMBERS = (
     "coordinates",
     "cubic",
     "grid",
+    "older",
     "prediction",
     "program",
     "rule",
@@ -114,7 +115,9 @@ CORE = (
     "condition",
     "estimate",
     "guidance",
+    "forward",
     "latents",
+    "libraries",
     "noise",
     "observers",
     "plan",
@@ -124,7 +127,11 @@ CORE = (
 
 # (from, to): the second is not reached from the first.
 FORBIDDEN = [
-    *((numbers, array) for numbers in NUMBERS for array in ("arrays", "noise", "latents", "checkpoint")),
+    *(
+        (numbers, array)
+        for numbers in NUMBERS
+        for array in ("arrays", "libraries", "forward", "noise", "latents", "checkpoint")
+    ),
     *((schedule, "grid") for schedule in ("schedule", "schedules", "config", "prediction", "transfer")),
     *((schedule, "program") for schedule in ("schedule", "schedules", "prediction", "transfer", "grid", "table")),
     *(("grid", method) for method in (*METHODS, "solver", "transfer", "table", "program")),

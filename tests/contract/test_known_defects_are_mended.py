@@ -478,7 +478,7 @@ BAD_INPUT = {
         (
             lambda: ours.DDIMScheduler().add_noise(noise(), noise(), torch.tensor([1000])),
             ValueError,
-            "must lie in 0 to 999",
+            "timesteps is 1000, outside the trained range",
         ),
     ],
     "wrong shapes, dtypes and predictions": [

@@ -17,6 +17,7 @@ MODULES = [
     importlib.import_module(module.name)
     for module in pkgutil.walk_packages(pndm_solvers.__path__, "pndm_solvers.")
     if not module.name.endswith("__main__")
+    and not module.name.startswith(("pndm_solvers.adapters.comfyui", "pndm_solvers.adapters.a1111"))  # in these alone
 ]
 
 

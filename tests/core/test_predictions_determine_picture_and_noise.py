@@ -8,7 +8,7 @@ from conftest import SCHEDULES, assert_refused, deterministic_solvers, named, re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, classifier_free_guidance, convert
+from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, convert
 from pndm_solvers.prediction import PREDICTIONS, conversion
 from pndm_solvers.problems import random_mixture
 
@@ -102,42 +102,6 @@ def test_the_picture_is_clipped_or_thresholded(array, prediction):
     s = np.quantile(np.abs(x0[0]), 0.5)
     np.testing.assert_allclose(picture(threshold=0.5)[0], np.clip(x0[0], -s, s) / s, atol=1e-12)
     np.testing.assert_allclose(picture(threshold=1.0, clip=2)[0], x0[0] * 2 / 3, atol=1e-12)
-
-
-# ------------------------------------------------------------------ guidance
-
-
-def test_guidance_mixes_two_models():
-    up, down = (lambda x, t: x + 1), (lambda x, t: x - 1)
-    x, t = np.zeros((2, 3)), np.zeros(2)
-    assert np.all(classifier_free_guidance(up, down, 3.0)(x, t) == 5)
-    assert classifier_free_guidance(up, down, 1) is up
-    assert np.all(classifier_free_guidance(up, down, 0)(x, t, label=t) == -1)
-
-
-def test_guidance_names_the_model_whose_answer_is_no_array():
-    good, bad = (lambda x, t: x), (lambda x, t: (x,))
-    for models, message in (((bad, good), "^conditional's answer is"), ((good, bad), "^unconditional's answer is")):
-        with pytest.raises(TypeError, match=message):
-            classifier_free_guidance(*models, 3.0)(np.zeros((2, 3)), np.zeros(2))
-
-
-@pytest.mark.parametrize("array", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
-def test_guidance_bears_models_that_write_into_what_they_share(array):
-    """Both models change x and t in place, and answer in one buffer."""
-    x, t, buffer = (array(np.full(shape, 4.0)) for shape in ((2, 3), 2, (2, 3)))
-
-    def model(factor):
-        def careless(x, t):
-            x *= factor
-            t /= 2
-            buffer[:] = x + t[:, None]
-            return buffer
-
-        return careless
-
-    mixed = classifier_free_guidance(model(2.0), model(1.0), 3.0)(x, t)
-    assert (mixed == 3 * (8 + 2) - 2 * (4 + 2)).all()
 
 
 def test_bad_predictions_are_refused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from pndm_solvers.arguments import choice, whole
 from pndm_solvers.config import is_flow
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.methods import DEISSolver, DPMMultistepSolver, UniPCSolver
+from pndm_solvers.older import Unpack
 from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Literal
 
 from pndm_solvers.adapters.diffusers.options import NetworkAndPicture, scheduler_options
 from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler
@@ -13,6 +13,7 @@ from pndm_solvers.fit import FittedSolver
 from pndm_solvers.fit.solver import read_plan
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.methods import PLMSSolver
+from pndm_solvers.older import Unpack
 from pndm_solvers.plan import Plan
 from pndm_solvers.solver import Solver
 

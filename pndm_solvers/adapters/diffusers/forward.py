@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from pndm_solvers.arguments import shown
 from pndm_solvers.arrays import check_floating, check_together
-from pndm_solvers.schedules import NoiseSchedule, RectifiedFlow
+from pndm_solvers.forward import alpha_sigma
+from pndm_solvers.schedules import NoiseSchedule
 
 __all__ = ["ForwardProcess"]
 
@@ -35,12 +35,11 @@ class ForwardProcess(SchedulerMixin, ConfigMixin):
     def _describe(self, schedule: NoiseSchedule, final: str) -> None:
         """Takes the levels of `schedule`, and lays out its tables."""
         self.schedule = schedule
-        self.__dict__.pop("_every_level", None)
-        if schedule.num_train_timesteps is None:
+        if not schedule.every_level:
             self._alphas_cumprod = self.alphas = self.betas = None
             self.final_alpha_cumprod = torch.tensor(1.0)
             return
-        table = schedule.alpha(np.arange(schedule.num_train_timesteps)) ** 2
+        table = schedule.every_level[0] ** 2
         self._alphas_cumprod = torch.from_numpy(table).float()
         self.alphas = torch.from_numpy(table / np.append(1.0, table[:-1])).float()
         self.betas = 1 - self.alphas
@@ -86,8 +85,8 @@ class ForwardProcess(SchedulerMixin, ConfigMixin):
         alpha, sigma = self._levels(timesteps, "sample", sample, noise)
         return (alpha * noise - sigma * sample).to(sample.dtype)
 
-    def _levels(self, timesteps: Tensor, name: str, like: Tensor, noise: Tensor) -> Tensor:
-        """α and σ at the times, as `(2, B, 1, …)` on like's device, float32 at least; `name` is that of `like`."""
+    def _levels(self, timesteps: Tensor, name: str, like: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """α and σ at the times, `(B, 1, …)` on like's device, float32 at least; `name` is that of `like`."""
         check_floating(name, like)
         check_floating("noise", noise)
         check_together("noise", noise, name, like, shape=tuple(noise.shape))  # on one device
@@ -102,35 +101,23 @@ class ForwardProcess(SchedulerMixin, ConfigMixin):
         times = timesteps.flatten()
         if 1 not in (len(times), shape[0]) and len(times) != shape[0]:
             raise ValueError(f"timesteps are {len(times)} for a batch of {shape[0]}; pass one, or one for each sample")
-        wide = torch.float32 if like.dtype.itemsize < 4 else like.dtype
-        table = self._table_at(times, like.device, wide)
-        return table.reshape(2, -1, *[1] * (len(shape) - 1))
-
-    def _table_at(self, times: Tensor, device: torch.device, wide: torch.dtype) -> Tensor:
-        """α and σ `(2, B)`. The host waits for no accelerator where it need not, and float64 stays on the host."""
-        if times.device.type != "cpu":
-            if not times.is_floating_point() and self.schedule.num_train_timesteps is not None:
-                return self._every_level.to(wide).to(times.device, non_blocking=True)[:, times].to(device)
-            if isinstance(self.schedule, RectifiedFlow):
-                sigma = times.to(device, wide) / self.schedule.t_max
-                return torch.stack([1 - sigma, sigma])
-        t = self._level_times(times.detach().cpu().double().numpy())
-        low, high = self.schedule.t_min, self.schedule.t_max
-        low = low if self.schedule.t_floor is None else self.schedule.t_floor
-        if t.size and not low <= t.min() <= t.max() <= high * (1 + 1e-6):
-            raise ValueError(f"timesteps must lie in {low:g} to {high:g}, not {times}")
-        return self._levels_at(t).to(wide).to(device)
+        like = like.expand(len(times) if shape[0] == 1 else shape[0], *like.shape[1:])
+        if times.device.type != "cpu" and self._asked is None:  # the host waits for no accelerator where it need not
+            return alpha_sigma(self.schedule, times.to(like.device), like)
+        at = self._level_times(_host(times))
+        self.schedule.checked_times(at, "timesteps")
+        return alpha_sigma(self.schedule, at, like)
 
     def _level_times(self, times: np.ndarray) -> np.ndarray:
         """The times of the levels at which the network is asked at `times`."""
-        return times
+        if self._asked is None:
+            return times
+        return np.array([self._asked.get(t, t) for t in times.astype(np.float32).tolist()])
 
-    def _levels_at(self, times: Any) -> Tensor:
-        return torch.from_numpy(np.stack([self.schedule.alpha(times), self.schedule.sigma(times)]))
-
-    @cached_property
-    def _every_level(self) -> Tensor:
-        return self._levels_at(np.arange(self.schedule.num_train_timesteps or 0))
+    @property
+    def _asked(self) -> dict[float, float] | None:
+        """The times of levels by the times at which the network is asked there; None where they are the same."""
+        return None
 
 
 def _host(table: Tensor) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypedDict, Unpack
+from typing import Any, ClassVar, TypedDict
 
 import diffusers
 import numpy as np
@@ -26,6 +26,7 @@ from pndm_solvers.adapters.diffusers.networks import image_shape as shape_of
 from pndm_solvers.adapters.diffusers.schedulers import DDIMScheduler, DDPMScheduler, PLMSScheduler, PNDMScheduler
 from pndm_solvers.adapters.diffusers.steps import Generators
 from pndm_solvers.arguments import choice, reals, whole
+from pndm_solvers.older import Unpack
 from pndm_solvers.reference import ReferenceNetwork
 
 __all__ = ["DDIMPipeline", "DDPMPipeline", "PNDMPipeline"]
@@ -93,7 +94,7 @@ class _Pipeline(DiffusionPipeline):
             return (namesake or self._kinds)[0].from_config(config)  # type: ignore[attr-defined]
         if not isinstance(network, ReferenceNetwork):
             raise ValueError("scheduler is None; pass the one with which the network was trained, of any kind")
-        table = network.schedule.alpha(np.arange(network.schedule.num_train_timesteps or 0)) ** 2
+        table = network.schedule.every_level[0] ** 2
         betas = -np.expm1(np.diff(np.log(table), prepend=0.0))
         return self._kinds[0](
             num_train_timesteps=len(betas), trained_betas=betas.tolist(), prediction_type=network.prediction

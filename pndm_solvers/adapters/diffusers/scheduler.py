@@ -325,9 +325,9 @@ class PlanScheduler(Configured, Steps):
         """Plans anew for an assigned table."""
         self._runs.table = None
 
-    def _level_times(self, times: np.ndarray) -> np.ndarray:
+    @property
+    def _asked(self) -> dict[float, float] | None:
         table = self._runs.table
         if table is None or table.asked == table.plan.times:
-            return times
-        levels = dict(zip(np.asarray(table.asked, np.float32).tolist(), table.plan.times, strict=True))
-        return np.array([levels.get(t, t) for t in times.astype(np.float32).tolist()])
+            return None
+        return dict(zip(np.asarray(table.asked, np.float32).tolist(), table.plan.times, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, get_args
 
 import diffusers
 import torch
@@ -20,6 +20,7 @@ from pndm_solvers.methods import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver
 from pndm_solvers.methods.ddpm import forward_deviation, posterior_deviation
 from pndm_solvers.methods.multistep import Starter
 from pndm_solvers.noise import NoiseSource
+from pndm_solvers.older import Unpack
 from pndm_solvers.schedule import Level
 from pndm_solvers.solver import Solver
 from pndm_solvers.spacings import DEFAULT_SPACING

@@ -1,0 +1,15 @@
+"""In ComfyUI's folder `custom_nodes` this folder is a package of nodes and samplers, without pip."""
+
+import sys
+from pathlib import Path
+
+NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = {}, {}
+if "comfy" in sys.modules:  # elsewhere, as when tests are collected, there is nothing to enter
+    # The package beside this file; ComfyUI puts no folder of nodes on Python's path.
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        from pndm_solvers.adapters.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+    finally:
+        sys.path.remove(str(Path(__file__).parent))
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
