@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = {}, {}
-if "comfy" in sys.modules:  # elsewhere, as when tests are collected, there is nothing to enter
+if "comfy.samplers" in sys.modules:  # elsewhere, as when tests are collected, there is nothing to enter
     # The package beside this file; ComfyUI puts no folder of nodes on Python's path.
     sys.path.insert(0, str(Path(__file__).parent))
     try:

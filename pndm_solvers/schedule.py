@@ -161,7 +161,11 @@ class Schedule(ABC):
 
     def checked_times(self, t: ArrayLike, name: str = "t") -> tuple[Float64, NDArray[np.bool_]]:
         """(`t` clipped to `[t_min, t_max]`, whether `t` is the clean time); ValueError for other times."""
-        times = reals(name, t).astype(np.float64)
+        try:
+            times = reals(name, t).astype(np.float64)
+        except TypeError as error:
+            hint = "; for arrays on a device, or within jax.jit, there is alpha_sigma" if hasattr(t, "ndim") else ""
+            raise TypeError(f"{error}{hint}") from error
         inside = np.where(self._below(times), times, np.clip(times, self.t_min, self.t_max))
         clean = times == self.clean.t
         # A float32 time, as networks receive it, may lie past an end by its own rounding.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 # Small arrays gain nothing from more threads, and lose much on a busy machine. NumPy and torch read it when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,13 +48,14 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if collection_path.suffix == ".py" and missing_packages(collection_path) else None
 
 
-def pytest_report_header() -> str:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What was tested, and what was left out."""
     absent = [missing_packages(path) for path in sorted(Path(__file__).parent.rglob("test_*.py"))]
     without, left = sorted(frozenset().union(*absent)), sum(map(bool, absent))
     there = [name for name in ("numpy", "torch", "diffusers", "jax") if importlib.util.find_spec(name)]
     versions = ", ".join([f"Python {sys.version.split()[0]}", *(f"{name} {version(name)}" for name in there)])
-    return versions + (f"; {left} of {len(absent)} files left out without {', '.join(without)}" if left else "")
+    missing = f"; {left} of {len(absent)} files left out without {', '.join(without)}" if left else ""
+    terminalreporter.write_line(f"tested: {versions}{missing}")
 
 
 SCHEDULES = {name: make() for name, make in REGISTERED_SCHEDULES.items()}

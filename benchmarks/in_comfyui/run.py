@@ -58,8 +58,8 @@ NODES = {
     "SamplerPLMS 4": plms(),
     "SamplerPLMS 2": plms(2),
     "SamplerPLMS 2 sample": plms(2, "sample"),
-    "SamplerPLMS 3 v": plms(3, "v_prediction"),
-    "SamplerPLMS 3 flow heun": plms(3, "flow", "heun"),
+    "SamplerPLMS 3 flow": plms(3, "flow"),
+    "SamplerPLMS 3 sample heun": plms(3, "sample", "heun"),
     "SamplerPLMS 4 rk4 classical": plms(4, "epsilon", "rk4", "classical"),
 }
 
@@ -153,7 +153,7 @@ async def own_scheduler(client: Client, samplers: list[str], steps: int) -> list
     rows = []
     for kind, count, scheduler in itertools.product(KINDS, (8, steps), ("pndm", "karras", "simple", "beta")):
         setting = Setting(kind, scheduler, steps=count)
-        test = f"{scheduler}, {count} steps"
+        test = f"{count} steps with {scheduler}"
         rows += await compare(client, test, setting, {s: ksampler(s, setting) for s in samplers})
     return rows
 
@@ -282,7 +282,7 @@ def report(rows: list[Row], arguments: argparse.Namespace, seconds: float) -> st
 
 `python benchmarks/in_comfyui/run.py --comfyui CHECKOUT --python PYTHON`, {date.today()}, 2 CPU cores: ComfyUI
 {version}, commit {commit}, headless, with {how} in `custom_nodes`, nothing installed.
-{len(rows)} results in {seconds:.0f} s, {len(failed)} failed: {", ".join(f"{n} {test}" for test, n in counts.items())}.
+{len(rows)} results in {seconds:.0f} s, {len(failed)} failed: {"; ".join(f"{n} {test}" for test, n in counts.items())}.
 
 Each cell is the median error over nine schedulers and `denoise` 1.0 and 0.5 at {arguments.steps} steps, and the largest
 in brackets: the root mean square to the exact end of the probability flow from the same seed and sigmas. `euler`,

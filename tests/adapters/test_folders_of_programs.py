@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401 — what the programs run needs it
 
 from pndm_solvers import NoiseSchedule, PLMSSolver
 from pndm_solvers.adapters.folders import HOSTS, write_folder

@@ -3,11 +3,8 @@
 import inspect
 import pickle
 import re
-import sys
-from collections import namedtuple
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest

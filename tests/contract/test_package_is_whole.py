@@ -10,6 +10,8 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import diffusers  # noqa: F401 — the modules need it
+
 import pndm_solvers
 
 ROOT = Path(__file__).parents[2]

@@ -1,5 +1,8 @@
 """The forward process is computed where the batch is: α, σ, noised states and training targets."""
 
+import re
+from pathlib import Path
+
 import array_api_strict as strict
 import jax
 import jax.numpy as jnp
@@ -129,6 +132,16 @@ def test_a_training_loop_on_a_device_without_float64(name, prediction):
     assert loss.device.type == "meta"
 
 
+def test_the_network_of_the_readme_runs_on_a_device_without_float64():
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(import torch\n.*?)network = MyNetwork", page, re.DOTALL)[1]
+    names = {}
+    exec(block, names)
+    x, t = torch.empty(4, 2, device="meta"), torch.empty(4, device="meta")
+    with NoFloat64():
+        assert names["MyNetwork"]()(x, t).device.type == "meta"
+
+
 def test_the_second_device_of_a_strict_library():
     device = strict.Device("device1")
     x0, noise = (strict.asarray(values, device=device) for values in (X0, NOISE))
@@ -176,6 +189,27 @@ def test_gradients_flow_to_the_times(name):
         # α of a variance-exploding schedule does not depend on t.
         (slope,) = torch.autograd.grad(level.sum() + 0 * t.sum(), t, retain_graph=True)
         np.testing.assert_allclose(slope, rate, rtol=1e-7, atol=1e-12)
+
+
+def test_a_step_of_training_under_jit_learns():
+    def loss(weight, x0, noise, t):
+        alpha, sigma = alpha_sigma(LINEAR, t, x0)
+        answer = weight[0] * add_noise(LINEAR, x0, noise, t) * alpha + weight[1] * sigma
+        return jnp.mean((answer - training_target(LINEAR, x0, noise, t, "v_prediction")) ** 2)
+
+    @jax.jit
+    def step(weight, key):
+        picture, noise, time = jax.random.split(key, 3)
+        x0, z = jax.random.normal(picture, (64, 3)), jax.random.normal(noise, (64, 3))
+        value, slope = jax.value_and_grad(loss)(weight, x0, z, jax.random.randint(time, (64,), 0, 1000))
+        return weight - 0.1 * slope, value
+
+    weight, values = jnp.zeros(2), []
+    for key in jax.random.split(jax.random.key(0), 50):
+        weight, value = step(weight, key)
+        values.append(float(value))
+    assert np.isfinite(values).all()
+    assert np.mean(values[-10:]) < np.mean(values[:3])
 
 
 def test_a_compiled_function_trains():
