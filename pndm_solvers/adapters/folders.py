@@ -84,9 +84,10 @@ def write_folder(host: Host, folder: Path) -> Path:
     if folder.name != host.extensions and (folder / host.extensions).is_dir():
         folder /= host.extensions
     target = folder / "pndm_solvers" if folder.name == host.extensions else folder
-    ours = (target / "pndm_solvers" / "version.py").is_file()
-    if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} is there and is no extension of pndm_solvers; choose another folder")
+    # Nothing else is replaced, a clone of the repository neither.
+    ours = {"pndm_solvers", "LICENSE", "__pycache__", Path(host.entry).parts[0]}
+    if target.exists() and (not target.is_dir() or not {path.name for path in target.iterdir()} <= ours):
+        raise ValueError(f"{target} holds other things than an extension that was written here; choose another folder")
     if not target.parent.is_dir():
         raise ValueError(f"there is no folder {target.parent}; make it, or pass the program's own folder")
     with tempfile.TemporaryDirectory(prefix=".pndm_solvers-", dir=target.parent) as work:

@@ -294,8 +294,15 @@ def test_a_folder_is_written_whole_and_replaced(tmp_path, host):
 def test_a_folder_that_is_not_ours_stays(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").touch()
-    with pytest.raises(ValueError, match="is no extension of pndm_solvers; choose another folder"):
+    with pytest.raises(ValueError, match=r"holds other things than an extension .*; choose another folder"):
         write_folder(HOSTS["comfyui"], tmp_path / "mine")
+    clone = tmp_path / "custom_nodes" / "pndm_solvers"
+    (clone / ".git").mkdir(parents=True)
+    write_folder(HOSTS["comfyui"], tmp_path / "fresh")
+    for part in ("pndm_solvers", "__init__.py", "LICENSE"):
+        (tmp_path / "fresh" / part).rename(clone / part)
+    with pytest.raises(ValueError, match="holds other things"):
+        write_folder(HOSTS["comfyui"], tmp_path)
     with pytest.raises(ValueError, match=r"there is no folder .*; make it, or pass"):
         write_folder(HOSTS["comfyui"], tmp_path / "absent" / "folder" / "mine")
     assert (tmp_path / "mine" / "precious").exists()
