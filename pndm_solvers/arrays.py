@@ -20,7 +20,7 @@ def _library_of(kind: type) -> ArrayLibrary | None:
         found = LIBRARIES.get(base.__module__.partition(".")[0])
         if found is not None and hasattr(kind, "ndim"):  # a torch.Generator, say, is no array
             return found
-    return _STANDARD if hasattr(kind, "__array_namespace__") or issubclass(kind, np.ndarray) else None
+    return _STANDARD if hasattr(kind, "__array_namespace__") or issubclass(kind, (np.ndarray, np.generic)) else None
 
 
 def is_array(x: Any) -> bool:

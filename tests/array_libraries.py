@@ -1,9 +1,11 @@
 """The array libraries that the tests run over. To test another one, add it to LIBRARIES."""
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
 import array_api_strict
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -54,6 +56,9 @@ class Library:
         """NumPy's `values` in memory of its own, in the widest dtype unless another one is named."""
         return self.namespace.asarray(np.array(values), dtype=self.dtype(dtype or self.dtypes[-1]))
 
+
+# A context; before version 0.8 of JAX it was an experiment.
+enable_x64 = (jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")).enable_x64
 
 EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2")
 LIBRARIES = (

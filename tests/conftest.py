@@ -25,13 +25,13 @@ HELPERS = [Path(__file__).parent, *(Path(__file__).parents[1] / folder for folde
 
 
 @cache
-def missing_packages(path: Path) -> frozenset[str]:
-    """The packages that a test file imports, itself or by a helper, and that are not installed.
+def missing_packages(path: Path, test: bool = True) -> frozenset[str]:
+    """The packages that a test file imports, or a helper at its top, and that are not installed.
 
     torch, say, is not for every Python. The README's command installs all.
     """
-    imported: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree, imported = ast.parse(path.read_text(encoding="utf-8")), set()
+    for node in ast.walk(tree) if test else tree.body:
         if isinstance(node, ast.Import):
             imported |= {name.name.partition(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -40,7 +40,7 @@ def missing_packages(path: Path) -> frozenset[str]:
     helpers = [helper for folder in folders for name in imported if (helper := folder / f"{name}.py").exists()]
     others = imported - {helper.stem for helper in helpers} - sys.stdlib_module_names
     absent = {name for name in others if not importlib.util.find_spec(name)}
-    return frozenset(absent).union(*(missing_packages(helper) for helper in helpers))
+    return frozenset(absent).union(*(missing_packages(helper, False) for helper in helpers))
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -106,13 +106,15 @@ def test_a_state_moves_from_one_library_and_device_to_another(path):
     assert State.load(path, like=torch.empty(1, device="meta")).x.device.type == "meta"
     with pytest.raises(ValueError, match=r"numpy has no bfloat16 here; pass like="):
         State.load(path, like=np.zeros(1))
-    elsewhere = array_api_strict.Device("device1")
+    # NumPy reads arrays of other devices from version 2 on.
+    elsewhere = array_api_strict.Device("device1" if hasattr(START, "__array_namespace__") else "CPU_DEVICE")
     PLMS.start(array_api_strict.asarray(START, device=elsewhere)).save(path)
     with pytest.raises(ValueError, match="it holds arrays of array_api_strict; pass like="):
         State.load(path)
     loaded = State.load(path, device=elsewhere, like=array_api_strict.zeros(1)).x
     assert loaded.device == elsewhere
-    assert np.array_equal(np.from_dlpack(loaded, device="cpu"), START)
+    back = array_api_strict.asarray(loaded, device=array_api_strict.Device("CPU_DEVICE"), copy=True)
+    assert np.array_equal(np.asarray(back), START)
     with pytest.raises(ValueError, match="jax_enable_x64"):
         State.load(path, like=jnp.zeros(1))
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from array_libraries import enable_x64
 from conftest import SCHEDULES, all_solvers, named
 from runs import LINEAR, ONE_OF_EACH_KIND, smooth
 from torch._subclasses import FakeTensorMode
@@ -105,7 +106,7 @@ def test_jax_differentiates_a_compiled_run():
     for solver in ONE_OF_EACH_KIND[:2]:
         plan = solver.plan(max_model_calls=5)
         expected = torch.autograd.grad(plan.run(smooth, x).square().sum(), x)[0].numpy()
-        with jax.enable_x64(True):
+        with enable_x64(True):
 
             @jax.jit
             def loss(x, plan=plan):

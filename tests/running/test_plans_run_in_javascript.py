@@ -75,7 +75,14 @@ def test_the_page_draws_its_moons():
     """Its own plan is the library's, and its script, without a document, brings noise to the moons."""
     page = (EXAMPLES / "plan.html").read_text(encoding="utf-8")
     text = re.search(r'type="application/json">(.*?)</script>', page, re.DOTALL)[1]
-    assert Plan.from_json(text) == PLMSSolver(LINEAR).plan(10)
+    # To the last bit but one: versions of NumPy round logarithms differently.
+    for row, expected in zip(Plan.from_json(text).rows, PLMSSolver(LINEAR).plan(10).rows, strict=True):
+        for here, there in (
+            (row.level, expected.level),
+            (row.states, expected.states),
+            (row.answers, expected.answers),
+        ):
+            np.testing.assert_allclose(here, there, rtol=1e-12)
     script = re.search(r"<script>\n(.*?)const find =", page, re.DOTALL)[1]
     code = f"""
     const {{ runPlan, gaussian }} = require({json.dumps(str(EXAMPLES / "plan.js"))});

@@ -2,11 +2,10 @@
 
 from itertools import pairwise
 
-import jax
 import numpy as np
 import pytest
 import torch
-from array_libraries import LIBRARIES
+from array_libraries import LIBRARIES, enable_x64
 from conftest import named
 from runs import START
 
@@ -19,7 +18,7 @@ def test_slerp_goes_evenly_along_the_great_circle(library):
     a, b = (x / np.sqrt((x**2).sum((1, 2), keepdims=True)) for x in (a, b))
     b[0], b[1] = a[0], 0.01 * b[1] - a[1]  # parallel, and almost opposite
     b[1] /= np.sqrt((b[1] ** 2).sum())
-    with jax.enable_x64(True):
+    with enable_x64(True):
         ends = library.array(a, "float64"), library.array(b, "float64")
         between = [np.asarray(slerp(*ends, w / 8)) for w in range(9)]
     assert np.array_equal(between[0][2:], a[2:])
