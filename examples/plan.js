@@ -18,23 +18,16 @@ function gaussian() {
  * `model(x, t, row)` answers as many numbers, which mean what `predicted` names. `normal()` draws from N(0, 1).
  */
 function runPlan(plan, model, x, predicted = "epsilon", normal = gaussian) {
-  if (plan.format !== "pndm_solvers.plan/2") throw new Error(`format is ${plan.format}, not pndm_solvers.plan/2`);
-  if (!(predicted in PREDICTIONS)) throw new Error(`predicted is ${predicted}; known are ${Object.keys(PREDICTIONS)}`);
-  if (plan.fitted && plan.fitted.prediction !== predicted) {
-    throw new Error(`the plan was fitted to a network that predicts ${plan.fitted.prediction}, not ${predicted}`);
-  }
+  checkPlan(plan, predicted);
   const states = [Float64Array.from(x)];
   const answers = [];
   for (const row of plan.rows) {
     const state = states[states.length - 1];
     const output = model(state, row.t, row);
-    const [a, b] = PREDICTIONS[predicted](row.alpha, row.sigma);
-    const [p, q] = PREDICTIONS[row.space](row.alpha, row.sigma);
-    const scale = row.alpha * b - row.sigma * a;
-    answers.push(state.map((value, n) => {
-      if (predicted === row.space) return output[n];
-      return ((p * b - q * a) * value + (row.alpha * q - row.sigma * p) * output[n]) / scale;
-    }));
+    if (!output || output.length !== state.length) {
+      throw new Error(`at t = ${row.t} the model answered ${output}, not ${state.length} numbers (nor a promise of them)`);
+    }
+    answers.push(converted(row, predicted, state, output));
     const next = new Float64Array(state.length);
     for (const [terms, arrays] of [[row.states, states], [row.answers, answers]]) {
       for (const [index, weight] of terms) arrays[index].forEach((value, n) => { next[n] += weight * value; });
@@ -44,4 +37,27 @@ function runPlan(plan, model, x, predicted = "epsilon", normal = gaussian) {
   return states;
 }
 
-if (typeof module !== "undefined") module.exports = { runPlan, gaussian };
+/** An Error unless the plan can be run with such predictions. */
+function checkPlan(plan, predicted) {
+  if (plan.format !== "pndm_solvers.plan/2") throw new Error(`format is ${plan.format}, not pndm_solvers.plan/2`);
+  if (!(predicted in PREDICTIONS)) throw new Error(`predicted is ${predicted}; known are ${Object.keys(PREDICTIONS)}`);
+  if (plan.fitted && plan.fitted.prediction !== predicted) {
+    throw new Error(`the plan was fitted to a network that predicts ${plan.fitted.prediction}, not ${predicted}`);
+  }
+  for (const { t, alpha, sigma, space } of plan.rows) {
+    const [a, b] = PREDICTIONS[predicted](alpha, sigma);
+    if (predicted !== space && alpha * b === sigma * a) {
+      throw new Error(`at t = ${t}, where α = ${alpha} and σ = ${sigma}, ${predicted} does not determine ${space}`);
+    }
+  }
+}
+
+/** The model's output at a state as what the row combines: docs/plan-format.md, step 2. */
+function converted({ alpha, sigma, space }, predicted, state, output) {
+  if (predicted === space) return Float64Array.from(output);
+  const [a, b] = PREDICTIONS[predicted](alpha, sigma);
+  const [p, q] = PREDICTIONS[space](alpha, sigma);
+  return state.map((x, n) => ((p * b - q * a) * x + (alpha * q - sigma * p) * output[n]) / (alpha * b - sigma * a));
+}
+
+if (typeof module !== "undefined") module.exports = { runPlan, checkPlan, gaussian };

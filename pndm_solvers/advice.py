@@ -19,6 +19,7 @@ __all__ = [
     "advise_on_reference",
     "advise_on_sets",
     "advise_on_size",
+    "advise_on_times",
     "warn",
 ]
 
@@ -76,6 +77,16 @@ def advise_on_plan(
             f"none of this plan's {len(ratios)} model calls is at a level between σ/α = {high:g} and {low:g}, "
             f"where noise becomes a picture; use spacing='default', or more steps"
         )
+
+
+def advise_on_times(times: Any, schedule: Schedule) -> None:
+    """Warns of a batch's times that are most likely fractions of 1, on a table whose times are its indices.
+
+    In a run all samples have one time, which may well lie below 1.
+    """
+    if schedule.num_train_timesteps and times.size > 3 and 0 < times.min() < times.max() < 1:
+        span = f"{times.min():.2g} to {times.max():.2g}"
+        warn(f"t lies in {span}; times of a table are 0 to {schedule.t_max:g}, not fractions of 1")
 
 
 def advise_on_size(x: Any, here: Level) -> None:

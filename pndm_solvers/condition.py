@@ -8,7 +8,7 @@ from typing import Any
 from pndm_solvers.arguments import shown
 from pndm_solvers.arrays import check_together, library
 
-__all__ = ["Condition", "checked_condition", "first_rows", "joined"]
+__all__ = ["Condition", "checked_condition", "joined", "rows_of"]
 
 # keyword of the model -> an array with the batch first
 Condition = Mapping[str, Any]
@@ -29,11 +29,11 @@ def checked_condition(condition: Condition | None, x: Any) -> dict[str, Any]:
     return dict(condition)
 
 
-def first_rows(condition: Condition | None, count: int) -> Condition | None:
-    """The condition of the first `count` samples. What has no rows stays: `checked_condition` refuses it by name."""
+def rows_of(condition: Condition | None, rows: slice) -> Condition | None:
+    """The condition of some samples. What has no rows stays: `checked_condition` refuses it by name."""
     if not isinstance(condition, Mapping):
         return condition
-    return {name: value[:count, ...] if getattr(value, "ndim", 0) else value for name, value in condition.items()}
+    return {name: value[rows, ...] if getattr(value, "ndim", 0) else value for name, value in condition.items()}
 
 
 def joined(conditions: Sequence[Condition]) -> Condition:

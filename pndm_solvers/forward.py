@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from pndm_solvers.advice import advise_on_times
+from pndm_solvers.arguments import shown
 from pndm_solvers.arrays import check_floating, check_together, is_array, library
 from pndm_solvers.prediction import PREDICTIONS, Prediction
 from pndm_solvers.schedule import Schedule
@@ -27,7 +29,8 @@ def alpha_sigma(schedule: Schedule, t: Any, like: Any) -> tuple[Any, Any]:
         The levels.
     t:
         One time, or one for each sample `(B,)`, or one for each of its first dimensions `(B, n)`: numbers, or an array
-        of NumPy, or an array of like's library on its device, integer or floating.
+        of NumPy, or an array of like's library on its device, integer or floating. At the clean time, −1 for a table,
+        α is 1.
     like:
         A floating array, whose library, device and dtype the result has; float32 where that has fewer bits.
 
@@ -47,6 +50,8 @@ def alpha_sigma(schedule: Schedule, t: Any, like: Any) -> tuple[Any, Any]:
 
 
 def _levels(schedule: Schedule, t: Any, name: str, like: Any) -> tuple[Any, Any]:
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule is {shown(schedule)}; it must be a NoiseSchedule, as NoiseSchedule.linear() gives")
     ours = library(like)
     dtype = ours.wide_dtype(like)
     if not is_array(t) or isinstance(t, (np.ndarray, np.generic)):
@@ -56,7 +61,7 @@ def _levels(schedule: Schedule, t: Any, name: str, like: Any) -> tuple[Any, Any]
         if not (ours.is_floating(t) or ours.is_integer(t)):
             raise TypeError(f"t is of dtype {t.dtype}; times are real numbers")
         if ours.on_host(t):
-            schedule.checked_times(ours.numbers(t))
+            advise_on_times(schedule.checked_times(ours.numbers(t))[0], schedule)
         levels = _levels_of_arrays(schedule, ours, t, dtype)
     shape = tuple(levels[0].shape)
     if len(shape) > like.ndim or any(n not in (1, size) for n, size in zip(shape, like.shape, strict=False)):

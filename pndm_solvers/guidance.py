@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pndm_solvers.arguments import function, real, shown
+from pndm_solvers.arguments import function, real, shown, whole
 from pndm_solvers.arrays import check_floating, check_together, combine, is_array, library
 from pndm_solvers.libraries import ArrayLibrary
 
@@ -32,16 +32,17 @@ def classifier_free_guidance(
     conditional:
         A model `(x, t, **condition)` of any kind of prediction.
     unconditional:
-        What u receives in place of a condition, by keyword: a number, or an array that broadcasts to the condition's,
-        `{"label": 10}` say. Other keywords are the same for both. Each call of the result is then one call of the
-        model, with `(2·B, …)`: the B samples with their conditions, then without. Or another model `(x, t)`, which is
-        called beside the first.
+        What u receives in place of a condition, by keyword: a number, or an array of the condition's library and kind
+        that broadcasts to it, `{"label": 10}` say. Other keywords are the same for both. Each call of the result is
+        then one call of the model, with `(2·B, …)`: the B samples with their conditions, then without. Or another model
+        `(x, t)`, which is called beside the first.
     scale:
         With 1 the conditional answer alone is asked for, with 0 the unconditional one. A run's condition may hold a
         scale for each sample, `{"label": y, "guidance_scale": w}` with w `(B,)`, which takes its place.
     rescale:
         φ from 0 to 1 of Lin et al. (2024), eq. (15) and (16), against overexposure at large scales: g is multiplied by
-        φ·std(c)/std(g) + 1 − φ, the deviations over each sample. They take 0.7.
+        φ·std(c)/std(g) + 1 − φ, the deviations over each sample, except where the scale is 0. They take 0.7. For
+        pictures: over a handful of numbers a deviation says little, and over one nothing.
 
     Raises
     ------
@@ -49,12 +50,12 @@ def classifier_free_guidance(
         For other arguments, and, when called, for conditions and answers that do not go together.
     """
     function("conditional", conditional, "model(x, t)")
-    if not isinstance(unconditional, Mapping) and not callable(unconditional):
+    if not unconditional or not (isinstance(unconditional, Mapping) or callable(unconditional)):
         raise TypeError(
             f"unconditional is {shown(unconditional)}; it must be what stands in place of each condition, as "
             f"{{'label': 10}}, or another model(x, t)"
         )
-    if getattr(scale, "ndim", 0):
+    if getattr(scale, "ndim", 0) or isinstance(scale, (list, tuple)):
         raise TypeError(f"scale is {shown(scale)}; pass a scale for each sample as condition={{{SCALE!r}: …}}")
     scale = real("scale", scale)
     rescale = real("rescale", rescale, "from 0, for none, to 1", lambda share: 0 <= share <= 1)
@@ -77,7 +78,7 @@ def classifier_free_guidance(
         else:
             scales = _column(ours, ours.cast(scales, ours.wide_dtype(c)), c)
             g = ours.cast(scales * ours.wide(c) + (1 - scales) * ours.wide(u), c.dtype)
-        return _rescaled(ours, g, c, rescale) if rescale else g
+        return _rescaled(ours, g, c, rescale, scales) if rescale else g
 
     return guided
 
@@ -92,9 +93,11 @@ def _without(condition: Mapping[str, Any], nulls: Mapping[str, Any]) -> dict[str
         ours, xp = library(like), library(like).namespace(like)
         if is_array(null):
             check_together(f"unconditional {name!r}", null, "the condition", like, shape=null.shape, floating=False)
+            if ours.is_floating(null) is not ours.is_floating(like):
+                raise TypeError(f"unconditional {name!r} is of dtype {null.dtype}, and the condition of {like.dtype}")
             null = ours.cast(null, like.dtype)
         else:
-            null = xp.full_like(like[:1], real(f"unconditional {name!r}", null))
+            null = xp.full_like(like[:1], _number_of(f"unconditional {name!r}", null, like))
         try:
             without[name] = xp.broadcast_to(null, like.shape)
         except (RuntimeError, ValueError) as error:
@@ -105,6 +108,19 @@ def _without(condition: Mapping[str, Any], nulls: Mapping[str, Any]) -> dict[str
     return without
 
 
+def _number_of(name: str, null: Any, like: Any) -> float:
+    """A number that arrays like `like` can hold: a fraction, or 300 among bytes, would become another label unseen."""
+    ours = library(like)
+    if ours.is_floating(like):
+        return real(name, null)
+    if not ours.is_integer(like):
+        raise TypeError(
+            f"{name} is {shown(null)}, and the condition of dtype {like.dtype}; pass an array of that dtype"
+        )
+    holds = ours.namespace(like).iinfo(like.dtype)
+    return whole(name, null, int(holds.min), int(holds.max))
+
+
 def _of_one_call(
     model: Callable[..., Any], x: Any, t: Any, condition: Mapping[str, Any], without: Mapping[str, Any]
 ) -> tuple[Any, Any]:
@@ -112,7 +128,7 @@ def _of_one_call(
     ours, count = library(x), x.shape[0]
     twice = ours.concatenate([x, x])
     both = {name: library(value).concatenate([value, without[name]]) for name, value in condition.items()}
-    answer = model(twice, ours.concatenate([t, t]), **both)
+    answer = model(twice, ours.concatenate([t, t]) if getattr(t, "ndim", 0) else t, **both)
     check_together("the model's answer", answer, "the state, twice,", twice)
     return answer[:count, ...], answer[count:, ...]
 
@@ -129,8 +145,10 @@ def _of_two_calls(
     return first, second
 
 
-def _rescaled(ours: ArrayLibrary, guided: Any, conditional: Any, rescale: float) -> Any:
+def _rescaled(ours: ArrayLibrary, guided: Any, conditional: Any, rescale: float, scales: Any) -> Any:
     xp = ours.namespace(guided)
+    if math.prod(guided.shape[1:]) < 2:
+        raise ValueError(f"rescale is {rescale:g}, but samples of shape {tuple(guided.shape[1:])} have no deviation")
 
     def variance(x: Any) -> Any:
         flat = xp.reshape(ours.wide(x), (x.shape[0], math.prod(x.shape[1:])))
@@ -139,7 +157,10 @@ def _rescaled(ours: ArrayLibrary, guided: Any, conditional: Any, rescale: float)
 
     wanted, there = variance(conditional), variance(guided)
     ratio = xp.sqrt(wanted / xp.where(there > 0, there, xp.ones_like(there)))
-    return ours.cast(ours.wide(guided) * _column(ours, rescale * ratio + (1 - rescale), guided), guided.dtype)
+    factor = _column(ours, rescale * ratio + (1 - rescale), guided)
+    if not isinstance(scales, float):
+        factor = xp.where(scales == 0, xp.ones_like(factor), factor)
+    return ours.cast(ours.wide(guided) * factor, guided.dtype)
 
 
 def _column(ours: ArrayLibrary, values: Any, like: Any) -> Any:

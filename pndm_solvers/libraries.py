@@ -281,7 +281,8 @@ class TorchLibrary(ArrayLibrary):
 
     def from_numpy(self, values: np.ndarray, like: Any, dtype: Any = None) -> Any:
         # Cast on the host: there are devices without float64.
-        host = self.torch.from_numpy(np.ascontiguousarray(values)).to(dtype=like.dtype if dtype is None else dtype)
+        dtype = like.dtype if dtype is None else dtype
+        host = self.torch.from_numpy(np.ascontiguousarray(values).reshape(np.shape(values))).to(dtype=dtype)
         return host.to(device=like.device)
 
     def normal(self, like: Any, generator: Any) -> Any:

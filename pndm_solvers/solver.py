@@ -9,7 +9,7 @@ from typing import Any
 from pndm_solvers.advice import advise_on_mean, advise_on_plan
 from pndm_solvers.arguments import check_options, whole
 from pndm_solvers.arrays import check_state
-from pndm_solvers.condition import Condition, first_rows
+from pndm_solvers.condition import Condition, rows_of
 from pndm_solvers.grid import GridOptions, make_grid
 from pndm_solvers.latents import around
 from pndm_solvers.older import Unpack
@@ -216,7 +216,7 @@ class Solver(ABC):
         `steps_offset`, `data_range`, `sample_shape`) and of `Plan.run` (`prediction`, `condition`, `seed`,
         `generator`, `callback`, `progress`, `trajectory`, `check_finite`, `state_dtype`, `checkpoint`). The result
         and the errors are those of `Plan.run`. A `tolerance` takes the place of a length: `plan_within` then makes
-        the plan, with the first eight samples as its pilot, and the first eight rows of the condition. A run that
+        the plan, with eight samples from all over the batch as its pilot, and their rows of the condition. A run that
         goes on from its `checkpoint` makes its pilot anew.
 
         >>> import numpy as np
@@ -241,8 +241,10 @@ class Solver(ABC):
             if named:
                 raise ValueError(f"pass exactly one of tolerance and {named[0]}; the tolerance chooses the length")
             of_plan.pop("max_model_calls", None)
-            of_pilot: Any = {"condition": first_rows(of_run.get("condition"), 8)}
-            plan = self.plan_within(tolerance, model, x_T[:8, ...], **of_pilot, **of_plan)
+            stride = max(1, x_T.shape[0] // 8)
+            pilot = slice(0, 8 * stride, stride)
+            of_pilot: Any = {"condition": rows_of(of_run.get("condition"), pilot)}
+            plan = self.plan_within(tolerance, model, x_T[pilot, ...], **of_pilot, **of_plan)
         x = x_T if data_mean is None else around(data_mean, x_T, plan.levels[0])
         sample = plan.run(model, x, **of_run)
         from_noise = data_mean is None and options.get("start") is None and options.get("timesteps") is None

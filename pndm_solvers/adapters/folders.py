@@ -43,12 +43,13 @@ from pathlib import Path
 
 NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS = {}, {}
 if "comfy.samplers" in sys.modules:  # elsewhere, as when tests are collected, there is nothing to enter
-    # The package beside this file; ComfyUI puts no folder of nodes on Python's path.
-    sys.path.insert(0, str(Path(__file__).parent))
+    here = str(Path(__file__).parent)
+    sys.path.insert(0, here)  # ComfyUI puts no folder of nodes on Python's path
     try:
-        from pndm_solvers.adapters.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+        from pndm_solvers.adapters.comfyui import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS, announce
     finally:
-        sys.path.remove(str(Path(__file__).parent))
+        sys.path.remove(here)
+    announce(here)
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 ''',
@@ -81,10 +82,12 @@ def write_folder(host: Host, folder: Path) -> Path:
     `folder` is the program's, or the one in which it looks for extensions, or else the extension's own. Raises
     ValueError for a folder that holds anything else, OSError where it cannot be written.
     """
+    folder = folder.resolve()  # what a link leads to
     if folder.name != host.extensions and (folder / host.extensions).is_dir():
         folder /= host.extensions
     target = folder / "pndm_solvers" if folder.name == host.extensions else folder
-    # Nothing else is replaced, a clone of the repository neither.
+    if (target / ".git").exists():
+        raise ValueError(f"{target} is a clone of a repository; update it with git pull, or choose another folder")
     ours = {"pndm_solvers", "LICENSE", "__pycache__", Path(host.entry).parts[0]}
     if target.exists() and (not target.is_dir() or not {path.name for path in target.iterdir()} <= ours):
         raise ValueError(f"{target} holds other things than an extension that was written here; choose another folder")

@@ -10,7 +10,9 @@ import typer
 from pndm_solvers.adapters.folders import HOSTS, write_folder
 from pndm_solvers.version import __version__
 
-Folder = Annotated[Path, typer.Argument(help="The program's folder, or the extension's own.", metavar="DIR")]
+Folder = Annotated[
+    Path, typer.Argument(help="The program's folder, that of its extensions, or one to write or renew.", metavar="DIR")
+]
 
 
 def comfyui(folder: Folder) -> None:
@@ -24,5 +26,6 @@ def a1111(folder: Folder) -> None:
 
 
 def _write(host: str, folder: Path, then: str) -> None:
-    target = write_folder(HOSTS[host], folder.expanduser().absolute())
+    target, wanted = write_folder(HOSTS[host], folder.expanduser()), HOSTS[host].extensions
+    then = then if target.parent.name == wanted else f"It is not in a folder {wanted}: copy it into the program's."
     typer.echo(f"written: {target}, pndm_solvers {__version__}. {then}")

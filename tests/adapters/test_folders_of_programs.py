@@ -199,7 +199,7 @@ print(json.dumps({
 """
 
 
-def in_program(standins, code, folder, tmp_path):
+def in_program(standins, code, folder, tmp_path, parse=json.loads):
     """What the code prints, in a Python whose path has the stand-ins and no checkout of ours."""
     program = tmp_path / "program"
     for name, text in standins.items():
@@ -214,7 +214,7 @@ def in_program(standins, code, folder, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return parse(done.stdout)
 
 
 def assert_data(ends):
@@ -275,6 +275,23 @@ def test_a_folder_in_a1111(tmp_path, schedulers):
         assert found["tops"]["eps"] <= found["tops"]["v"] == pytest.approx(10**1.2)
 
 
+def test_the_log_says_what_is_loaded_and_from_where(tmp_path):
+    folders = [write_folder(HOSTS["comfyui"], tmp_path / name) for name in ("first", "second")]
+    code = """
+import importlib.util, logging, comfy.samplers
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(message)s")
+for folder in FOLDER.split("|"):
+    spec = importlib.util.spec_from_file_location(folder, folder + "/__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+"""
+    lines = in_program(COMFYUI, code, "|".join(map(str, folders)), tmp_path, parse=str.splitlines)
+    assert lines[0].startswith("INFO pndm_solvers ")
+    assert "plms, plms_classical" in lines[0]
+    assert lines[1].startswith("WARNING pndm_solvers is loaded from ")
+    assert f"the copy in {folders[1]} is not used" in lines[1]
+
+
 def test_the_root_of_the_repository_is_the_folder_s_entry():
     assert (ROOT / "__init__.py").read_text(encoding="utf-8") == HOSTS["comfyui"].text
 
@@ -298,10 +315,7 @@ def test_a_folder_that_is_not_ours_stays(tmp_path):
         write_folder(HOSTS["comfyui"], tmp_path / "mine")
     clone = tmp_path / "custom_nodes" / "pndm_solvers"
     (clone / ".git").mkdir(parents=True)
-    write_folder(HOSTS["comfyui"], tmp_path / "fresh")
-    for part in ("pndm_solvers", "__init__.py", "LICENSE"):
-        (tmp_path / "fresh" / part).rename(clone / part)
-    with pytest.raises(ValueError, match="holds other things"):
+    with pytest.raises(ValueError, match="is a clone of a repository; update it with git pull"):
         write_folder(HOSTS["comfyui"], tmp_path)
     with pytest.raises(ValueError, match=r"there is no folder .*; make it, or pass"):
         write_folder(HOSTS["comfyui"], tmp_path / "absent" / "folder" / "mine")

@@ -115,6 +115,11 @@ def test_rescaled_guidance_is_that_of_its_paper(library):
         g = u + 7.5 * (c - u)
         ratio = c.std(axis=(1, 2), keepdims=True) / g.std(axis=(1, 2), keepdims=True)
         np.testing.assert_allclose(numbers(found), 0.7 * ratio * g + 0.3 * g, rtol=1e-5, atol=1e-6)
+    # At a scale of 0 the answer is u, however it was said.
+    scales = library.array(np.array([0.0, 7.5, 0.0, 1.0]))
+    mixed = guided(library.array(x), library.array(t), **given(library), guidance_scale=scales)
+    np.testing.assert_allclose(numbers(mixed)[::2], (x * -0.5)[::2], rtol=1e-6)
+    np.testing.assert_allclose(numbers(mixed)[3], c[3], rtol=1e-5)
     flat = classifier_free_guidance(lambda x, t, label: x * 0, {"label": 0.0}, 2.0, rescale=1.0)
     assert np.array_equal(flat(x, t, label=LABEL), x * 0), "an answer without deviation stays"
 
@@ -188,9 +193,31 @@ def test_bad_guidance_is_refused():
             (called(good, {"label": np.zeros(3)}, 3.0), ValueError, "unconditional 'label' is of shape .3,."),
             (called(good, {"label": torch.zeros(4)}, 3.0), TypeError, "pass arrays of one library"),
             (called(good, {"label": "none"}, 3.0), TypeError, "unconditional 'label' is 'none'"),
+            (lambda: classifier_free_guidance(good, {}, 3.0), TypeError, "unconditional is {}"),
+            (lambda: classifier_free_guidance(good, null, [1.0, 2.0]), TypeError, "scale for each sample as condition"),
+            (called(good, {"label": 2.5}, 3.0, condition={"label": LABEL.astype(int)}), ValueError, "'label' is 2.5"),
+            (called(good, {"label": 300}, 3.0, condition={"label": LABEL.astype(np.uint8)}), ValueError, "at most 255"),
+            (called(good, {"label": 2}, 3.0, condition={"label": LABEL > 1}), TypeError, "of dtype bool"),
+            (
+                called(good, {"label": LABEL}, 3.0, condition={"label": LABEL.astype(int)}),
+                TypeError,
+                "of dtype float64",
+            ),
+            (called(lambda x, t, label: x[:, :1], null, 3.0), ValueError, "it must be of shape .8, 3."),
             (called(lambda x, t, label: x[:4], null, 3.0), ValueError, "the state, twice, it must be of shape"),
             (called(lambda x, t, label: (x,), null, 3.0), TypeError, "the model's answer is"),
             (called(lambda x, t, label: (x,), lambda x, t: x, 3.0), TypeError, "^conditional's answer is"),
             (called(good, lambda x, t: (x,), 3.0), TypeError, "^unconditional's answer is"),
         ]
     )
+
+
+def test_samples_of_one_number_are_not_rescaled():
+    guided = classifier_free_guidance(network, {"label": NULL}, 3.0, rescale=0.7)
+    with pytest.raises(ValueError, match=r"samples of shape \(1,\) have no deviation"):
+        guided(START[:, :1], np.zeros(4), label=LABEL)
+
+
+def test_a_time_for_all_is_passed_on():
+    guided = classifier_free_guidance(lambda x, t, label: x * t + label[:, None], {"label": NULL}, 2.0)
+    np.testing.assert_allclose(guided(START, 3.0, label=LABEL), START * 3 + (2 * LABEL - NULL)[:, None])

@@ -21,11 +21,11 @@ def network(x, t):
     return 0.3 * x + np.cos(np.arange(x.size).reshape(x.shape)) * (1 + t[:, None] / 1000)
 
 
-def in_javascript(text, x, predicted, normal=0.0):
+def in_javascript(text, x, predicted, normal=0.0, network=NETWORK):
     """The states of a run, as Node makes them; every draw of noise is `normal`."""
     script = f"""
     const {{ runPlan }} = require({json.dumps(str(EXAMPLES / "plan.js"))});
-    const states = runPlan({text}, {NETWORK}, {json.dumps(x.ravel().tolist())}, {predicted!r}, () => {normal});
+    const states = runPlan({text}, {network}, {json.dumps(x.ravel().tolist())}, {predicted!r}, () => {normal});
     console.log(JSON.stringify(states.map((state) => Array.from(state))));
     """
     done = node(["-e", script], return_completed_process=True, capture_output=True, text=True)
@@ -69,6 +69,16 @@ def test_what_does_not_fit_is_refused():
     fitted = (Path(__file__).parents[2] / "pndm_solvers/reference/plans/fashion-1-8.json").read_text(encoding="utf-8")
     with pytest.raises(RuntimeError, match="fitted to a network that predicts v_prediction, not epsilon"):
         in_javascript(fitted, START, "epsilon")
+
+
+def test_what_would_end_as_nan_is_refused():
+    flow = PLMSSolver(NoiseSchedule.rectified_flow()).plan(4, start="top").to_json()
+    with pytest.raises(RuntimeError, match="at t = 1, where α = 0 and σ = 1, epsilon does not determine sample"):
+        in_javascript(flow, START, "epsilon")
+    text = PLMSSolver(LINEAR).plan(4).to_json()
+    for network in ("async (x) => x", "(x) => x.slice(1)", "(x) => undefined"):
+        with pytest.raises(RuntimeError, match=r"the model answered .*, not 12 numbers"):
+            in_javascript(text, START, "epsilon", network=network)
 
 
 def test_the_page_draws_its_moons():

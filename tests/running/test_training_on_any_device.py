@@ -1,6 +1,7 @@
 """The forward process is computed where the batch is: α, σ, noised states and training targets."""
 
 import re
+import warnings
 from pathlib import Path
 
 import array_api_strict as strict
@@ -248,6 +249,7 @@ def test_times_that_do_not_go_with_the_batch_are_refused():
             (lambda: add_noise(LINEAR, x, x, torch.zeros(4, dtype=torch.bool)), TypeError, "times are real numbers"),
             (lambda: add_noise(LINEAR, x, x, torch.zeros(4, device="meta")), ValueError, "move one of them"),
             (lambda: add_noise(LINEAR, x, x, "3"), TypeError, "t is '3'"),
+            (lambda: add_noise("linear", x, x, 3), TypeError, "schedule is 'linear'; it must be a NoiseSchedule"),
             (lambda: add_noise(LINEAR, x, x[:2], 3), ValueError, "noise is of shape"),
             (lambda: alpha_sigma(LINEAR, 3, 3.0), TypeError, "like is 3.0"),
             (lambda: training_target(LINEAR, x, x, 3, "velocity"), ValueError, "prediction is 'velocity'; known are"),
@@ -265,3 +267,21 @@ def test_a_run_from_a_noised_picture_ends_at_the_picture():
 
     plan = PLMSSolver(LINEAR).plan(8, start=600)
     torch.testing.assert_close(plan.run(network, noised), x0)
+
+
+def test_a_sample_without_dimensions_has_one_time():
+    """As within a function that is mapped over numbers."""
+    x0, noise = torch.tensor(2.0), torch.tensor(1.0)
+    for t in (300, torch.tensor(300)):
+        alpha, sigma = (float(of(300)) for of in (LINEAR.alpha, LINEAR.sigma))
+        assert float(add_noise(LINEAR, x0, noise, t)) == pytest.approx(2 * alpha + sigma)
+
+
+def test_fractions_of_1_as_times_of_a_table_are_warned_of():
+    x = torch.zeros(8, 2)
+    with pytest.warns(UserWarning, match="times of a table are 0 to 999, not fractions of 1"):
+        add_noise(LINEAR, x, x, torch.linspace(0.1, 0.9, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        add_noise(LINEAR, x, x, torch.full((8,), 0.5))  # a run's last calls
+        add_noise(SCHEDULES["vp"], x, x, torch.linspace(0.1, 0.9, 8))

@@ -37,7 +37,7 @@ class SamplerPLMS:
 
     DESCRIPTION = (
         "Pseudo linear multistep (PLMS), one model call a step: a polynomial through the last answers, integrated over "
-        "the step. For any sigmas; karras and exponential suit it best."
+        "the step. For any sigmas; those of the schedulers pndm, karras and exponential suit it best."
     )
     CATEGORY = "sampling/custom_sampling/samplers"
     RETURN_TYPES = ("SAMPLER",)
@@ -90,8 +90,8 @@ class SamplerPlan:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         """The plans that there are."""
-        names = folder_paths.get_filename_list(PLANS)
-        return {"required": {"plan": (names, {"tooltip": f"A .json file in ComfyUI's models/{PLANS}."})}}
+        tooltip = f"A .json file in ComfyUI's models/{PLANS}; make that folder, and press R."
+        return {"required": {"plan": (folder_paths.get_filename_list(PLANS), {"tooltip": tooltip})}}
 
     @classmethod
     def IS_CHANGED(cls, plan: str) -> str:  # noqa: N802
