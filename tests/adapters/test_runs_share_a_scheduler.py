@@ -9,6 +9,7 @@ import torch
 from loops import PICTURE, SCHEDULERS, curved, level, loop, noise, ready
 
 from pndm_solvers.adapters import diffusers as ours
+from pndm_solvers.adapters.diffusers.runs import Runs
 
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
@@ -112,3 +113,30 @@ def test_a_batch_keeps_its_size():
     x = scheduler.step(noise(), 900, noise()).prev_sample
     with pytest.raises(ValueError, match="keep to one batch"):
         scheduler.step(x[:1], 800, x[:1])
+
+
+def test_times_of_two_threads_are_registered_each_as_its_own():
+    """A second thread sets its times in the middle of the first one's; both runs go on."""
+    scheduler, theirs = ours.PLMSScheduler(), []
+
+    class Interrupted(Runs):
+        @property
+        def lay_down(self):
+            if not theirs:
+                theirs.append(None)  # once
+                scheduler.set_timesteps(6)
+                theirs[:] = [scheduler.timesteps]
+            return super().lay_down
+
+    scheduler._runs = Interrupted()
+    scheduler.set_timesteps(6)
+    first = scheduler.timesteps
+    for times in (theirs[0], first):
+        x, alone = torch.ones(2, 3), ours.PLMSScheduler()
+        alone.set_timesteps(6)
+        y = x
+        for t, same in zip(times, alone.timesteps, strict=True):
+            x = scheduler.step(x.sin(), t, x).prev_sample
+            y = alone.step(y.sin(), same, y).prev_sample
+        assert torch.equal(x, y)
+    assert scheduler._runs._tables[theirs[0]] is not scheduler._runs._tables[first]

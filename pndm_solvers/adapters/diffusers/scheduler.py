@@ -188,8 +188,10 @@ class PlanScheduler(Configured, Steps):
         self.prediction.check((row.level, row.space) for row in plan.rows)  # refuses now what a step would refuse
         with torch.inference_mode(False):  # there, a view would not keep its tensor alive, nor what belongs to it
             laid_down = torch.tensor(asked, dtype=torch.float64).to(dtype).to(device)
-        self._timesteps = laid_down if handed_out is None else handed_out
-        self._runs.lay_down(self._timesteps, Timetable(solver, self._continuation(solver), plan, end, asked))
+        times = laid_down if handed_out is None else handed_out
+        # Registered before another thread can see them, whose own times may stand in `_timesteps` at any moment.
+        self._runs.lay_down(times, Timetable(solver, self._continuation(solver), plan, end, asked))
+        self._timesteps = times
         self.num_inference_steps, self._sigmas, self._edited = steps, None, 0
 
     def _flow_times(self, steps: int | None, times: Any, levels: Any, mu: float | None) -> tuple[Any, Any]:
