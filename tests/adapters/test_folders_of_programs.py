@@ -225,17 +225,26 @@ def assert_data(ends):
         assert deviation == pytest.approx(0.3, abs=0.03), name
 
 
-@pytest.mark.parametrize("cloned", [False, True], ids=["written", "cloned"])
+def folder_of(host, tmp_path, cloned):
+    """An extension's folder in a program's own: written, or a clone of the repository as far as it matters."""
+    (tmp_path / host.extensions).mkdir()
+    if not cloned:
+        folder = write_folder(host, tmp_path)
+        assert folder == tmp_path / host.extensions / "pndm_solvers"
+        return folder
+    folder = tmp_path / host.extensions / "a.clone"
+    (folder / host.entry).parent.mkdir(parents=True)
+    (folder / host.entry).write_text((ROOT / host.entry).read_text(encoding="utf-8"))
+    (folder / "pndm_solvers").symlink_to(ROOT / "pndm_solvers")
+    return folder
+
+
+CLONED = pytest.mark.parametrize("cloned", [False, True], ids=["written", "cloned"])
+
+
+@CLONED
 def test_a_folder_in_comfyui(tmp_path, cloned):
-    if cloned:  # as far as git would copy it
-        folder = tmp_path / "custom_nodes" / "a.clone"
-        folder.mkdir(parents=True)
-        (folder / "__init__.py").write_text((ROOT / "__init__.py").read_text(encoding="utf-8"))
-        (folder / "pndm_solvers").symlink_to(ROOT / "pndm_solvers")
-    else:
-        (tmp_path / "custom_nodes").mkdir()
-        folder = write_folder(HOSTS["comfyui"], tmp_path)
-        assert folder == tmp_path / "custom_nodes" / "pndm_solvers"
+    folder = folder_of(HOSTS["comfyui"], tmp_path, cloned)
     plans = tmp_path / "models" / "pndm_plans"
     plans.mkdir(parents=True)
     (plans / "plan.json").write_text(PLMSSolver(NoiseSchedule.scaled_linear()).plan(10).to_json())
@@ -258,10 +267,10 @@ def test_a_folder_in_comfyui(tmp_path, cloned):
     assert found["digest"] == 64
 
 
+@CLONED
 @pytest.mark.parametrize("schedulers", [True, False], ids=["1.9", "1.6"])
-def test_a_folder_in_a1111(tmp_path, schedulers):
-    (tmp_path / "extensions").mkdir()
-    folder = write_folder(HOSTS["a1111"], tmp_path)
+def test_a_folder_in_a1111(tmp_path, cloned, schedulers):
+    folder = folder_of(HOSTS["a1111"], tmp_path, cloned)
     modules = {name: text for name, text in A1111.items() if schedulers or "sd_schedulers" not in name}
     found = in_program(modules, RUN_A1111, folder, tmp_path)
     assert_data(found["ends"])
@@ -292,8 +301,9 @@ for folder in FOLDER.split("|"):
     assert f"the copy in {folders[1]} is not used" in lines[1]
 
 
-def test_the_root_of_the_repository_is_the_folder_s_entry():
-    assert (ROOT / "__init__.py").read_text(encoding="utf-8") == HOSTS["comfyui"].text
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_clone_of_the_repository_has_the_folder_s_entry(host):
+    assert (ROOT / HOSTS[host].entry).read_text(encoding="utf-8") == HOSTS[host].text
 
 
 @pytest.mark.parametrize("host", HOSTS)
