@@ -36,7 +36,7 @@ from work_precision_tables import geometric
 
 from pndm_solvers import DDIMSolver, ErrorEstimate, Plan, PLMSSolver, Problem
 from pndm_solvers.arrays import library
-from pndm_solvers.condition import first_rows
+from pndm_solvers.condition import rows_of
 from pndm_solvers.distances import Target, resampled
 from pndm_solvers.flow import FineRun, distance
 from pndm_solvers.measure import difference, estimate
@@ -258,7 +258,7 @@ def estimates(check: Check) -> str:
             try:
                 plan = PLMSSolver(problem.schedule).plan_within(
                     tolerance, problem.model, problem.starts(plan_of(problem, 10).levels[0].t)[:8],
-                    condition=first_rows(problem.condition, 8),
+                    condition=rows_of(problem.condition, slice(8)),
                     prediction=problem.prediction,
                 )  # fmt: skip
                 figures.append(f"{paired(problem, plan)[0] / tolerance:.2f} with {plan.model_calls}")

@@ -54,7 +54,7 @@ from pndm_solvers import (
     initial_noise,
 )
 from pndm_solvers.arrays import library
-from pndm_solvers.condition import first_rows
+from pndm_solvers.condition import rows_of
 from pndm_solvers.distances import frechet, resampled
 from pndm_solvers.fit.fitted import plain_rules
 from pndm_solvers.measure import difference
@@ -236,7 +236,7 @@ def pilot_of(problem: Problem, count: int, seed: int = PILOT_SEED, **options: An
     top = problem.schedule.level(problem.schedule.t_max)
     x = initial_noise((count, *problem.x.shape[1:]), seed) * float(np.hypot(top.alpha, top.sigma))
     x = library(problem.x).from_numpy(x, like=problem.x)
-    given = first_rows(problem.condition, count) if problem.condition else None
+    given = rows_of(problem.condition, slice(count)) if problem.condition else None
     if given and len(next(iter(given.values()))) < count:
         given = {key: value[np.arange(count) % len(value)] for key, value in given.items()}
     return Pilot.record(

@@ -19,7 +19,7 @@ import torch
 
 from pndm_solvers import Problem, initial_noise
 from pndm_solvers.analytic import Distribution, GaussianMixture
-from pndm_solvers.condition import first_rows
+from pndm_solvers.condition import rows_of
 from pndm_solvers.problems import PROBLEMS, anisotropic_mixture, network_problem, power_law
 from pndm_solvers.schedules import SCHEDULES
 
@@ -71,7 +71,7 @@ class Entry:
 def first_starts(problem: Problem, count: int) -> Problem:
     """The problem with its first starts alone: its target and its floor are those of a set of that size."""
     saved = None if problem.saved is None else problem.saved.with_stem(f"{problem.saved.stem}-{count}")
-    return replace(problem, x=problem.x[:count], condition=first_rows(problem.condition, count), saved=saved)
+    return replace(problem, x=problem.x[:count], condition=rows_of(problem.condition, slice(count)), saved=saved)
 
 
 # ---------------------------------------------------------------------- kinds of problem
