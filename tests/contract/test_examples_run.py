@@ -4,6 +4,10 @@ import re
 import runpy
 from pathlib import Path
 
+import diffusers  # noqa: F401 — the examples need these
+import jax  # noqa: F401
+import monai  # noqa: F401
+import onnxruntime  # noqa: F401
 import pytest
 from PIL import Image
 

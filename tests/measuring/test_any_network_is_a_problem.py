@@ -11,7 +11,7 @@ from pndm_solvers.measure import MEASURES, Curve, compare, difference, estimate
 from pndm_solvers.orders import NETWORK_STEPS, observed_order
 from pndm_solvers.plots import plot_curves
 from pndm_solvers.problem import Problem
-from pndm_solvers.problems import PROBLEMS, exact_problem
+from pndm_solvers.problems import PROBLEMS, exact_problem, network_problem
 
 LINEAR = SCHEDULES["linear"]
 GAUSSIAN = Gaussian([0.5, -0.5], [[1.0, 0.8], [0.8, 1.0]])
@@ -22,6 +22,12 @@ QUIET = {"progress": False, "calls": 64}
 def gaussian(schedule=LINEAR, x=X, prediction="epsilon", model=None, **options):
     model = model or GAUSSIAN.model(schedule, Prediction.of(prediction).type)
     return Problem.of(model, schedule, x, prediction=prediction, **QUIET | options)
+
+
+def test_a_network_s_end_is_where_more_calls_lead():
+    problem = network_problem("digits", starts=3, calls=200, progress=False)
+    (curve,) = compare(problem, [DDIMSolver(problem.schedule)], ["quadratic"], [10, 40])
+    assert curve.limit < curve.value[1] < curve.value[0] / 2 < 0.1
 
 
 class Shifted(torch.nn.Module):

@@ -14,7 +14,7 @@ from pndm_solvers.methods.classical import classical_move
 from pndm_solvers.orders import GRIDS, ObservedOrder, deterministic_solvers, observed_order
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.problem import Problem
-from pndm_solvers.problems import PROBLEMS, exact_problem, network_problem
+from pndm_solvers.problems import PROBLEMS, exact_problem
 
 LINEAR = SCHEDULES["linear"]
 FEW = (20, 40, 80)
@@ -137,12 +137,6 @@ def test_the_error_of_a_run_that_overflows_is_infinite():
     )
     (curve,) = compare(problem, [DDIMSolver(LINEAR)], ["trailing"], [2])
     assert curve.value == curve.high == (np.inf,)
-
-
-def test_a_network_s_end_is_where_more_calls_lead():
-    problem = network_problem("digits", starts=3, calls=200, progress=False)
-    (curve,) = compare(problem, [DDIMSolver(problem.schedule)], ["quadratic"], [10, 40])
-    assert curve.limit < curve.value[1] < curve.value[0] / 2 < 0.1
 
 
 def test_a_stochastic_solver_or_another_schedule_is_refused():

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import torch  # noqa: F401 — the page needs it
 from PIL import Image
 
 PAGE = Path(__file__).parents[2] / "docs" / "measure.md"
