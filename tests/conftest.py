@@ -36,6 +36,8 @@ def missing_packages(path: Path, test: bool = True) -> frozenset[str]:
             imported |= {name.name.partition(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported.add(node.module.partition(".")[0])
+            if "diffusers" in [*node.module.split("."), *(name.name for name in node.names)]:
+                imported.add("diffusers")  # our adapter needs theirs
     folders = [path.parent, *HELPERS]
     helpers = [helper for folder in folders for name in imported if (helper := folder / f"{name}.py").exists()]
     others = imported - {helper.stem for helper in helpers} - sys.stdlib_module_names
