@@ -19,7 +19,7 @@ class FallingCubic:
     """The curve through `values`, 1-D and falling, at 0, 1, 2, …; `slopes` are its own there."""
 
     def __init__(self, values: Float64) -> None:
-        self.values, self.slopes = values, np.zeros_like(values)
+        self.values, self.slopes, self.knots = values, np.zeros_like(values), np.arange(float(len(values)))
         rises = np.diff(values)
         if rises.size:
             slopes = np.gradient(values)
@@ -29,8 +29,7 @@ class FallingCubic:
 
     def __call__(self, t: Any, xp: Any = np) -> tuple[Any, Any]:
         """The values and slopes at places within the table, an array of the library whose module is `xp`."""
-        values, slopes, last = self.values, self.slopes, len(self.values) - 1
-        knots = np.arange(last + 1.0)
+        values, slopes, knots, last = self.values, self.slopes, self.knots, len(self.values) - 1
         if xp is np:
             t = np.asarray(t, np.float64)
         else:

@@ -215,16 +215,24 @@ class LevelTable(NoiseSchedule):
             return super()._time_at(log_snr)
         return self._curve.place(log_snr)
 
+    @property
+    def _ends_in_noise(self) -> bool:
+        """Whether α is 0 at the last level."""
+        return len(self._curve.values) < len(self.log_snrs)
+
     def _beyond(self, t: Any, xp: Any = np) -> Any:
         """How far `t` lies past the last finite level, 0 to 1."""
         return xp.clip(t - (len(self._curve.values) - 1.0), 0, 1)
 
     def _alpha(self, t: Any, xp: Any = np) -> Any:
         log_snr, _ = self._curve(t, xp)
-        return (1 - self._beyond(t, xp)) * _root_of_share(log_snr, xp)
+        share = _root_of_share(log_snr, xp)
+        return (1 - self._beyond(t, xp)) * share if self._ends_in_noise else share
 
     def _sigma(self, t: Any, xp: Any = np) -> Any:
         log_snr, _ = self._curve(t, xp)
+        if not self._ends_in_noise:
+            return _root_of_share(-log_snr, xp)
         past = xp.sqrt(1 - self._alpha(t, xp) ** 2)
         return xp.where(self._beyond(t, xp) > 0, past, _root_of_share(-log_snr, xp))
 

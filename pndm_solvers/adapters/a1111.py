@@ -40,7 +40,7 @@ LABELS: dict[str, tuple[str, Callable[[int], int]]] = {
 
 
 class Sampler(sd_samplers_common.SamplerData):
-    """A sampler that tells its model calls, by which the web UI counts for prompt editing and the refiner."""
+    """A sampler that tells its model calls. The web UI counts by them for prompt editing and the refiner."""
 
     def total_steps(self, steps: int) -> int:
         """The model calls of so many steps."""

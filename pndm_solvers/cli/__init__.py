@@ -1,6 +1,4 @@
-"""The command line: `pndm-solvers sample`, `plan`, `fit`, `order`, `compare`, `comfyui`
-and `a1111`.
-"""
+"""The command line: `pndm-solvers sample`, `plan`, `fit`, `order`, `compare`, `comfyui` and `a1111`."""
 
 from __future__ import annotations
 

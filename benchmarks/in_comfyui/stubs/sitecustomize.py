@@ -14,7 +14,7 @@ ROOTS = ("torchvision", "torchaudio", "av")
 
 class _Stub(ModuleType):
     __version__ = "0.0.0"
-    __path__: list[str] = []  # noqa: RUF012
+    __path__: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

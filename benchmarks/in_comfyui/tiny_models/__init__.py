@@ -89,7 +89,7 @@ class TinyNetwork(torch.nn.Module):
         self.calls = 0
         self.register_buffer("anchor", torch.zeros(1, dtype=dtype, device=device))  # a weight to load and unload
 
-    def forward(self, x, timestep, context=None, control=None, transformer_options={}, **_):  # noqa: B006
+    def forward(self, x, timestep, context=None, control=None, transformer_options={}, **_):
         self.calls += 1
         time.sleep(self.delay)
         # ComfyUI rounds the time of a discrete model to its table; the exact sigma is in transformer_options.
@@ -105,7 +105,7 @@ class TinyNetwork(torch.nn.Module):
 
 
 class TinyConfig(BASE):
-    unet_extra_config: dict[str, Any] = {}  # noqa: RUF012
+    unet_extra_config: dict[str, Any] = {}
 
     def __init__(self, latent_format: type, sampling_settings: dict[str, Any], network: dict[str, Any]) -> None:
         self.latent_format, self.sampling_settings = latent_format, sampling_settings
@@ -114,7 +114,7 @@ class TinyConfig(BASE):
 
 class TinyModel:
     @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
+    def INPUT_TYPES(cls):
         return {
             "required": {"kind": (list(KINDS),)},
             "optional": {
@@ -150,7 +150,7 @@ class TinyModel:
 
 class TinyConditioning:
     @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
+    def INPUT_TYPES(cls):
         shift = ("FLOAT", {"default": 0.0, "min": -10.0, "max": 10.0, "step": 0.01, "tooltip": "added to the means"})
         return {"required": {"shift": shift}}
 
@@ -166,7 +166,7 @@ class TinyLatent:
     """An empty latent, or data; the right half to be painted anew where `mask` is set."""
 
     @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
+    def INPUT_TYPES(cls):
         return {
             "required": {
                 "model": ("MODEL",),
@@ -196,7 +196,7 @@ class TinyExact:
     """The exact end of a run over `sigmas`: of the probability flow, from the noise that the seed gives."""
 
     @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
+    def INPUT_TYPES(cls):
         return {
             "required": {
                 "model": ("MODEL",),
@@ -235,7 +235,7 @@ class TinySave:
     """Writes the latent in the model's space to NAME.npy, and the network's calls since the last save to NAME.json."""
 
     @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
+    def INPUT_TYPES(cls):
         return {
             "required": {"model": ("MODEL",), "latent": ("LATENT",), "name": ("STRING", {"default": "tiny"})},
             "optional": {"sigmas": ("SIGMAS",)},

@@ -44,7 +44,7 @@ class SamplerPLMS:
     FUNCTION = "sampler"
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         """Its options."""
         return {
             "required": {
@@ -88,13 +88,13 @@ class SamplerPlan:
     FUNCTION = "sampler"
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         """The plans that there are."""
         tooltip = f"A .json file in ComfyUI's models/{PLANS}; make that folder, and press R."
         return {"required": {"plan": (folder_paths.get_filename_list(PLANS), {"tooltip": tooltip})}}
 
     @classmethod
-    def IS_CHANGED(cls, plan: str) -> str:  # noqa: N802
+    def IS_CHANGED(cls, plan: str) -> str:
         """Another text where the file was changed."""
         return sha256(Path(folder_paths.get_full_path_or_raise(PLANS, plan)).read_bytes()).hexdigest()
 
