@@ -10,7 +10,7 @@ from pndm_solvers.batching import advance_together
 from pndm_solvers.estimate import ErrorEstimate, StepError
 from pndm_solvers.fit import Fit, FittedSolver, Pilot, fit_plan
 from pndm_solvers.forward import add_noise, alpha_sigma, training_target
-from pndm_solvers.grid import Grid, make_grid
+from pndm_solvers.grid import Grid, Restart, make_grid
 from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.latents import convert, slerp, transfer
 from pndm_solvers.methods import (
@@ -23,13 +23,14 @@ from pndm_solvers.methods import (
     PLMSSolver,
     PNDMSolver,
     PRKSolver,
+    SASolver,
     UniPCSolver,
 )
 from pndm_solvers.methods.adams import adams_bashforth
 from pndm_solvers.methods.runge_kutta import TABLEAUX, ButcherTableau
 from pndm_solvers.noise import initial_noise
-from pndm_solvers.observers import Observer
-from pndm_solvers.plan import Plan, State, Step
+from pndm_solvers.observers import Observer, Step
+from pndm_solvers.plan import Plan, State
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.problem import Problem
 from pndm_solvers.schedule import Level
@@ -37,6 +38,7 @@ from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
 from pndm_solvers.spacings import SPACINGS
 from pndm_solvers.table import Row
+from pndm_solvers.transition import Transition
 from pndm_solvers.version import __version__ as __version__
 
 __all__ = [
@@ -63,11 +65,14 @@ __all__ = [
     "Plan",
     "Prediction",
     "Problem",
+    "Restart",
     "Row",
+    "SASolver",
     "Solver",
     "State",
     "Step",
     "StepError",
+    "Transition",
     "UniPCSolver",
     "adams_bashforth",
     "add_noise",

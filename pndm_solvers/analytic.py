@@ -14,6 +14,7 @@ from pndm_solvers.plan import Model
 from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.table import Table
 
 __all__ = ["Distribution", "Empirical", "Gaussian", "GaussianMixture"]
 
@@ -116,6 +117,32 @@ class Gaussian(Distribution):
         )
         along = (np.asarray(x, np.float64) - here.alpha * self.mean) @ self.axes
         return there.alpha * self.mean + (along * (spread_there / spread_here)) @ self.axes.T
+
+    def moments(self, plan: Table) -> list[tuple[Float64, Float64]]:
+        """The mean `(d,)` and the covariance `(d, d)` of every state of a plan, from its first level to the sample.
+
+        The first state is distributed as the data with the noise of its level, answers are exact, and the noises of
+        rows are independent. A state is then a linear form of these, so its moments are exact, without a draw.
+        """
+        d, count = self.mean.size, len(plan.rows)
+        mean, first = self.mean @ self.axes, plan.levels[0]
+        state = np.zeros((d, 2 + count))  # along each axis: the mean, the weight of the start, and of each row's noise
+        state[:, 0] = first.alpha * mean
+        state[:, 1] = np.sqrt(first.alpha**2 * self.variances + first.sigma**2)
+        states, answers = [state], []
+        for k, row in enumerate(plan.rows):
+            away = states[k].copy()
+            away[:, 0] -= row.alpha * mean
+            away /= (row.alpha**2 * self.variances + row.sigma**2)[:, None]
+            picture, noise = away * (row.alpha * self.variances)[:, None], away * row.sigma
+            picture[:, 0] += mean
+            a, b = PREDICTIONS[row.space](row.alpha, row.sigma)
+            answers.append(a * picture + b * noise)
+            state = sum((w * states[i] for i, w in row.states), np.zeros_like(state))
+            state = sum((w * answers[j] for j, w in row.answers), state)
+            state[:, 2 + k] += row.noise
+            states.append(state)
+        return [(self.axes @ s[:, 0], (self.axes * (s[:, 1:] ** 2).sum(1)) @ self.axes.T) for s in states]
 
 
 class GaussianMixture(Distribution):

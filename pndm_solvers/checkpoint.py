@@ -22,16 +22,16 @@ import numpy as np
 from pndm_solvers.arrays import library
 from pndm_solvers.libraries import dtype_name
 from pndm_solvers.noise import NoiseSource
-from pndm_solvers.observers import Observer
+from pndm_solvers.observers import Observer, Step
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.table import Table
 
 if TYPE_CHECKING:
-    from pndm_solvers.plan import State, Step
+    from pndm_solvers.plan import State
 
 __all__ = ["CheckpointFile", "Saved", "load", "save"]
 
-FORMAT = "pndm_solvers.state/2"
+FORMAT = "pndm_solvers.state/3"
 UNKNOWN = "0" * 64  # stands for the digest while it is computed
 # A library's name of a dtype of states and answers: its name in the format, and its bytes.
 DTYPES = {
@@ -114,6 +114,7 @@ class CheckpointFile(Observer):
             ("plan", found.table, state.plan),
             ("prediction", found.prediction, state.prediction),
             ("seed", found.noise.seed, state.noise.seed),
+            ("noise", found.noise.kind, state.noise.kind),
             ("SHA-256 of the condition", _digests(found.condition), _digests(state.condition)),
         ]
         if all(theirs == ours for _, theirs, ours in kind):  # else the digests differ anyway
@@ -141,6 +142,7 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
         "row": str(state.row),
         "prediction": json.dumps({"type": state.prediction.type} | prediction, default=float),
         "seed": json.dumps(state.noise.seed),
+        "noise": state.noise.kind,
         "library": state.library.name(state.states[state.row]),
         "dtype": _dtype_name(state.dtype),
         "order": json.dumps({name: order for name, x in arrays.items() if (order := _order(x)) != [*range(x.ndim)]}),
@@ -216,7 +218,7 @@ def _saved(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview
             raise ValueError(f"row {row} needs {kind} {sorted(needed)}; the file holds {sorted(kinds[kind])}")
     states, answers, condition = kinds.values()
     prediction = Prediction(**({"type": None} | json.loads(metadata["prediction"])))
-    noise = NoiseSource.of(json.loads(metadata["seed"]), None)
+    noise = NoiseSource.of(json.loads(metadata["seed"]), None, metadata["noise"])
     if metadata["dtype"] not in DTYPES:
         raise ValueError(f"dtype is {metadata['dtype']!r}, in which no network receives a state")
     dtype = _array(numbers[:0], metadata["dtype"], [0], [0], None, like).dtype

@@ -11,7 +11,7 @@ import numpy as np
 
 from pndm_solvers.arrays import combine, library
 from pndm_solvers.methods.adams import exact_weights
-from pndm_solvers.plan import Step
+from pndm_solvers.observers import Step
 from pndm_solvers.prediction import conversion
 from pndm_solvers.schedule import Float64, Level
 from pndm_solvers.transfer import transfer_weights

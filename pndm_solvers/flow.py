@@ -14,7 +14,7 @@ from pndm_solvers.advice import advise_on_reference
 from pndm_solvers.analytic import Distribution
 from pndm_solvers.arrays import library
 from pndm_solvers.methods import PLMSSolver
-from pndm_solvers.plan import Step
+from pndm_solvers.observers import Step
 from pndm_solvers.schedule import Level
 
 if TYPE_CHECKING:

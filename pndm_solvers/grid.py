@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, TypedDict
@@ -22,6 +22,7 @@ from pndm_solvers.spacings import DEFAULT_SPACING, SPACINGS, Spacing, default
 __all__ = [
     "Grid",
     "GridOptions",
+    "Restart",
     "default_start",
     "make_grid",
 ]
@@ -42,23 +43,65 @@ class GridOptions(TypedDict, total=False):
     prediction: str | Prediction
     data_range: float
     sample_shape: tuple[int, ...] | None
+    restarts: Sequence[Restart]
+
+
+@dataclass(frozen=True)
+class Restart:
+    """A run's way back up: at the level near `low` noise is added up to `high`, and the run falls again, in `steps`.
+
+    `low` and `high` are times of the schedule. The run restarts `times` times, from that level of its grid which is
+    nearest to `low` in σ/α, and comes back to it by levels even in (σ/α)^(1/7). Fresh noise makes earlier errors small.
+    Reference: Xu et al. (2023), algorithm 1.
+    """
+
+    low: float
+    high: float
+    steps: int
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            object.__setattr__(self, name, real(f"{name} of a restart", getattr(self, name)))
+        for name in ("steps", "times"):
+            object.__setattr__(self, name, whole(f"{name} of a restart", getattr(self, name)))
 
 
 @dataclass(frozen=True)
 class Grid:
     """The levels t_0, …, t_n of n steps.
 
-    With `integral` the times are integers, and those of inner stages are rounded to integers too.
+    With `integral` the times are integers, and those of inner stages are rounded to integers too. Where the levels of a
+    run towards data rise, noise is added. ValueError where they rise first or last, or twice in a row.
     """
 
     schedule: Schedule
     levels: tuple[Level, ...]
     integral: bool
 
+    def __post_init__(self) -> None:
+        rises = [here.ratio < there.ratio for here, there in pairwise(self.levels)]
+        if all(rises):
+            return
+        if rises[0] or rises[-1] or any(map(all, pairwise(rises))):
+            raise ValueError(
+                f"levels fall, and may rise between two falls; σ/α of {[level.ratio for level in self.levels]} rises "
+                f"at an end, or twice in a row"
+            )
+
     @property
     def steps(self) -> Iterator[tuple[Level, Level]]:
         """Each step's first and last level."""
         return pairwise(self.levels)
+
+    @property
+    def parts(self) -> list[Grid]:
+        """The parts between which levels rise; one where they all fall, or all rise as in an inversion."""
+        rises = [i for i, (here, there) in enumerate(self.steps, 1) if here.ratio < there.ratio]
+        if len(rises) == len(self.levels) - 1:
+            return [self]
+        edges = [0, *rises, len(self.levels)]
+        return [replace(self, levels=self.levels[first:last]) for first, last in pairwise(edges)]
 
     def between(self, here: Level, there: Level, fraction: float, *, by: Coordinate | None = None) -> Level:
         """The level at a fraction of the step in time, or in a coordinate; on an integral grid rounded, halves to even.
@@ -91,6 +134,7 @@ def make_grid(
     prediction: str | Prediction = "epsilon",
     data_range: float = 1.0,
     sample_shape: tuple[int, ...] | None = None,
+    restarts: Sequence[Restart] = (),
 ) -> Grid:
     """The grid of a named spacing with `num_inference_steps` steps, or of the caller's own `timesteps`.
 
@@ -114,6 +158,8 @@ def make_grid(
         Added to the times of "leading" spacing, as in diffusers.
     prediction, data_range, sample_shape:
         Where the grid "default" begins: see `default_start`.
+    restarts:
+        Where the run goes back up: see `Restart`.
 
     Raises
     ------
@@ -161,7 +207,10 @@ def make_grid(
     integral = whole_times and schedule.num_train_timesteps is not None
     levels = [_trained(schedule, t, "spacing") for t in (first, *inner)]
     # Where the run begins at its very end, as "leading" with one step and final="first" does, no step is left.
-    return Grid(schedule, (*levels, end) if first != end.t else (end,), integral)
+    grid = Grid(schedule, (*levels, end) if first != end.t else (end,), integral)
+    if not isinstance(restarts, (list, tuple)) or not all(isinstance(restart, Restart) for restart in restarts):
+        raise TypeError(f"restarts is {shown(restarts)}; it must be a list of Restart(low, high, steps, times)")
+    return _restarted(grid, restarts) if restarts else grid
 
 
 def default_start(
@@ -205,6 +254,33 @@ def default_start(
     level = schedule.level_at(max(ratio, schedule.level(schedule.t_min).ratio))
     same = math.isclose(math.hypot(*level[1:]), math.hypot(*top[1:]), rel_tol=1e-6)
     return level if same else top
+
+
+def _restarted(grid: Grid, restarts: Sequence[Restart]) -> Grid:
+    """The grid with its restarts."""
+    schedule, levels = grid.schedule, list(grid.levels)
+    # Those of one level one after the other, and the lowest level first: what is inserted does not move the others.
+    places: dict[int, list[Level]] = {}
+    for restart in restarts:
+        low, high = (_trained(schedule, t, "a restart") for t in (restart.low, restart.high))
+        inner = [i for i, level in enumerate(levels) if i and level.sigma]
+        if not inner:
+            raise ValueError("a run of one step has no level from which to restart; pass more steps")
+        near = min(inner, key=lambda i: abs(math.log(levels[i].ratio / low.ratio)))
+        if not levels[near].ratio < high.ratio < math.inf:
+            raise ValueError(
+                f"a restart goes from t = {levels[near].t:g} up to t = {restart.high:g}; high must lie above, and "
+                f"below pure noise"
+            )
+        powers = np.linspace(high.ratio ** (1 / 7), levels[near].ratio ** (1 / 7), restart.steps + 1)[1:-1]
+        times = [schedule.level_at(float(ratio)).t for ratio in powers**7]
+        times = [round(t) for t in times] if grid.integral else times
+        way = [high, *(schedule.level(t) for t in dict.fromkeys(times)), levels[near]]
+        way = way[:1] + [b for a, b in pairwise(way) if b.ratio < a.ratio]
+        places.setdefault(near, []).extend(way * restart.times)
+    for place in sorted(places, reverse=True):
+        levels[place + 1 : place + 1] = places[place]
+    return replace(grid, levels=tuple(levels))
 
 
 def _spaced(schedule: Schedule, steps: int, spacing: str | Spacing, end: Level) -> NDArray[Any]:

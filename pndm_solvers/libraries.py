@@ -8,7 +8,7 @@ A library that does not follow it, or that has a faster linear combination, is o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from pndm_solvers.older import NUMPY_1
 
-__all__ = ["LIBRARIES", "ArrayLibrary", "TorchLibrary", "dtype_name"]
+__all__ = ["LIBRARIES", "ArrayLibrary", "JaxLibrary", "TorchLibrary", "dtype_name"]
 
 
 def dtype_name(dtype: Any) -> str:
@@ -112,6 +112,16 @@ class ArrayLibrary:
         """A context in which the library does not record."""
         return nullcontext()
 
+    def vjp(self, function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """`function(x)`, and its vector-Jacobian product: the gradient in x of Σ e·function(x), for any number of e.
+
+        The gradients of other arrays, a network's weights say, stay as they are. TypeError where there are none.
+        """
+        raise TypeError(
+            f"x is a {type(x).__name__}, whose library {self.name(x)} has no derivatives; pass an array of torch or "
+            f"JAX, and a network of that library"
+        )
+
     def device(self, x: Any) -> Any:
         """The device of `x`; None within jax.jit, which has a device only when it runs."""
         return getattr(x, "device", None)
@@ -160,6 +170,12 @@ class ArrayLibrary:
         xp = self.namespace(x)
         flat = xp.reshape(self.wide(x), (x.shape[0], math.prod(x.shape[1:])))
         return np.array([math.sqrt(float(value)) for value in xp.mean(flat * flat, axis=1)])
+
+    def sum_of_squares(self, x: Any) -> Any:
+        """Σ x² over each sample's dimensions, `(B,)`, of x's dtype."""
+        xp = self.namespace(x)
+        flat = xp.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+        return xp.sum(flat * flat, axis=1)
 
     def concatenate(self, arrays: Sequence[Any]) -> Any:
         """The arrays joined along the batch."""
@@ -274,6 +290,12 @@ class TorchLibrary(ArrayLibrary):
     def unrecorded(self) -> AbstractContextManager[Any]:
         return self.torch.no_grad()
 
+    def vjp(self, function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        x = x.detach().requires_grad_()
+        with self.torch.enable_grad():
+            value = function(x)
+        return value.detach(), lambda e: self.torch.autograd.grad(value, x, e, retain_graph=True)[0]
+
     def times(self, x: Any, t: float, dtype: Any, *, integer: bool) -> Any:
         dtype = dtype if dtype == self.torch.float64 else self.torch.float32
         dtype = self.torch.int64 if integer else dtype
@@ -319,6 +341,16 @@ class TorchLibrary(ArrayLibrary):
         return self.torch.empty([shape[d] for d in order], dtype=x.dtype, device=device).permute(back).copy_(x)
 
 
+class JaxLibrary(ArrayLibrary):
+    """JAX, which follows the standard, and has derivatives."""
+
+    def vjp(self, function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        import jax
+
+        value, pullback = jax.vjp(function, x)
+        return value, lambda e: pullback(e)[0]
+
+
 def _quantile(rising: Any, quantile: float) -> Any:
     """The quantile of each row of a sorted `(B, n)` array, linear between its neighbours, as `(B, 1)`."""
     position = quantile * (rising.shape[1] - 1)
@@ -328,4 +360,6 @@ def _quantile(rising: Any, quantile: float) -> Any:
 
 
 # The keys are top-level modules: the one that defines an array's class, or a base of that class.
-LIBRARIES: dict[str, ArrayLibrary] = {"torch": TorchLibrary()}
+# JAX's arrays are of jaxlib, and what they are while a function is compiled or differentiated is of jax.
+_JAX = JaxLibrary()
+LIBRARIES: dict[str, ArrayLibrary] = {"torch": TorchLibrary(), "jax": _JAX, "jaxlib": _JAX}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from pndm_solvers.arguments import whole
+from pndm_solvers.arguments import choice, whole
 from pndm_solvers.arrays import check_floating, library
+from pndm_solvers.brownian import brownian_increment
+from pndm_solvers.table import Span
 
 __all__ = ["NoiseSource", "initial_noise"]
 
@@ -29,27 +31,33 @@ class NoiseSource:
         A generator of the states' library or of NumPy, or a list with one for each sample.
 
         With neither, noise comes from torch's global generator, or from fresh entropy elsewhere.
+    kind:
+        "independent", or "brownian": the noise of a step down is then the increment of one Brownian path a sample, a
+        function of the seed and the step's two levels. Runs with other numbers of steps follow the same path.
 
     Raises
     ------
     ValueError:
-        Where both are given.
+        Where seed and generator are both given, or no seed for a path.
     """
 
     seed: int | tuple[int, ...] | None = None
     generator: Any = None
+    kind: Literal["independent", "brownian"] = "independent"
 
     def __post_init__(self) -> None:
         if self.seed is not None and self.generator is not None:
             raise ValueError("pass seed= or generator=, not both")
+        if choice("noise", self.kind, ("independent", "brownian")) == "brownian" and self.seed is None:
+            raise ValueError("noise is 'brownian', a path that is addressed by seed; pass seed=")
 
     @staticmethod
-    def of(seed: int | Sequence[int] | None, generator: Any) -> NoiseSource:
+    def of(seed: int | Sequence[int] | None, generator: Any, kind: Any = "independent") -> NoiseSource:
         """A source from the arguments of `Plan.run`; TypeError or ValueError for anything else than seeds."""
         if seed is None:
-            return NoiseSource(None, generator)
+            return NoiseSource(None, generator, kind)
         several = getattr(seed, "ndim", 0) == 1 or (isinstance(seed, Sequence) and not isinstance(seed, (str, bytes)))
-        return NoiseSource(tuple(map(_seed, seed)) if several else _seed(seed), generator)  # type: ignore[arg-type]
+        return NoiseSource(tuple(map(_seed, seed)) if several else _seed(seed), generator, kind)  # type: ignore[arg-type]
 
     def check(self, like: Any) -> None:
         """ValueError unless lists have one entry a sample; TypeError unless like's library can use the generators."""
@@ -61,8 +69,11 @@ class NoiseSource:
         for generator in _one_each("generator", self.generator, like.shape[0]) if several else [self.generator]:
             library(like).check_generator(generator)
 
-    def draw(self, row: int, like: Any) -> Any:
-        """The noise z of one row, N(0, I), of `like`'s `(B, …)` shape, dtype and device."""
+    def draw(self, row: int, like: Any, span: Span | None = None) -> Any:
+        """The noise z of one row, N(0, I), of `like`'s `(B, …)` shape, dtype and device.
+
+        `span` is the row's step down, where it has one, for a path.
+        """
         batch = like.shape[0]
         if self.seed is not None:
             if isinstance(self.seed, int):
@@ -71,7 +82,10 @@ class NoiseSource:
                 streams = [(seed, 0) for seed in _one_each("seed", self.seed, batch)]
             values = np.empty(like.shape)
             for n, (seed, i) in enumerate(streams):
-                values[n] = _seeded(seed, i, row).standard_normal(like.shape[1:])
+                if self.kind == "brownian" and span is not None:
+                    values[n] = brownian_increment(seed, i, span.fall, like.shape[1:], span.begin, span.end)
+                else:
+                    values[n] = _seeded(seed, i, row).standard_normal(like.shape[1:])
             return library(like).from_numpy(values, like)
         if isinstance(self.generator, Sequence):
             generators = _one_each("generator", self.generator, batch)

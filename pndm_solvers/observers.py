@@ -3,16 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pndm_solvers.arguments import function
+from pndm_solvers.latents import converted
+from pndm_solvers.prediction import Prediction
 
 if TYPE_CHECKING:
-    from pndm_solvers.plan import State, Step
+    from pndm_solvers.plan import State
 
-__all__ = ["Callback", "CheckFinite", "Observer", "Progress", "Trajectory", "callbacks"]
+__all__ = ["Callback", "CheckFinite", "Observer", "Progress", "Step", "Trajectory", "callbacks"]
 
 Callback = Callable[["Step"], Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Step:
+    """What a callback receives after a model call.
+
+    Attributes
+    ----------
+    before, state:
+        The run before and after this row.
+    """
+
+    before: State
+    _answer: Any
+    state: State
+
+    def __repr__(self) -> str:
+        return f"<Step of {self.state.plan.name}, row {self.row}, t = {self.t:g}>"
+
+    @property
+    def row(self) -> int:
+        """Which row was run."""
+        return self.before.row
+
+    @property
+    def t(self) -> float:
+        """The time at which the network was called."""
+        return self.before.plan.rows[self.row].t
+
+    @property
+    def x(self) -> Any:
+        """The state at which it was called: a copy, which may be written into."""
+        return self.before.x
+
+    @property
+    def answer(self) -> Any:
+        """What the row combines: its `space`, mostly ε. A copy, which may be written into."""
+        return self.before.library.copy(self._answer)
+
+    @property
+    def x0(self) -> Any:
+        """The preview x̂_0 = (x − σ·ε)/α: the picture that the network sees in x, computed when read."""
+        row = self.before.plan.rows[self.row]
+        return converted(self.before.library, Prediction(row.space), "sample", self.x, self.answer, row.level)
 
 
 class Observer:

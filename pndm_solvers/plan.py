@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from pndm_solvers import checkpoint as files
 from pndm_solvers.advice import advise_on_size
@@ -16,12 +16,13 @@ from pndm_solvers.condition import Condition, checked_condition
 from pndm_solvers.latents import converted
 from pndm_solvers.libraries import ArrayLibrary
 from pndm_solvers.noise import NoiseSource
-from pndm_solvers.observers import Callback, CheckFinite, Observer, Progress, Trajectory, callbacks
+from pndm_solvers.observers import Callback, CheckFinite, Observer, Progress, Step, Trajectory, callbacks
 from pndm_solvers.older import Self, Unpack
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.table import Row, Table
+from pndm_solvers.transition import Transition, replay
 
-__all__ = ["Model", "Plan", "RunOptions", "StartOptions", "State", "Step"]
+__all__ = ["Model", "Plan", "RunOptions", "StartOptions", "State"]
 
 Model = Callable[..., Any]  # model(x, t), or model(x, t, **condition)
 
@@ -33,6 +34,7 @@ class StartOptions(TypedDict, total=False):
     condition: Condition | None
     seed: int | Sequence[int] | None
     generator: Any
+    noise: Literal["independent", "brownian"]
     state_dtype: Any
 
 
@@ -63,6 +65,7 @@ class Plan(Table):
         condition: Condition | None = None,
         seed: int | Sequence[int] | None = None,
         generator: Any = None,
+        noise: Literal["independent", "brownian"] = "independent",
         state_dtype: Any = None,
     ) -> State:
         """The state before the first model call, for a loop of the caller's own.
@@ -84,25 +87,64 @@ class Plan(Table):
             self.fitted.check_prediction(prediction.type)
         prediction.check((row.level, row.space) for row in self.rows)
         advise_on_size(x, self.levels[0])
-        noise = NoiseSource.of(seed, generator)
-        noise.check(x)
+        source = NoiseSource.of(seed, generator, noise)
+        source.check(x)
         given = {name: ours.copy(value) for name, value in checked_condition(condition, x).items()}
-        return State(self, 0, {0: ours.copy(x) if own is x else own}, {}, prediction, noise, x.dtype, ours, given)
+        return State(self, 0, {0: ours.copy(x) if own is x else own}, {}, prediction, source, x.dtype, ours, given)
 
-    def advance(self, state: State, answer: Any) -> State:
+    def advance(self, state: State, answer: Any, *, to: Any = None) -> State:
         """The state after one row, given the network's `answer` at `(state.x, state.t)`, of x's shape.
 
-        `state` itself is not changed, so any number of runs may go on from it. Raises ValueError for a
-        state of another plan, one that is done, or an answer of another shape; TypeError for an answer of another kind.
+        `state` itself is not changed, so any number of runs may go on from it. In a row with noise, a state `to` of
+        another run takes the place of a draw. Raises ValueError for a state of another plan, one that is done, an
+        answer of another shape, and `to` in a row without noise; TypeError for an answer of another kind.
         """
+        self._check(state, answer, noisy=to is not None)
+        if to is not None:
+            check_together("to", to, "the state", state.states[state.row])
+        return state.combined(state.converted(answer), to)
+
+    def transition(self, state: State, answer: Any) -> Transition:
+        """The distribution from which the next row draws its state, given the network's `answer`: a normal one.
+
+        Raises as `advance`.
+        """
+        self._check(state, answer, noisy=True)
+        return Transition(state.row, state.mean(state.converted(answer)), self.rows[state.row].noise)
+
+    def replay(
+        self, model: Model, trajectory: Sequence[Any], **options: Unpack[StartOptions]
+    ) -> Iterator[tuple[Transition, Any]]:
+        """Each transition of a run that is given, in the order of the rows, with the state to which it led.
+
+        `trajectory` is what `run(…, trajectory=True)` returned; `options` are those of `start`. The network is called
+        once a row. States of rows without noise are computed anew, so they hold its gradients too. ValueError for a
+        plan without noise, for one with noise in a Runge–Kutta stage, and for a trajectory of another length.
+        """
+        check_options("replay", options, StartOptions.__annotations__)
+        points = 1 + sum(not row.stage for row in self.rows)
+        if not self.is_stochastic or len(trajectory) != points:
+            raise ValueError(f"trajectory has {len(trajectory)} points; {self!r} has {points}, or draws no noise")
+        return replay(self.start(trajectory[0], **options), function("model", model, "model(x, t)"), trajectory[1:])
+
+    def log_prob(self, model: Model, trajectory: Sequence[Any], **options: Unpack[StartOptions]) -> Any:
+        """The log-probability of each transition of a run that is given: `(rows with noise, B)`, see `replay`.
+
+        It holds the gradients of the network's weights where the library records them.
+        """
+        values = [transition.log_prob(x)[None] for transition, x in self.replay(model, trajectory, **options)]
+        return library(values[0]).concatenate(values)
+
+    def _check(self, state: State, answer: Any, *, noisy: bool = False) -> None:
         if not isinstance(state, State):
             raise TypeError(f"state is a {type(state).__name__}; it must be what plan.start(x) or plan.advance gave")
         if state.plan is not self and state.plan != self:
             raise ValueError(f"the state is of {state.plan!r}, not of {self!r}; advance it with its own plan")
         if state.done:
             raise ValueError("the run is done; its sample is state.x")
+        if noisy and not self.rows[state.row].noise:
+            raise ValueError(f"row {state.row} of {self!r} draws no noise, so its state has no distribution")
         state.check_answer(answer)
-        return state.combined(state.converted(answer))
 
     def run(
         self,
@@ -121,16 +163,15 @@ class Plan(Table):
         Parameters
         ----------
         model:
-            Any callable `model(x, t)`: x `(B, …)`, t 1-D `(B,)` on x's library and device, integer
-            where every time of the plan is whole; the answer has x's shape. A run owns its arrays: whatever a model
-            writes into its x, or later into its answer's memory, does not touch the run. torch records a run for
-            gradients unless it is in `torch.no_grad()`.
+            Any callable `model(x, t)`: x `(B, …)`, t 1-D `(B,)` on x's library and device, integer where every time of
+            the plan is whole; the answer has x's shape. A run owns its arrays: a model may write into its x, and later
+            into its answer. torch records a run for gradients unless it is in `torch.no_grad()`.
         x:
             `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device. It is copied.
             On a variance-exploding schedule `run` warns of an x that is far smaller than the noise of its level.
         callback:
-            Called after each model call with a `Step`; `step.x0` is the preview x̂_0. Its result is ignored. A list
-            holds several; an `Observer` has hooks for other moments of the run.
+            Called after each model call with a `Step`; `step.x0` is the preview x̂_0. A list holds several; an
+            `Observer` has hooks for other moments of the run.
         progress:
             Whether to show a bar (tqdm).
         trajectory:
@@ -150,8 +191,9 @@ class Plan(Table):
         condition:
             Arrays that follow the batch, by the model's keywords, `{"label": y}` say: `model(x, t, label=y)`. Each
             is `(B, …)`, of any dtype, on x's library and device. They are copied once, when the run starts.
-        seed, generator:
-            Where a stochastic plan's noise comes from: see `NoiseSource`. Other plans draw none.
+        seed, generator, noise:
+            Where a stochastic plan's noise comes from: see `NoiseSource`. Other plans draw none. With
+            `noise="brownian"` runs of one seed follow one path, whatever their number of steps.
         state_dtype:
             The dtype of states between rows, of x's library. By default x's own, but float32 where that
             has fewer bits, so that only x and the answers are rounded; x's own halves the memory.
@@ -162,9 +204,8 @@ class Plan(Table):
             For a state that is no floating array, and an answer or a condition of another kind.
         ValueError:
             For an answer of another shape or device, a condition of another length, or a prediction that cannot be
-            used at one of the plan's levels; for a checkpoint of another run (plan, `x`, condition, prediction, seed or
-            dtype), a damaged one, one of a
-            stochastic plan without `seed`, one of a run that torch records, or one together with `trajectory`.
+            used at one of the plan's levels; for a checkpoint of another run, a damaged one, one of a stochastic plan
+            without `seed`, one of a run that torch records, or one together with `trajectory`.
         FloatingPointError:
             For a sample that is not finite, and for a checkpoint that holds such numbers: see `check_finite`.
         OSError:
@@ -293,16 +334,23 @@ class State:
             return self.library.copy(answer)  # later rows need it, and a network may write into its memory again
         return used
 
-    def combined(self, answer: Any) -> State:
-        """The state after this row. `answer` is what the row combines; it is neither checked nor copied."""
+    def mean(self, answer: Any, *, noise: bool = False) -> Any:
+        """The state that this row makes, without its noise or with it. `answer` is as in `combined`."""
         k, row = self.row, self._row
-        states, answers = dict(self.states), {**self.answers, k: answer}
-        terms = [(states[i], w) for i, w in row.states] + [(answers[j], w) for j, w in row.answers]
-        if row.noise:
-            terms.append((self.noise.draw(k, like=states[k]), row.noise))
+        answers = {**self.answers, k: answer}
+        terms = [(self.states[i], w) for i, w in row.states] + [(answers[j], w) for j, w in row.answers]
+        if noise and row.noise:
+            span = self.plan.spans[k] if self.noise.kind == "brownian" else None
+            terms.append((self.noise.draw(k, self.states[k], span), row.noise))
         arrays, weights = zip(*terms, strict=True)
         # The run's dtype is named: a step up to α = 0 combines answers alone, and their dtype is the network's.
-        states[k + 1] = self.library.combine(arrays, weights, states[k].dtype)
+        return self.library.combine(arrays, weights, self.states[k].dtype)
+
+    def combined(self, answer: Any, to: Any = None) -> State:
+        """The state after this row, or `to` as that state. `answer` is what the row combines; neither is checked."""
+        k = self.row
+        states, answers = dict(self.states), {**self.answers, k: answer}
+        states[k + 1] = self.mean(answer, noise=True) if to is None else self.library.copy(to, states[k].dtype)
         dead_states, dead_answers = self.plan.last_uses[k]
         return replace(
             self,
@@ -350,47 +398,3 @@ class State:
         saved = files.load(location("path", path), device, like)
         parts = saved.row, saved.states, saved.answers, saved.prediction, saved.noise, saved.dtype
         return State(Plan.of(saved.table), *parts, library(saved.states[saved.row]), saved.condition)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Step:
-    """What a callback receives after a model call.
-
-    Attributes
-    ----------
-    before, state:
-        The run before and after this row.
-    """
-
-    before: State
-    _answer: Any
-    state: State
-
-    def __repr__(self) -> str:
-        return f"<Step of {self.state.plan.name}, row {self.row}, t = {self.t:g}>"
-
-    @property
-    def row(self) -> int:
-        """Which row was run."""
-        return self.before.row
-
-    @property
-    def t(self) -> float:
-        """The time at which the network was called."""
-        return self.before.plan.rows[self.row].t
-
-    @property
-    def x(self) -> Any:
-        """The state at which it was called: a copy, which may be written into."""
-        return self.before.x
-
-    @property
-    def answer(self) -> Any:
-        """What the row combines: its `space`, mostly ε. A copy, which may be written into."""
-        return self.before.library.copy(self._answer)
-
-    @property
-    def x0(self) -> Any:
-        """The preview x̂_0 = (x − σ·ε)/α: the picture that the network sees in x, computed when read."""
-        row = self.before.plan.rows[self.row]
-        return converted(self.before.library, Prediction(row.space), "sample", self.x, self.answer, row.level)

@@ -15,6 +15,7 @@ from pndm_solvers.arguments import choice
 from pndm_solvers.grid import Grid
 from pndm_solvers.prediction import conversion
 from pndm_solvers.schedule import Level
+from pndm_solvers.sde import TauLike, forward_deviation, stochastic_weights
 from pndm_solvers.table import SYMBOLS, Row, Table, Terms
 from pndm_solvers.transfer import SPACES, transfer_weights
 
@@ -61,7 +62,7 @@ class Program:
     Attributes
     ----------
     grid:
-        The levels to visit.
+        The levels to visit: all of them, or those of the part between two rises that is being written.
     start:
         The state that the run begins with.
     """
@@ -96,6 +97,7 @@ class Program:
         space: str = "epsilon",
         sigma: float | None = None,
         noise: float = 0.0,
+        tau: TauLike = 0.0,
         stage: bool = False,
     ) -> Form:
         """φ(x, e, t, s), along a mean e of answers, plus noise·z.
@@ -115,6 +117,8 @@ class Program:
             it is √(σ² − noise²), DDIM's eq. (12).
         noise:
             The standard deviation of fresh noise.
+        tau:
+            Makes the move a step of the reverse SDE, whose noise takes the place of `sigma` and `noise`: `sde.py`.
         stage:
             Whether the new state is a Runge–Kutta stage, not a point of the solution.
         """
@@ -123,7 +127,10 @@ class Program:
             answer.become(choice("space", space, SPACES))
         if SPACES[space].scale(x.level.alpha, x.level.sigma) == 0:
             space = x.level.space
-        p, q = transfer_weights(x.level, to if sigma is None else to._replace(sigma=sigma), space)
+        if tau == 0:
+            p, q = transfer_weights(x.level, to if sigma is None else to._replace(sigma=sigma), space)
+        else:
+            p, q, noise = stochastic_weights(x.level, to, space, tau)
         size = SPACES[space].size
         parts = {
             answer: {space: weight * q / size(answer.level.alpha, answer.level.sigma)}
@@ -169,14 +176,25 @@ class Program:
         self._draws += noise > 0
         return Form(to, _terms(states), _terms(answers), noise, self._draws if noise else 0, stage)
 
+    def diffused(self, x: Form, to: Level) -> Form:
+        """`x` at the level `to`, above or at its own, by the forward process: α_t/α_s·x, and fresh noise."""
+        if to == x.level:
+            return x
+        scale = to.alpha / x.level.alpha
+        return self.combine(x, scale, {}, to, noise=forward_deviation(to, x.level))
+
     def rebase(self, x: Form, on: Form) -> Form:
         """`x` written in terms of `on`, a state at which the network was asked: x = on + (x − on).
 
         The terms that `x` and `on` share cancel. A corrected state shares its past with the state that it corrects.
-        Without `rebase`, a row would have more terms with every step. ValueError where `x` or `on` holds fresh noise.
+        Without `rebase`, a row would have more terms with every step. Fresh noise of both counts as one z, which
+        cancels too: the correction of a step has that step's noise. ValueError where the deviations differ.
         """
-        if x.noise or on.noise:
-            raise ValueError("a state with fresh noise cannot be rebased: a row has one noise, not a difference of two")
+        if x.noise != on.noise:
+            raise ValueError(
+                f"the fresh noises of deviation {x.noise:g} and {on.noise:g} are not one: a row has one noise, not a "
+                f"difference of two"
+            )
         states, answers = dict(x.states), dict(x.answers)
         for mine, others in ((states, on.states), (answers, on.answers)):
             for index, weight in others:

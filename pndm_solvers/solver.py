@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from pndm_solvers.advice import advise_on_mean, advise_on_plan
-from pndm_solvers.arguments import check_options, whole
+from pndm_solvers.arguments import check_options, shown, whole
 from pndm_solvers.arrays import check_state
 from pndm_solvers.condition import Condition, rows_of
-from pndm_solvers.grid import GridOptions, make_grid
+from pndm_solvers.grid import Grid, GridOptions, make_grid
 from pndm_solvers.latents import around
 from pndm_solvers.older import Unpack
 from pndm_solvers.plan import Model, Plan, RunOptions
@@ -50,6 +50,16 @@ class Solver(ABC):
     def convergence_order(self) -> int | None:
         """The p of an error that falls as (step size)^p where ε is smooth; None for a stochastic method."""
 
+    @property
+    def weak_order(self) -> int | None:
+        """The p of an error of the samples' distribution that falls as (step size)^p."""
+        return self.convergence_order
+
+    @property
+    def strong_order(self) -> int | None:
+        """The p of an error along one Brownian path that falls as (step size)^p."""
+        return self.convergence_order
+
     @abstractmethod
     def write(self, program: Program, x: Form) -> Form:
         """The method's steps over `program.grid`, from the state `x` that a run begins with to the one it ends with."""
@@ -57,6 +67,20 @@ class Solver(ABC):
     def from_step(self, begin: int) -> Solver:
         """The method for a run that begins at step `begin` of a grid, counted from 0."""
         return self
+
+    def plan_on(self, grid: Grid) -> Plan:
+        """The method compiled for a grid of the caller's own; where its levels rise, noise is added.
+
+        Each fall is written as a run of its own, whose method begins anew. TypeError for anything but a `Grid`.
+        """
+        if not isinstance(grid, Grid):
+            raise TypeError(f"grid is {shown(grid)}; it must be a Grid, as make_grid gives")
+        program = Program(grid)
+        x = program.start
+        for part in grid.parts:
+            program.grid = part
+            x = self.write(program, program.diffused(x, part.levels[0]))
+        return Plan.of(program.table(x, self.name))
 
     def plan(
         self,
@@ -86,6 +110,8 @@ class Solver(ABC):
             Where a run without `stop` ends: "clean" (α = 1, σ = 0; the default) or "first", the lowest trained level.
         steps_offset:
             Added to the times of "leading" spacing.
+        restarts:
+            Where noise is added within the run, and it falls anew: `Restart`s.
         prediction, data_range, sample_shape:
             What the network predicts and what the data are. The default grid begins where they say: `default_start`.
             `sample` passes on its own prediction, and the shape of its noise.
@@ -112,8 +138,7 @@ class Solver(ABC):
         return plan
 
     def _compile(self, num_inference_steps: int | None, options: GridOptions) -> Plan:
-        program = Program(make_grid(self.schedule, num_inference_steps, **options))
-        return Plan.of(program.table(self.write(program, program.start), self.name))
+        return self.plan_on(make_grid(self.schedule, num_inference_steps, **options))
 
     def _within(self, max_model_calls: int, options: GridOptions) -> Plan:
         """Doubles the number of steps until the calls no longer fit, then halves the gap."""
@@ -184,6 +209,8 @@ class Solver(ABC):
         order = self.convergence_order
         if order is None:
             raise ValueError(f"{self.name} draws noise: its samples have no single right end to be near to")
+        if options.get("restarts"):
+            raise ValueError("restarts draw noise: such samples have no single right end to be near to; leave them out")
         plan, error = plan_for_tolerance(
             tolerance,
             lambda calls: self._within(calls, options),

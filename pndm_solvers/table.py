@@ -18,13 +18,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from pndm_solvers.arguments import boolean, choice, real, whole
 from pndm_solvers.older import Self
 from pndm_solvers.schedule import Level
 
-__all__ = ["SYMBOLS", "Fitted", "Row", "Table", "Terms"]
+__all__ = ["SYMBOLS", "Fitted", "Row", "Span", "Table", "Terms"]
 
 Terms = tuple[tuple[int, float], ...]
 FORMAT = "pndm_solvers.plan/2"
@@ -82,6 +82,14 @@ class Row:
     def level(self) -> Level:
         """The level of the state at which the network is called."""
         return Level(self.t, self.alpha, self.sigma)
+
+
+class Span(NamedTuple):
+    """A step down, for a Brownian path: after how many rises, and from which (α/σ)² to which."""
+
+    fall: int
+    begin: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -209,6 +217,22 @@ class Table:
             most = max(most, live + (row.noise > 0))
             live -= len(states) + len(answers)
         return most
+
+    @cached_property
+    def spans(self) -> tuple[Span | None, ...]:
+        """For each row, the part of a Brownian path that its noise covers; None for a state with more noise.
+
+        A Runge–Kutta stage and the end of its step both begin where the step begins.
+        """
+        spans: list[Span | None] = []
+        clock = [(1 / level.ratio) * (1 / level.ratio) if level.ratio else math.inf for level in self.levels]
+        fall = begin = 0
+        for k in range(len(self.rows)):
+            if not k or not self.rows[k - 1].stage:
+                begin = k
+            spans.append(Span(fall, clock[begin], clock[k + 1]) if clock[begin] < clock[k + 1] < math.inf else None)
+            fall += clock[k + 1] < clock[begin]
+        return tuple(spans)
 
     @property
     def is_stochastic(self) -> bool:

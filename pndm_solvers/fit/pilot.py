@@ -24,8 +24,9 @@ from pndm_solvers.fit.runs import Part, Runner, as_prediction, numbers
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.latents import around
 from pndm_solvers.methods import PLMSSolver
+from pndm_solvers.observers import Step
 from pndm_solvers.older import Unpack
-from pndm_solvers.plan import Model, Plan, State, Step
+from pndm_solvers.plan import Model, Plan, State
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Float64, Level
 from pndm_solvers.schedules import KINDS, NoiseSchedule

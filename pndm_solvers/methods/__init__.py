@@ -12,6 +12,7 @@ from pndm_solvers.methods.deis import DEISSolver
 from pndm_solvers.methods.dpm_solver import DPMMultistepSolver, DPMSinglestepSolver
 from pndm_solvers.methods.multistep import PLMSSolver, PNDMSolver
 from pndm_solvers.methods.runge_kutta import TABLEAUX, PRKSolver
+from pndm_solvers.methods.sa_solver import SASolver
 from pndm_solvers.methods.unipc import UniPCSolver
 from pndm_solvers.solver import Solver
 
@@ -26,6 +27,7 @@ __all__ = [
     "PLMSSolver",
     "PNDMSolver",
     "PRKSolver",
+    "SASolver",
     "UniPCSolver",
 ]
 
@@ -47,4 +49,9 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "dpmpp-2m": DPMMultistepSolver,
     "dpmpp-3m": partial(DPMMultistepSolver, order=3),
     "unipc": UniPCSolver,
+    "plms-sde": partial(PLMSSolver, tau=1.0),
+    "dpmpp-2m-sde": partial(DPMMultistepSolver, tau=1.0),
+    "dpmpp-3m-sde": partial(DPMMultistepSolver, order=3, tau=1.0),
+    "sa": SASolver,
+    "er-sde": partial(PLMSSolver, order=3, coordinate="ratio", tau="er_sde"),
 }

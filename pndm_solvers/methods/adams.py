@@ -12,8 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from pndm_solvers.arguments import whole
 from pndm_solvers.program import Answer
+from pndm_solvers.quadrature import panels
 from pndm_solvers.rule import RULE
 from pndm_solvers.schedule import Level
+from pndm_solvers.sde import TauLike, share
 from pndm_solvers.transfer import SPACES
 
 __all__ = ["Interpolate", "adams_bashforth", "exact_weights", "polynomial_mean", "quadrature"]
@@ -48,6 +50,7 @@ def exact_weights(
     there: float,
     coordinate: Interpolate = RULE.coordinate,
     space: str = "epsilon",
+    tau: TauLike = 0.0,
 ) -> tuple[float, ...]:
     """Weights of the answers at the `nodes`, for a step from `here` to `there`, all of them ratios ρ = σ/α.
 
@@ -55,7 +58,8 @@ def exact_weights(
     `transfer.py`; for ε, du = dρ. e is replaced by the polynomial in v = coordinate(ρ) through its values at the
     nodes, so the weight of node j is w_j = ∫ L_j(v(ρ)) du / ∫ du over the step, with Lagrange's L_j: Adams'
     construction (Bashforth and Adams, 1883) on any grid. They sum to 1, and where the nodes are even in v and du is
-    proportional to dv they are `adams_bashforth`.
+    proportional to dv they are `adams_bashforth`. In a stochastic step, by `tau`, du has the factor (1 + τ²)/E of
+    `sde.py`.
 
     The quadrature is Gauss's on panels no wider than a factor e in ρ. Relative to the largest weight the
     result is good to 1e-12. In a step below a hundredth of ρ it is worse, by the rounding of the nodes.
@@ -75,7 +79,7 @@ def exact_weights(
     if len(finite) < 2 or math.isclose(here, there, rel_tol=1e-12):
         newest = finite[0] if len(finite) == 1 else 0
         return tuple(float(i == newest) for i in range(len(nodes)))
-    ratios, parts = quadrature(here, there, space)
+    ratios, parts = quadrature(here, there, space, tau)
     v = places(ratios)
     if not np.isfinite(v).all() or not _has_a_mean(np.abs(v) ** (len(finite) - 1) * parts, here, there):
         return (1.0,) + (0.0,) * (len(nodes) - 1)
@@ -89,14 +93,14 @@ def exact_weights(
 
 
 def polynomial_mean(
-    answers: Sequence[Answer], here: Level, there: Level, coordinate: Interpolate, space: str
+    answers: Sequence[Answer], here: Level, there: Level, coordinate: Interpolate, space: str, tau: TauLike = 0.0
 ) -> Mapping[Answer, float]:
     """The mean that integrates the polynomial through all `answers` exactly over the step from `here` to `there`.
 
     Of answers at one level, as stages that are rounded to one trained time give, the last counts.
     """
     at = {e.level.ratio: e for e in answers}
-    weights = exact_weights(list(at), here.ratio, there.ratio, coordinate, space)
+    weights = exact_weights(list(at), here.ratio, there.ratio, coordinate, space, tau)
     return dict(zip(at.values(), weights, strict=True))
 
 
@@ -106,26 +110,14 @@ def _has_a_mean(terms: NDArray[np.float64], here: float, there: float) -> bool:
     return len(terms) < 16 or all(end.sum() <= 1e-9 * terms.sum() for end in ends)
 
 
-def quadrature(here: float, there: float, space: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points ρ of the step and their shares in a mean over du: Gauss's, on panels even in log ρ."""
+def quadrature(
+    here: float, there: float, space: str, tau: TauLike = 0.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points ρ of the step and their shares in a mean over du, or with `tau` in the mean of a stochastic step."""
     space = "sample" if math.isinf(here) and space == "epsilon" else space  # as φ itself
     with np.errstate(divide="ignore", over="ignore"):
         if not np.isfinite(SPACES[space].coordinate.of(np.float64(there))):
             return np.array([there]), np.ones(1)
-    # Where an end is 0 or infinite, nothing is left beyond e^±50 of the other.
-    middle = next((ratio for ratio in (here, there) if 0 < ratio < math.inf), 1.0)
-    first, last = (
-        math.log(ratio / middle) if 0 < ratio / middle < math.inf else math.copysign(50, ratio - middle)
-        for ratio in (here, there)
-    )
-    edges = np.linspace(first, last, 2 + int(abs(last - first)))
-    points, parts = _gauss(16)
-    middles, halves = (edges[1:] + edges[:-1])[:, None] / 2, np.diff(edges)[:, None] / 2
-    ratios = np.maximum(middle * np.exp(middles + halves * points), np.finfo(np.float64).tiny)
-    parts = halves * parts * ratios / SPACES[space].scale(1.0, ratios) ** 2
-    return ratios.ravel(), (parts / parts.sum()).ravel()
-
-
-@cache
-def _gauss(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.polynomial.legendre.leggauss(count)
+    points = panels(here, there)
+    parts = points.logs * points.ratios / SPACES[space].scale(1.0, points.ratios) ** 2 * share(points, space, tau)
+    return points.ratios.ravel(), (parts / parts.sum()).ravel()

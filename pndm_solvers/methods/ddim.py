@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pndm_solvers.arguments import real
-from pndm_solvers.methods.ddpm import posterior_deviation, remaining
 from pndm_solvers.program import Form, Program
 from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.sde import posterior_deviation, remaining
 from pndm_solvers.solver import Solver
 
 __all__ = ["DDIMSolver"]

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from pndm_solvers.arguments import choice
 from pndm_solvers.program import Form, Program
-from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.sde import forward_deviation, posterior_deviation, remaining
 from pndm_solvers.solver import Solver
 
-__all__ = ["DDPMSolver", "forward_deviation", "posterior_deviation", "remaining"]
-
-
-def forward_deviation(here: Level, there: Level) -> float:
-    """√(σ_t² − (α_t/α_s)²·σ_s²): the noise that the forward process adds between `there` (s) and `here` (t).
-
-    Its square is β of the step, 1 − ᾱ_t/ᾱ_s, where α² + σ² = 1. Raises ValueError for s above t.
-    """
-    variance = here.sigma**2 - (here.alpha / there.alpha * there.sigma) ** 2 if there.ratio < here.ratio else -1.0
-    if variance < 0:
-        raise ValueError(
-            f"a stochastic solver runs from noise to data, not from t = {here.t:g} to {there.t:g}; start above stop"
-        )
-    return math.sqrt(variance)
-
-
-def remaining(sigma: float, noise: float) -> float:
-    """√(σ² − noise²): the weight of ε beside fresh noise. 0 where rounding has the noise exceed σ."""
-    return math.sqrt(max(0.0, sigma**2 - noise**2))
-
-
-def posterior_deviation(here: Level, there: Level) -> float:
-    """√β̃ of the step: the deviation of q(x_s | x_t, x_0), Ho et al. (2020), eq. (7)."""
-    return there.sigma / here.sigma * forward_deviation(here, there)
+__all__ = ["DDPMSolver"]
 
 
 @dataclass(frozen=True)

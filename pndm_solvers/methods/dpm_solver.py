@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -18,11 +17,12 @@ import numpy as np
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES
 from pndm_solvers.methods.adams import polynomial_mean, quadrature
-from pndm_solvers.methods.multistep import has_no_length, highest_orders, multistep
+from pndm_solvers.methods.multistep import has_no_length, highest_orders, multistep, stochastic_move, tau_to
 from pndm_solvers.methods.runge_kutta import Stages, exponential_step
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.sde import TauLike, checked_tau, show_tau
 from pndm_solvers.solver import Solver
 
 __all__ = ["DPMMultistepSolver", "DPMSinglestepSolver", "half_slope_mean", "takes_order_one"]
@@ -63,12 +63,12 @@ class DPMMultistepSolver(Solver):
     is 2. `PLMSSolver(schedule, 3, space="sample", coordinate="log_ratio")` has the exact weights.
 
     A step to σ = 0 takes order 1, and with `euler_at_final` any last step does. With `lower_order_final` the last steps
-    take orders …, 2, 1.
+    take orders …, 2, 1. `tau` makes it stochastic, as in `PLMSSolver`: 1 is SDE-DPM-Solver++ and SDE-DPM-Solver.
 
-    Also known as: DPM++ 2M, DPM++ 3M, dpmpp_2m.
-    Orders: formula `order`, but 2 for 3M; convergence at most 2, since the first step is Euler's. Model calls: N for N
-    steps.
-    Reference: Lu et al. (2022a), algorithm 2 of DPM-Solver++ (2M); Lu et al. (2022b), DPM-Solver.
+    Also known as: DPM++ 2M, DPM++ 3M, dpmpp_2m; dpmpp_2m_sde and dpmpp_3m_sde, whose eta is τ².
+    Orders: formula `order`, but 2 for 3M; convergence at most 2, since the first step is Euler's. With noise: weak as
+    these, strong 1. Model calls: N for N steps.
+    Reference: Lu et al. (2022a), algorithm 2 of DPM-Solver++ (2M) and section 4.3; Lu et al. (2022b), DPM-Solver.
     """
 
     schedule: NoiseSchedule
@@ -77,6 +77,7 @@ class DPMMultistepSolver(Solver):
     solver_type: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False
+    tau: TauLike = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,15 +86,26 @@ class DPMMultistepSolver(Solver):
         choice("solver_type", self.solver_type, ("midpoint", "heun"))
         boolean("lower_order_final", self.lower_order_final)
         boolean("euler_at_final", self.euler_at_final)
+        object.__setattr__(self, "tau", checked_tau(self.tau))
 
     @property
     def name(self) -> str:
         kind = "DPM-Solver++" if self.space == "sample" else "DPM-Solver"
-        return f"{kind} {self.order}M" + (" (heun)" if self.solver_type == "heun" and self.order == 2 else "")
+        extras = ["heun" if self.solver_type == "heun" and self.order == 2 else "", show_tau(self.tau)]
+        told = ", ".join(filter(None, extras))
+        return f"{kind} {self.order}M" + (f" ({told})" if told else "")
 
     @property
-    def convergence_order(self) -> int:
+    def convergence_order(self) -> int | None:
+        return min(self.order, 2) if self.tau == 0 else None
+
+    @property
+    def weak_order(self) -> int:
         return min(self.order, 2)
+
+    @property
+    def strong_order(self) -> int:
+        return min(self.order, 2) if self.tau == 0 else 1
 
     def write(self, program: Program, x: Form) -> Form:
         most, end = highest_orders(program, self.order, self.lower_order_final), program.grid.levels[-1]
@@ -102,16 +114,19 @@ class DPMMultistepSolver(Solver):
             here = history[0].level
             first_order = takes_order_one(here, there) or (self.euler_at_final and there == end)
             answers = history[: 1 if first_order else most[there]]
+            tau = tau_to(there, self.tau)
             if len(answers) == 3:
-                return self._third_order(answers, here, there)
+                return self._third_order(answers, here, there, tau)
             if len(answers) == 2 and self.solver_type == "midpoint":
                 return half_slope_mean(answers[0], answers[1], here, there)
-            return polynomial_mean(answers, here, there, LOG_RATIO, self.space)
+            return polynomial_mean(answers, here, there, LOG_RATIO, self.space, tau)
 
-        return multistep(program, x, mean, partial(program.transfer, space=self.space))
+        return multistep(program, x, mean, stochastic_move(program, self.space, self.tau))
 
-    def _third_order(self, answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
-        ratios, parts = quadrature(here.ratio, there.ratio, self.space)
+    def _third_order(
+        self, answers: Sequence[Answer], here: Level, there: Level, tau: TauLike
+    ) -> Mapping[Answer, float]:
+        ratios, parts = quadrature(here.ratio, there.ratio, self.space, tau)
         s = LOG_RATIO(here.ratio / ratios)  # h·s of the docstring: h cancels
         c1, c2 = parts @ s, parts @ s**2 / 2
         m0, m1, m2 = np.eye(3)

@@ -19,10 +19,11 @@ from pndm_solvers.coordinates import COORDINATES, Coordinate
 from pndm_solvers.methods.adams import Interpolate, adams_bashforth, polynomial_mean
 from pndm_solvers.methods.ruled import ruled_correction, ruled_mean
 from pndm_solvers.methods.runge_kutta import EULER, HEUN, RK4, ButcherTableau, Move, runge_kutta_step
-from pndm_solvers.program import Answer, Form, Program
+from pndm_solvers.program import Answer, Form, Mean, Program
 from pndm_solvers.rule import RULE, Rule
 from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.sde import TauLike, checked_tau, show_tau
 from pndm_solvers.solver import Solver
 from pndm_solvers.transfer import SPACES
 
@@ -36,6 +37,8 @@ __all__ = [
     "highest_orders",
     "interpolation",
     "multistep",
+    "stochastic_move",
+    "tau_to",
 ]
 
 Starter = Literal["ramp", "heun", "rk4"]
@@ -89,6 +92,20 @@ def multistep(
     return x
 
 
+def tau_to(there: Level, tau: TauLike) -> TauLike:
+    """The τ of a step to the level `there`. One to σ = 0 draws no noise, since nothing would take it away again."""
+    return tau if there.sigma else 0.0
+
+
+def stochastic_move(program: Program, space: str, tau: TauLike) -> Move:
+    """The transfer along a mean of the prediction `space`, with the noise that `tau` asks for."""
+
+    def move(x: Form, mean: Mean, to: Level, *, stage: bool = False) -> Form:
+        return program.transfer(x, mean, to, space=space, tau=tau_to(to, tau), stage=stage)
+
+    return move
+
+
 def has_no_length(here: Level, there: Level) -> bool:
     """Whether a step is too short for float64 to tell its ends apart."""
     return math.isclose(here.ratio, there.ratio, rel_tol=1e-12)
@@ -130,14 +147,21 @@ class PLMSSolver(Solver):
     rule, which "balanced" brings along: its coordinate, the bound of the weights, and with "ramp" the order of long
     steps and a correction of the first ones. The other coordinates take the polynomial as it is.
 
+    `tau` makes the method stochastic: 0 follows the probability flow, 1 the reverse SDE, with the linear part and the
+    noise exact (`sde.py`). It may be a function τ(ρ) of an array, or "er_sde". A step to σ = 0 draws no noise. `space`
+    is "epsilon" unless said, and "sample" with noise: only data space damps what noise was added. DDIM's η is another
+    measure of the same family: η² = (1 − r^(2τ²))/(1 − r²) for a step that shrinks ρ by r, so η → τ.
+
     Also known as: PLMS (latent diffusion, with `weights="classical", starter="heun"`), iPNDM
     (`weights="classical"`), F-PNDM (`weights="classical", starter="rk4"`, see `PNDMSolver`); LMS (k-diffusion, with
     `coordinate="ratio"`); DEIS (`coordinate="log_ratio"`, or "time" for tAB-DEIS); exponential Adams–Bashforth;
-    DPM-Solver++(2M) of type "heun" (`order=2, space="sample", coordinate="log_ratio"`).
+    DPM-Solver++(2M) of type "heun" (`order=2, space="sample", coordinate="log_ratio"`); ER-SDE-Solver-2 (`order=2,
+    coordinate="ratio", tau="er_sde"`).
     Orders: formula `order`; convergence with exact weights `order`, and at most what the starter permits: ramp
     2, heun 3, rk4 5. With classical weights at most 2, since they are right for steps in t while φ
     steps in σ/α. A corrector adds 1 to the formula's order and to what the ramp permits. "balanced" corrects the ramp's
-    first step, or two, and the ramp permits 3.
+    first step, or two, and the ramp permits 3. With noise: weak at most 2, strong 1, since the path within a step is
+    not seen.
     Model calls for N steps: N with "ramp", N + 1 with "heun", N + 3·(order − 1) with "rk4". A step
     to σ = 0 is always multistep, so runs with fewer steps than the starter has cost less.
     On integer times the stages of a starter are rounded to trained times, so its order shows only on longer steps.
@@ -148,16 +172,20 @@ class PLMSSolver(Solver):
     order: int = 4
     starter: Starter = "ramp"
     weights: Literal["classical", "exact"] = "exact"
-    space: Average = "epsilon"
+    space: Average | None = None
     coordinate: Interpolation = "balanced"
     corrector: bool = False
     rule: Rule = field(default=RULE, repr=False)
+    tau: TauLike = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "order", whole("order", self.order))
         choice("starter", self.starter, STARTERS)
         choice("weights", self.weights, ("classical", "exact"))
+        object.__setattr__(self, "tau", checked_tau(self.tau))
+        if self.space is None:
+            object.__setattr__(self, "space", "epsilon" if self.tau == 0 else "sample")
         choice("space", self.space, SPACES)
         choice("coordinate", self.coordinate, get_args(Interpolation))
         boolean("corrector", self.corrector)
@@ -168,16 +196,39 @@ class PLMSSolver(Solver):
             )
         if not isinstance(self.rule, Rule):
             raise TypeError(f"rule is {self.rule!r}; it must be a Rule")
+        if self.tau != 0 and self.starter != "ramp":
+            raise ValueError(
+                f"starter is {self.starter!r}, whose steps are deterministic; a stochastic method, with tau, starts "
+                f"with 'ramp'"
+            )
 
     @property
     def name(self) -> str:
         places = self.coordinate if self.weights == "exact" or self.corrector else "balanced"
-        extras = [self.space if self.space != "epsilon" else "", places if places != "balanced" else ""]
-        extras += ["corrector" if self.corrector else ""]
+        usual = "epsilon" if self.tau == 0 else "sample"
+        extras = [self._average if self._average != usual else "", places if places != "balanced" else ""]
+        extras += ["corrector" if self.corrector else "", show_tau(self.tau)]
         return f"PLMS {self.order} ({', '.join(filter(None, [self.weights, self.starter, *extras]))})"
 
     @property
-    def convergence_order(self) -> int:
+    def convergence_order(self) -> int | None:
+        return self._flow_order if self.tau == 0 else None
+
+    @property
+    def weak_order(self) -> int:
+        return self._flow_order if self.tau == 0 else min(self._flow_order, 2)
+
+    @property
+    def strong_order(self) -> int:
+        return self._flow_order if self.tau == 0 else 1
+
+    @property
+    def _average(self) -> Average:
+        assert self.space is not None  # chosen when the solver was made
+        return self.space
+
+    @property
+    def _flow_order(self) -> int:
         # A first step by a tableau of order p leaves an error of order p + 1, however good the other steps are.
         # Corrected, the ramp's leaves one of the next order.
         tableau, most = STARTERS[self.starter]
@@ -190,6 +241,7 @@ class PLMSSolver(Solver):
         levels = program.grid.levels
         place = {level: number for number, level in enumerate(levels)}
         own, exact = self.coordinate == "balanced", self.weights == "exact"
+        space = self._average
         careful = self.starter == "ramp"
         places = self.rule.coordinate if own else interpolation(self.coordinate, self.schedule)
         even = own and exact and careful and self.rule.even_on([level.ratio for level in levels])
@@ -198,23 +250,24 @@ class PLMSSolver(Solver):
             if not exact:
                 return classical_mean(history, there, self.order)
             if own:
-                return ruled_mean(history, there, self.order, self.rule, careful, self.space, even)
-            return polynomial_mean(history[: self.order], history[0].level, there, places, self.space)
+                return ruled_mean(history, there, self.order, self.rule, careful, space, even, tau_to(there, self.tau))
+            answers = history[: self.order]
+            return polynomial_mean(answers, history[0].level, there, places, space, tau_to(there, self.tau))
 
         def corrector(answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
             if self.corrector:
-                return polynomial_mean(answers, here, there, places, self.space)
+                return polynomial_mean(answers, here, there, places, space, tau_to(there, self.tau))
             steps = here, there, levels[place[there] + 1]
-            return ruled_correction(answers, place[here], steps, self.rule, self.space, even)
+            return ruled_correction(answers, place[here], steps, self.rule, space, even, tau_to(there, self.tau))
 
         return multistep(
             program,
             x,
             mean,
-            partial(program.transfer, space=self.space),
+            stochastic_move(program, space, self.tau),
             tableau=tableau,
             starts=min(most, self.order - 1),
-            fractions=SPACES[self.space].coordinate if exact else None,
+            fractions=SPACES[space].coordinate if exact else None,
             corrector=corrector if self.corrector or self._corrects_its_start else None,
         )
 

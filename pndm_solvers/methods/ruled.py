@@ -18,12 +18,20 @@ from pndm_solvers.methods.adams import Interpolate, exact_weights, polynomial_me
 from pndm_solvers.program import Answer
 from pndm_solvers.rule import RULE, Rule
 from pndm_solvers.schedule import Level
+from pndm_solvers.sde import TauLike
 
 __all__ = ["bounded", "even_knee", "evenly", "ruled_correction", "ruled_mean", "well_apart"]
 
 
 def ruled_mean(
-    history: Sequence[Answer], there: Level, order: int, rule: Rule, careful: bool, space: str, even: bool
+    history: Sequence[Answer],
+    there: Level,
+    order: int,
+    rule: Rule,
+    careful: bool,
+    space: str,
+    even: bool,
+    tau: TauLike = 0.0,
 ) -> Mapping[Answer, float]:
     """The polynomial mean of at most `order` answers, within the limits of the rule.
 
@@ -35,18 +43,24 @@ def ruled_mean(
     if len(ratios) < 2 or math.isinf(there.ratio):
         chosen: Mapping[int, float] = {0: 1.0}
     elif even:
-        chosen = evenly(ratios, there.ratio, order, rule, space)
+        chosen = evenly(ratios, there.ratio, order, rule, space, tau)
     else:
         most, bound = rule.limits(ratios, order) if careful else (order, rule.wide_bound)
         keep = bounded if rule.mixed else well_apart
         if there.sigma == 0:  # the step below the trained levels
             keep, bound = well_apart, rule.last_bound
-        chosen = keep(ratios, there.ratio, most, bound, rule.coordinate, space)
+        chosen = keep(ratios, there.ratio, most, bound, rule.coordinate, space, tau)
     return {history[i]: weight for i, weight in chosen.items()}
 
 
 def ruled_correction(
-    answers: Sequence[Answer], number: int, steps: tuple[Level, Level, Level], rule: Rule, space: str, even: bool
+    answers: Sequence[Answer],
+    number: int,
+    steps: tuple[Level, Level, Level],
+    rule: Rule,
+    space: str,
+    even: bool,
+    tau: TauLike = 0.0,
 ) -> Mapping[Answer, float]:
     """The mean to repeat the step `number` along, from 0, once its end has an answer; empty where it stays as it is.
 
@@ -65,7 +79,7 @@ def ruled_correction(
         wanted, coordinate = not number and length <= rule.corrected, rule.coordinate
     if not wanted or _distinct([e.level.ratio for e in answers], coordinate) < len(answers):
         return {}
-    return polynomial_mean(answers, *steps[:2], coordinate, space)
+    return polynomial_mean(answers, *steps[:2], coordinate, space, tau)
 
 
 def bent(ratio: ArrayLike, knee: float) -> NDArray[np.float64]:
@@ -88,7 +102,12 @@ def even_knee(before: float, here: float, there: float) -> float:
 
 
 def evenly(
-    ratios: Sequence[float], there: float, most: int, rule: Rule = RULE, space: str = "epsilon"
+    ratios: Sequence[float],
+    there: float,
+    most: int,
+    rule: Rule = RULE,
+    space: str = "epsilon",
+    tau: TauLike = 0.0,
 ) -> Mapping[int, float]:
     """The past answers that a step combines on a grid that others chose: indices in `ratios`, and weights.
 
@@ -103,25 +122,31 @@ def evenly(
     coordinate = partial(bent, knee=rule.even_knee_within(even_knee(ratios[1], ratios[0], there)))
     if _distinct(ratios[:2], coordinate) == 1:
         return {0: 1.0}
-    if there == 0 and _size(_weighed(ratios[:2], there, coordinate, space)) > rule.even_bound:
-        return well_apart(ratios, there, most, rule.last_bound, rule.coordinate, space)
+    if there == 0 and _size(_weighed(ratios[:2], there, coordinate, space, tau)) > rule.even_bound:
+        return well_apart(ratios, there, most, rule.last_bound, rule.coordinate, space, tau)
     bound = rule.far_bound if far and there > 0 else rule.even_bound
-    return bounded(ratios, there, most, bound, coordinate, space)
+    return bounded(ratios, there, most, bound, coordinate, space, tau)
 
 
 def bounded(
-    ratios: Sequence[float], there: float, most: int, bound: float, coordinate: Interpolate, space: str
+    ratios: Sequence[float],
+    there: float,
+    most: int,
+    bound: float,
+    coordinate: Interpolate,
+    space: str,
+    tau: TauLike = 0.0,
 ) -> Mapping[int, float]:
     """The last `most` answers, the newest first, mixed so that absolute weights sum to no more than `bound`.
 
     The weights of the highest order that the bound admits are mixed with those of the next higher one, up to the bound.
     """
     count = _distinct(ratios[:most], coordinate)
-    weights = _weighed(ratios[:count], there, coordinate, space)
+    weights = _weighed(ratios[:count], there, coordinate, space, tau)
     for lower in range(count - 1, 0, -1):
         if _size(weights) <= bound:
             break
-        fewer = np.append(_weighed(ratios[:lower], there, coordinate, space), np.zeros(count - lower))
+        fewer = np.append(_weighed(ratios[:lower], there, coordinate, space, tau), np.zeros(count - lower))
         weights = fewer + _share(weights, fewer, bound) * (weights - fewer)
     return dict(enumerate(weights.tolist()))
 
@@ -132,9 +157,11 @@ def _distinct(ratios: Sequence[float], coordinate: Interpolate) -> int:
     return next((i for i, place in enumerate(places) if place in places[:i]), len(places))
 
 
-def _weighed(ratios: Sequence[float], there: float, coordinate: Interpolate, space: str) -> NDArray[np.float64]:
+def _weighed(
+    ratios: Sequence[float], there: float, coordinate: Interpolate, space: str, tau: TauLike
+) -> NDArray[np.float64]:
     """Exact weights of answers, for the step from the newest of them, the first."""
-    return np.array(exact_weights(ratios, ratios[0], there, coordinate, space))
+    return np.array(exact_weights(ratios, ratios[0], there, coordinate, space, tau))
 
 
 def _size(weights: NDArray[np.float64]) -> float:
@@ -151,7 +178,13 @@ def _share(weights: NDArray[np.float64], lower: NDArray[np.float64], bound: floa
 
 
 def well_apart(
-    ratios: Sequence[float], there: float, most: int, bound: float, coordinate: Interpolate, space: str
+    ratios: Sequence[float],
+    there: float,
+    most: int,
+    bound: float,
+    coordinate: Interpolate,
+    space: str,
+    tau: TauLike = 0.0,
 ) -> Mapping[int, float]:
     """The last `most` answers, unless absolute weights would sum to more than `bound`: the step is long for them.
 
@@ -160,7 +193,7 @@ def well_apart(
     last = list(range(min(most, len(ratios))))
     u, reach = coordinate(ratios), abs(coordinate(there) - coordinate(ratios[0]))
     if np.all(np.diff(u[last])):
-        weights = _weighed(ratios[: len(last)], there, coordinate, space)
+        weights = _weighed(ratios[: len(last)], there, coordinate, space, tau)
         if _size(weights) <= bound:
             return dict(enumerate(weights.tolist()))
     apart = [0]
@@ -168,4 +201,4 @@ def well_apart(
         if abs(u[i] - u[apart[-1]]) >= max(reach, 1e-12):
             apart.append(i)
     chosen = apart[:most]
-    return dict(zip(chosen, _weighed([ratios[i] for i in chosen], there, coordinate, space).tolist(), strict=True))
+    return dict(zip(chosen, _weighed([ratios[i] for i in chosen], there, coordinate, space, tau).tolist(), strict=True))

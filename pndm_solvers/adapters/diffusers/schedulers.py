@@ -17,11 +17,11 @@ from pndm_solvers.adapters.diffusers.steps import Generators, GivenNoise, Schedu
 from pndm_solvers.arguments import choice
 from pndm_solvers.latents import around
 from pndm_solvers.methods import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver
-from pndm_solvers.methods.ddpm import forward_deviation, posterior_deviation
 from pndm_solvers.methods.multistep import Starter
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.older import Unpack
 from pndm_solvers.schedule import Level
+from pndm_solvers.sde import forward_deviation, posterior_deviation
 from pndm_solvers.solver import Solver
 from pndm_solvers.spacings import DEFAULT_SPACING
 

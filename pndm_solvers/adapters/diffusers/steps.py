@@ -19,6 +19,7 @@ from pndm_solvers.plan import Plan, State
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Level
 from pndm_solvers.solver import Solver
+from pndm_solvers.table import Span
 
 __all__ = ["Generators", "GivenNoise", "SchedulerOutput", "Steps"]
 
@@ -159,7 +160,7 @@ class GivenNoise(NoiseSource):
         """Refuses noise that is no tensor of the sample's shape."""
         check_together("variance_noise", self.values, "sample", like)
 
-    def draw(self, row: int, like: Any) -> Any:
+    def draw(self, row: int, like: Any, span: Span | None = None) -> Any:
         """The noise, whatever the row."""
         return self.values
 
