@@ -13,6 +13,7 @@ from pndm_solvers.forward import add_noise, alpha_sigma, training_target
 from pndm_solvers.grid import Grid, Restart, make_grid
 from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.latents import convert, slerp, transfer
+from pndm_solvers.likelihood import log_likelihood
 from pndm_solvers.methods import (
     DDIMSolver,
     DDPMSolver,
@@ -82,6 +83,7 @@ __all__ = [
     "convert",
     "fit_plan",
     "initial_noise",
+    "log_likelihood",
     "make_grid",
     "slerp",
     "training_target",

@@ -1,6 +1,6 @@
 """The operations on arrays that a run needs, for each array library.
 
-NumPy, and every library that follows the array API standard (JAX, CuPy), needs no code of its own.
+NumPy, and every library that follows the array API standard, needs no code of its own.
 A library that does not follow it, or that has a faster linear combination, is one subclass and one entry of
 `LIBRARIES`. No other module of the core tells array libraries apart.
 """
@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from pndm_solvers.older import NUMPY_1
+from pndm_solvers.older import NUMPY_1, Completed
 
-__all__ = ["LIBRARIES", "ArrayLibrary", "JaxLibrary", "TorchLibrary", "dtype_name"]
+__all__ = ["LIBRARIES", "ArrayLibrary", "CupyLibrary", "JaxLibrary", "TorchLibrary", "dtype_name"]
 
 
 def dtype_name(dtype: Any) -> str:
@@ -341,6 +343,18 @@ class TorchLibrary(ArrayLibrary):
         return self.torch.empty([shape[d] for d in order], dtype=x.dtype, device=device).permute(back).copy_(x)
 
 
+class CupyLibrary(ArrayLibrary):
+    """CuPy, whose functions have the standard's names, but take no device."""
+
+    def namespace(self, x: Any) -> Any:
+        return _cupy()
+
+
+@cache
+def _cupy() -> Any:
+    return Completed(import_module("cupy"))
+
+
 class JaxLibrary(ArrayLibrary):
     """JAX, which follows the standard, and has derivatives."""
 
@@ -362,4 +376,4 @@ def _quantile(rising: Any, quantile: float) -> Any:
 # The keys are top-level modules: the one that defines an array's class, or a base of that class.
 # JAX's arrays are of jaxlib, and what they are while a function is compiled or differentiated is of jax.
 _JAX = JaxLibrary()
-LIBRARIES: dict[str, ArrayLibrary] = {"torch": TorchLibrary(), "jax": _JAX, "jaxlib": _JAX}
+LIBRARIES: dict[str, ArrayLibrary] = {"torch": TorchLibrary(), "cupy": CupyLibrary(), "jax": _JAX, "jaxlib": _JAX}

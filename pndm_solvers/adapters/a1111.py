@@ -5,6 +5,7 @@ The web UI runs a script of an extension's folder, which `pndm-solvers a1111` wr
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,6 +37,8 @@ LABELS: dict[str, tuple[str, Callable[[int], int]]] = {
     "dpmpp_3m": ("DPM++ 3M", _steps),
     "dpmpp_2s": ("DPM++ 2S", lambda steps: 2 * steps - 1),
     "uni_pc_bh2": ("UniPC bh2", _steps),
+    "plms_sde": ("PLMS SDE", _steps),
+    "er_sde": ("ER SDE", _steps),
 }
 
 
@@ -56,7 +59,10 @@ def register() -> None:
     """Enters the samplers and the scheduler into the web UI's lists; what an earlier call entered is replaced."""
     for name, (label, _) in LABELS.items():
         make = partial(sd_samplers_kdiffusion.KDiffusionSampler, SAMPLERS[name])
-        ours = Sampler(_named(label), make, [f"pndm_solvers_{name}"], {"scheduler": "karras"})
+        options: dict[str, Any] = {"scheduler": "karras"}
+        if "noise_sampler" in inspect.signature(SAMPLERS[name]).parameters:
+            options["brownian_noise"] = True  # the web UI then passes one, with a seed for each picture
+        ours = Sampler(_named(label), make, [f"pndm_solvers_{name}"], options)
         _replace(sd_samplers.all_samplers, ours)
         sd_samplers.all_samplers_map[ours.name] = ours
     sd_samplers.set_samplers()

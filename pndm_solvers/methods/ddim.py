@@ -18,7 +18,7 @@ class DDIMSolver(Solver):
     """DDIM: pseudo Euler, `x_s = φ(x_t, ε, t, s)`.
 
     Also known as: denoising diffusion implicit models; PNDM of order 1; Euler's method in σ/α.
-    Order: 1. Model calls: N for N steps.
+    Order: 1; with noise weak 1 and strong 1. Model calls: N for N steps.
     Reference: Song, Meng and Ermon (2021), eq. (12) and (16).
 
     `eta` in [0, 1] replaces part of the predicted noise by fresh noise: 0 is deterministic, 1 is DDPM.
@@ -38,6 +38,14 @@ class DDIMSolver(Solver):
     @property
     def convergence_order(self) -> int | None:
         return 1 if self.eta == 0 else None
+
+    @property
+    def weak_order(self) -> int:
+        return 1
+
+    @property
+    def strong_order(self) -> int:
+        return 1
 
     def write(self, program: Program, x: Form) -> Form:
         space = self.schedule.space  # any gives the same step; this one without rounding errors

@@ -18,7 +18,7 @@ __all__ = ["DDPMSolver"]
 class DDPMSolver(Solver):
     """DDPM: each step a draw from the posterior q(x_s | x_t, x̂_0).
 
-    Order: none, the method is stochastic. Model calls: N for N steps.
+    Orders: weak 1, strong 1. Model calls: N for N steps.
     Reference: Ho, Jain and Abbeel (2020), eq. (6), (7) and section 3.2; fewer steps than the
     network was trained with as in Nichol and Dhariwal (2021), eq. (19).
 
@@ -40,6 +40,14 @@ class DDPMSolver(Solver):
     @property
     def convergence_order(self) -> None:
         return None
+
+    @property
+    def weak_order(self) -> int:
+        return 1
+
+    @property
+    def strong_order(self) -> int:
+        return 1
 
     def write(self, program: Program, x: Form) -> Form:
         for here, there in program.grid.steps:

@@ -20,7 +20,7 @@ from pndm_solvers.methods.adams import Interpolate, adams_bashforth, polynomial_
 from pndm_solvers.methods.ruled import ruled_correction, ruled_mean
 from pndm_solvers.methods.runge_kutta import EULER, HEUN, RK4, ButcherTableau, Move, runge_kutta_step
 from pndm_solvers.program import Answer, Form, Mean, Program
-from pndm_solvers.rule import RULE, Rule
+from pndm_solvers.rule import NOISY_RULE, RULE, Rule
 from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.sde import TauLike, checked_tau, show_tau
@@ -149,8 +149,9 @@ class PLMSSolver(Solver):
 
     `tau` makes the method stochastic: 0 follows the probability flow, 1 the reverse SDE, with the linear part and the
     noise exact (`sde.py`). It may be a function τ(ρ) of an array, or "er_sde". A step to σ = 0 draws no noise. `space`
-    is "epsilon" unless said, and "sample" with noise: only data space damps what noise was added. DDIM's η is another
-    measure of the same family: η² = (1 − r^(2τ²))/(1 − r²) for a step that shrinks ρ by r, so η → τ.
+    is "epsilon" unless said, and "sample" with noise: only data space damps what noise was added. "balanced" then is
+    ρ/(1 + ρ), with two answers at most. DDIM's η is another measure of the same family:
+    η² = (1 − r^(2τ²))/(1 − r²) for a step that shrinks ρ by r, so η → τ.
 
     Also known as: PLMS (latent diffusion, with `weights="classical", starter="heun"`), iPNDM
     (`weights="classical"`), F-PNDM (`weights="classical", starter="rk4"`, see `PNDMSolver`); LMS (k-diffusion, with
@@ -184,6 +185,8 @@ class PLMSSolver(Solver):
         choice("starter", self.starter, STARTERS)
         choice("weights", self.weights, ("classical", "exact"))
         object.__setattr__(self, "tau", checked_tau(self.tau))
+        if self.tau != 0 and self.rule == RULE:
+            object.__setattr__(self, "rule", NOISY_RULE)
         if self.space is None:
             object.__setattr__(self, "space", "epsilon" if self.tau == 0 else "sample")
         choice("space", self.space, SPACES)
@@ -247,6 +250,8 @@ class PLMSSolver(Solver):
         even = own and exact and careful and self.rule.even_on([level.ratio for level in levels])
 
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
+            if self.tau != 0 and there.sigma == 0:  # extrapolated answers would leave a part of their noise
+                return {history[0]: 1.0}
             if not exact:
                 return classical_mean(history, there, self.order)
             if own:

@@ -26,14 +26,14 @@ class SASolver(Solver):
     """SA-Solver: a step of the SDE of `tau` along the polynomial in λ through past answers, then corrected.
 
     The predictor goes through `predictor_order` answers. The corrector goes through `corrector_order`, the next answer
-    among them, with the same noise; 0 leaves it out. All integrals are exact. But with two answers `variant` "bh1"
-    counts the slope as the authors' code does, in data space: its mean over the step is h/2 times m·h/(1 − e^(−m·h)),
-    with m = 1 + τ², in the place of the integral. "exact" keeps that.
+    among them, with the same noise; 0 leaves it out. All integrals are exact. `variant` "bh1" is the authors' code,
+    which in data space counts the slope of two answers otherwise: its mean over the step is h/2 times
+    m·h/(1 − e^(−m·h)), with m = 1 + τ², in the place of the integral. On long steps that is far worse.
 
     `tau` is constant or a function τ(ρ), as in `PLMSSolver`. A step to σ = 0 takes order 1 and draws no noise. With
     `lower_order_final` the last steps take orders …, 2, 1.
 
-    Also known as: stochastic Adams method. With τ = 0 and "bh1" it is UniPC's predictor with one answer more.
+    Also known as: stochastic Adams method; sa_solver.
     Orders: weak at most 2, and at most `corrector_order`, or without one `predictor_order`; strong 1. With τ = 0 also
     3, without `lower_order_final`. Model calls: N for N steps.
     Reference: Xue et al. (2023), algorithm 1, eq. (14) and (17).
@@ -44,7 +44,7 @@ class SASolver(Solver):
     corrector_order: int = 2
     tau: TauLike = 1.0
     space: Literal["sample", "epsilon"] = "sample"
-    variant: Literal["bh1", "exact"] = "bh1"
+    variant: Literal["exact", "bh1"] = "exact"
     lower_order_final: bool = True
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class SASolver(Solver):
         object.__setattr__(self, "corrector_order", whole("corrector_order", self.corrector_order, least=0))
         object.__setattr__(self, "tau", checked_tau(self.tau))
         choice("space", self.space, ("sample", "epsilon"))
-        choice("variant", self.variant, ("bh1", "exact"))
+        choice("variant", self.variant, ("exact", "bh1"))
         boolean("lower_order_final", self.lower_order_final)
 
     @property

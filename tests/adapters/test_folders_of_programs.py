@@ -255,7 +255,7 @@ def test_a_folder_in_comfyui(tmp_path, cloned):
     assert found["nodes"] == found["shown"] == ["SamplerPLMS", "SamplerPlan"]
     assert found["samplers"][:5] == ["euler", "deis", "ddim", "uni_pc", "uni_pc_bh2"]
     ours = found["samplers"][5:]
-    assert {"plms", "plms_classical", "pndm", "dpmpp_3m"} <= set(ours)
+    assert {"plms", "plms_classical", "pndm", "dpmpp_3m", "plms_sde"} <= set(ours)
     assert len(set(found["samplers"])) == len(found["samplers"]), "no name twice"
     assert found["names"] == ["euler", "deis", *ours]
     assert found["schedulers"] == ["karras", "pndm"]
@@ -275,9 +275,12 @@ def test_a_folder_in_a1111(tmp_path, cloned, schedulers):
     found = in_program(modules, RUN_A1111, folder, tmp_path)
     assert_data(found["ends"])
     assert Path(found["from"]).is_relative_to(folder)
-    assert all(options == {"scheduler": "karras"} for options in found["options"])
+    noisy = [label in ("PLMS SDE", "ER SDE") for label in (end.split(" (")[0] for end in found["ends"])]
+    brownian = {"brownian_noise": True}
+    assert found["options"] == [{"scheduler": "karras", **(brownian if noise else {})} for noise in noisy]
+    assert sum(noisy) == 2
     assert found["known"] == sorted(["Euler", *found["ends"]]), "running the script again adds nothing"
-    steps = {"PLMS": 20, "PLMS classical": 21, "PNDM": 29, "DPM++ 2S": 39}
+    steps = {"PLMS": 20, "PLMS classical": 21, "PNDM": 29, "DPM++ 2S": 39, "PLMS SDE": 20}
     assert {name: found["steps"][f"{name} (pndm_solvers)"] for name in steps} == steps
     if schedulers:
         assert found["tops"]["flow"] == 1

@@ -34,6 +34,7 @@ SOLVERS = {
     "plms_classical": PLMSSolver(LINEAR, weights="classical", starter="heun"),
     "pndm": PNDMSolver(LINEAR),
     "ddim": DDIMSolver(LINEAR),
+    "euler": DDIMSolver(LINEAR),
     "heun": PRKSolver(LINEAR, "heun", "ratio"),
     "dpm_2": DPMSinglestepSolver(LINEAR, 2, "epsilon"),
     "dpmpp_2s": DPMSinglestepSolver(LINEAR),
@@ -44,7 +45,11 @@ SOLVERS = {
     "uni_pc": UniPCSolver(LINEAR, 2, "bh1", lower_order_final=False),
     "uni_pc_bh2": UniPCSolver(LINEAR, 2, lower_order_final=False),
 }
+# Those that draw noise unless told otherwise have tests of their own: test_k_diffusion_stochastic.py.
+STOCHASTIC = [name for name in SAMPLERS if "noise_sampler" in inspect.signature(SAMPLERS[name]).parameters]
+DETERMINISTIC = {name: sample for name, sample in SAMPLERS.items() if name not in STOCHASTIC}
 EVERY = pytest.mark.parametrize("sample", SAMPLERS.values(), ids=SAMPLERS)
+EACH_DETERMINISTIC = pytest.mark.parametrize("sample", DETERMINISTIC.values(), ids=DETERMINISTIC)
 
 
 def falling(steps, first=14.6, last=0.03, zero=True):
@@ -187,7 +192,7 @@ def test_a_sampler_is_k_diffusions_formula(name):
 
 
 # Not F-PNDM: halfway in σ is another level than halfway in t.
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "pndm"])
+@pytest.mark.parametrize("name", [name for name in DETERMINISTIC if name != "pndm"])
 def test_a_sampler_is_its_solver_on_a_variance_preserving_schedule(name):
     """x/α and σ/α of one are x and σ of the other, and the steps depend on nothing else."""
     for options in ({}, {"stop": 20.0}, {"start": 500.0}, {"start": 30.0, "stop": 900.0}):
@@ -217,7 +222,7 @@ def assert_same_as_solver(name, options):
 # ------------------------------------------------------------- the mathematics
 
 
-@EVERY
+@EACH_DETERMINISTIC
 def test_the_model_of_one_picture_is_solved_exactly(sample):
     picture = torch.linspace(-1, 1, 4, dtype=torch.float64).expand(3, 2, 4)
     for sigmas in GRIDS.values():
@@ -248,7 +253,7 @@ def gaussian_error(sample, alpha, first, last, steps):
     return (result - (end[0] + end[1] * z)).abs().max()
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("alpha", SIGNAL.values(), ids=SIGNAL)
 def test_observed_order(name, alpha):
     # With fewer steps the errors of order 3 and 4 of the corrected ramp are alike.
@@ -267,7 +272,9 @@ def mixture_errors(sigmas):
     def model(x, sigma):
         return torch.from_numpy(mixture.posterior(x.numpy(), 1.0, float(sigma[0]))[0])
 
-    return {name: (sample(model, z, sigmas, disable=True) - exact).abs().max() for name, sample in SAMPLERS.items()}
+    return {
+        name: (sample(model, z, sigmas, disable=True) - exact).abs().max() for name, sample in DETERMINISTIC.items()
+    }
 
 
 def test_which_sampler_does_well_on_which_grid():
@@ -293,8 +300,10 @@ def test_a_run_in_two_parts_is_one_run():
 @EVERY
 def test_the_signature(sample):
     parameters = inspect.signature(sample).parameters
-    assert list(parameters) == ["model", "x", "sigmas", "extra_args", "callback", "disable"]
-    assert [p.default for p in parameters.values()][3:] == [None] * 3
+    assert list(parameters)[:6] == ["model", "x", "sigmas", "extra_args", "callback", "disable"]
+    assert [p.default for p in parameters.values()][3:6] == [None] * 3
+    for name in parameters:  # s_churn, s_tmin and s_tmax are explained together
+        assert re.search(rf"\n    (\w+, )*{name}(, \w+)*:\n", sample.__doc__), name
     assert inspect.isfunction(sample)
     assert SAMPLERS[sample.__name__.removeprefix("sample_")] is sample
     assert pickle.loads(pickle.dumps(sample)) is sample
@@ -304,10 +313,12 @@ def test_the_signature(sample):
     ("name", "calls"),
     {
         "plms": [1, 2, 3, 4, 10],
-        "ddim": [1, 2, 3, 4, 10],
+        **{name: [1, 2, 3, 4, 10] for name in ("ddim", "euler", "euler_ancestral")},
         "plms_classical": [1, 3, 4, 5, 11],
         "pndm": [1, 5, 9, 13, 19],
-        **{name: [1, 3, 5, 7, 19] for name in ("heun", "dpm_2", "dpmpp_2s")},
+        **{name: [1, 3, 5, 7, 19] for name in ("heun", "dpm_2", "dpmpp_2s", "dpm_2_ancestral", "dpmpp_2s_ancestral")},
+        "dpmpp_sde": [1, 3, 5, 7, 19],
+        **{name: [1, 2, 3, 4, 10] for name in ("dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver", "er_sde", "plms_sde")},
         **{name: [1, 2, 3, 4, 10] for name in ("lms", "deis", "dpmpp_2m", "dpmpp_3m", "uni_pc", "uni_pc_bh2")},
     }.items(),
 )
@@ -320,7 +331,8 @@ def test_the_number_of_model_calls(name, calls):
 
 @EVERY
 def test_the_callback_receives_each_step_once(sample):
-    for name in ("to zero", "not to zero", "one step", "rising"):
+    grids = ["to zero", "not to zero", "one step", *(["rising"] if sample in DETERMINISTIC.values() else [])]
+    for name in grids:
         model, sigmas, received = Model(), GRIDS[name], []
         start = NOISE * sigmas[0]
         sample(model, start, sigmas, {"shift": 0.2}, received.append, disable=True)
@@ -344,7 +356,9 @@ def test_the_callback_sees_points_of_the_solution_not_stages():
 def test_equal_neighbours_cost_nothing(sample):
     sigmas, model, received = GRIDS["repeated"], Model(), []
     once, alone = sigmas.unique_consecutive(), Model()
+    torch.manual_seed(0)
     result = sample(model, NOISE, sigmas, callback=received.append, disable=True)
+    torch.manual_seed(0)
     assert torch.equal(result, sample(alone, NOISE, once, disable=True))
     assert len(model.calls) == len(alone.calls)
     assert [step["i"] for step in received] == [1, 3, 5, 7, 9, 11]
@@ -356,7 +370,7 @@ def test_without_a_step_x_is_returned(sample):
         assert sample(None, NOISE, torch.tensor(sigmas)) is NOISE
 
 
-@EVERY
+@EACH_DETERMINISTIC
 def test_in_every_floating_dtype(sample):
     sigmas = falling(12).float()
     exact = sample(Model(), NOISE * sigmas[0], sigmas, disable=True)
@@ -396,6 +410,7 @@ def test_the_sigmas_are_read_once_and_nothing_else_ever(sample):
         "tolist",
         "__getitem__",
         "clone",
+        "full_like",
         "__get__",
     }  # only the first reads numbers
 
@@ -421,9 +436,11 @@ def test_the_progress_bar_counts_steps(sample, capsys):
         ([float("inf"), 1.0], r"sigmas\[0\] is inf"),
         ([1.0, float("nan")], r"sigmas\[1\] is nan"),
         ([1.0, -1.0], r"sigmas\[1\] is -1"),
-        ([5.0, 1.0, 3.0, 0.0], "all the way"),
+        ([5.0, 1.0, 2.0, 3.0, 0.0], "all the way"),
+        ([1.0, 3.0, 0.0], "all the way"),
         ([5.0, 1.0, 5.0], "all the way"),
         ([0.0, 1.0, 5.0], "rise from 0"),
+        ([5.0, 0.0, 1.0, 0.0], "rise from 0"),
     ],
 )
 def test_sigmas_of_no_run_are_refused(sigmas, message):

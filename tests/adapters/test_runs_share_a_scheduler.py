@@ -59,7 +59,11 @@ def runs_with_and_without_writing(kind, prediction, clips):
     scheduler = ready(kind, timestep_spacing="trailing", **options)
     buffer, results = noise(), []
     for written in (False, True):
-        random = {"generator": torch.Generator().manual_seed(0)} if kind is ours.DDPMScheduler else {}
+        random = (
+            {"generator": torch.Generator().manual_seed(0)}
+            if kind in (ours.DDPMScheduler, ours.SASolverScheduler)
+            else {}
+        )
         x = noise()
         for t in scheduler.timesteps:
             answer = buffer.copy_(curved(x, t)) if written else curved(x, t)

@@ -73,6 +73,14 @@ def robot_policy(printed):
     assert 35 < fast_side < 65
 
 
+def policy_gradient(printed):
+    rewards = list(map(float, re.findall(r"mean reward (\S+)", printed)))
+    assert len(rewards) == 5
+    assert abs(rewards[0]) < 0.2  # the ring's own
+    assert rewards == sorted(rewards)
+    assert rewards[-1] > 0.5
+
+
 def monai_inferer(printed):
     data, ten, twenty = map(float, re.findall(r"a share of (\S+) is bright", printed))
     assert ten == pytest.approx(data, rel=0.3)
@@ -94,6 +102,7 @@ CHECKS = {
     "image_to_image": image_to_image,
     "flow_models": flow_models,
     "robot_policy": robot_policy,
+    "policy_gradient": policy_gradient,
     "monai_inferer": monai_inferer,
     "jax_function": jax_function,
     "export_onnx": export_onnx,

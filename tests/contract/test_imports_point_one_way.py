@@ -120,6 +120,7 @@ CORE = (
     "forward",
     "latents",
     "libraries",
+    "likelihood",
     "brownian",
     "noise",
     "transition",

@@ -15,6 +15,7 @@ except ImportError as error:
 from pndm_solvers.adapters.diffusers.exponential import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
+    SASolverScheduler,
     UniPCMultistepScheduler,
 )
 from pndm_solvers.adapters.diffusers.fitted import FittedScheduler
@@ -30,6 +31,7 @@ __all__ = [
     "FittedScheduler",
     "PLMSScheduler",
     "PNDMScheduler",
+    "SASolverScheduler",
     "SchedulerOutput",
     "UniPCMultistepScheduler",
 ]

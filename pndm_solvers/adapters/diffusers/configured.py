@@ -107,8 +107,23 @@ class Configured(ForwardProcess):
         (made[0] if return_unused_kwargs else made).register_to_config(**{k: given[k] for k in kept if k in given})
         return made
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__} {dict(self.config)}"
+            if any(map(callable, self.config.values()))
+            else super().__repr__()
+        )
+
     def to_json_string(self) -> str:
-        """The configuration as JSON, without a spacing that is our default and that diffusers' classes lack."""
+        """The configuration as JSON, without a spacing that is our default and that diffusers' classes lack.
+
+        TypeError for an option that is a function, as a `tau_func` may be.
+        """
+        if functions := [name for name, value in self.config.items() if callable(value)]:
+            raise TypeError(
+                f"{', '.join(functions)} is a function, which no file can hold; save a scheduler without it, and pass "
+                f"it to from_pretrained"
+            )
         text = super().to_json_string()
         spacing, defaults = self.config.get("timestep_spacing"), self.config.get("_use_default_values", ())
         if spacing in THEIR_SPACINGS or "timestep_spacing" not in defaults:

@@ -23,6 +23,9 @@ from pndm_solvers.table import Row
 
 __all__ = ["Position", "Runs", "Timetable", "abridged", "with_last_look"]
 
+# In the place of a run: two unfinished ones took the same sample of the caller's, which then names neither.
+SEVERAL = object()
+
 
 @dataclass
 class Timetable:
@@ -114,6 +117,8 @@ class Runs:
         self.table: Timetable | None = None
         self._tables: Any = WeakTensorKeyDictionary()  # by the times that were handed out
         self._positions: Any = WeakTensorKeyDictionary()  # by the sample that was handed out
+        # By a sample that the caller gave in the place of a draw: the run that took it, or SEVERAL.
+        self._given: Any = WeakTensorKeyDictionary()
 
     @property
     def current(self) -> Timetable:
@@ -129,7 +134,7 @@ class Runs:
 
     def position(self, timestep: Any, sample: Tensor, solver: Solver | None) -> Position:
         """Where the run of this sample stands, or a new run. ValueError for a time at which no run can step now."""
-        known = self._positions.get(sample)
+        known = None if self._given.get(sample) is SEVERAL else self._positions.get(sample)
         table, entries = self._called_at(timestep, known)
         if not entries:
             raise ValueError(f"timestep is {float(timestep):.7g}, which is none of this run's: {abridged(table.asked)}")
@@ -177,18 +182,26 @@ class Runs:
             return known.table, [known.entry]
         return self.current, self.current.entries(t)
 
-    def remember(self, sample: Tensor, at: Position) -> None:
-        """Keeps the position `at` for the `sample` that a step returns."""
+    def remember(self, sample: Tensor, at: Position, given: Tensor | None = None) -> None:
+        """Keeps the position `at` for the `sample` that a step returns, and for the caller's own that was `given`."""
         table = at.table
         if table.memoryless:
             return
         if at.entry < len(table.plan.times):
             table.newest = self._positions[sample] = at
             table.unfinished.add(at.run)
+            if given is not None:
+                self._positions[given] = at
+                self._given[given] = at.run if self._is_alone(at, self._given.get(given)) else SEVERAL
         else:
             table.unfinished.discard(at.run)
             if table.newest is not None and table.newest.run is at.run:
                 table.newest = None
+
+    @staticmethod
+    def _is_alone(at: Position, other: object) -> bool:
+        """Whether the run at `at` is the only unfinished one that took a given sample, which `other` took before."""
+        return other is not SEVERAL and (other is at.run or other not in at.table.unfinished)
 
 
 def with_last_look(plan: Plan) -> Plan:

@@ -10,10 +10,11 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler as Theirs
 from torch import Tensor
 
+from pndm_solvers.adapters.diffusers.draws import Draw, ScaledNoise
 from pndm_solvers.adapters.diffusers.options import Shared, scheduler_options
 from pndm_solvers.adapters.diffusers.runs import Position
 from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler
-from pndm_solvers.adapters.diffusers.steps import Generators, GivenNoise, SchedulerOutput
+from pndm_solvers.adapters.diffusers.steps import Generators, StepResult
 from pndm_solvers.arguments import choice
 from pndm_solvers.latents import around
 from pndm_solvers.methods import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver
@@ -62,7 +63,7 @@ class PNDMScheduler(PlanScheduler):
     def _continuation(self, solver: Solver) -> Solver:
         return PLMSSolver(self.schedule, weights="classical")
 
-    def step_prk(self, *arguments: Any, **options: Any) -> SchedulerOutput | tuple[Tensor, Tensor]:
+    def step_prk(self, *arguments: Any, **options: Any) -> StepResult:
         """`step`, which finds by itself in which part of a run it is; the name is diffusers'."""
         return self.step(*arguments, **options)
 
@@ -158,7 +159,10 @@ class DDIMScheduler(PlanScheduler, Theirs):  # type: ignore[misc] — `config` a
         generator: Generators = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        *,
+        prev_sample: Tensor | None = None,
+        log_prob: bool = False,
+    ) -> StepResult:
         """The next sample.
 
         Parameters
@@ -173,18 +177,23 @@ class DDIMScheduler(PlanScheduler, Theirs):  # type: ignore[misc] — `config` a
         generator, variance_noise:
             What the noise is drawn from, one generator or one for each sample; or the noise itself, `(B, …)`.
         return_dict:
-            Whether to return a `SchedulerOutput`, or its two entries.
+            Whether to return a `SchedulerOutput`, or a tuple of its entries: two, and with `log_prob` three.
+        prev_sample:
+            A sample `(B, …)` of an earlier run, which takes the place of a draw; `log_prob` is then its own.
+        log_prob:
+            Whether the output has `log_prob` `(B,)`: the logarithm of the normal density of `prev_sample`, a mean over
+            all dimensions but the batch, as DDPO's code has it. It holds the gradients of `model_output`, and the
+            sample counts as a constant.
 
         Raises
         ------
         ValueError:
-            For a time that is none of `timesteps`, an answer of another shape, an eta outside [0, 1].
+            For a time that is none of `timesteps`, an answer of another shape, an eta outside [0, 1], several of
+            `generator`, `variance_noise` and `prev_sample`, and a log-probability of a step without noise.
         """
-        if variance_noise is not None and generator is not None:
-            raise ValueError("pass generator or variance_noise, not both")
-        noise = NoiseSource(generator=generator) if variance_noise is None else GivenNoise(values=variance_noise)
+        draw = Draw.of(generator, variance_noise, prev_sample, log_prob)
         return self._step(
-            model_output, timestep, sample, return_dict, noise, self._solver(eta), not use_clipped_model_output
+            model_output, timestep, sample, return_dict, draw, self._solver(eta), not use_clipped_model_output
         )
 
     def _get_variance(self, timestep: Any, prev_timestep: Any) -> Tensor:
@@ -231,17 +240,23 @@ class DDPMScheduler(PlanScheduler):
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+        *,
+        prev_sample: Tensor | None = None,
+        log_prob: bool = False,
+    ) -> StepResult:
         """The next sample, from the network's answer at `sample` `(B, C, …)` and `timestep`, one of `timesteps`.
 
         With a learned variance the answer is `(B, 2C, …)`. `generator` is what the noise is drawn from, one or
-        one for each sample.
+        one for each sample. `prev_sample` and `log_prob` are as in `DDIMScheduler.step`; a learned variance has
+        its part in the density.
 
-        Raises ValueError for a time that is none of `timesteps`, and for an answer of another shape.
+        Raises ValueError for a time that is none of `timesteps`, for an answer of another shape, and for a
+        log-probability of a step without noise.
         """
         if self._runs.table is None:
             self.set_timesteps(timesteps=self.timesteps)
-        return self._step(model_output, timestep, sample, return_dict, NoiseSource(generator=generator))
+        draw = Draw.of(generator, None, prev_sample, log_prob)
+        return self._step(model_output, timestep, sample, return_dict, draw)
 
     def previous_timestep(self, timestep: Any) -> Tensor:
         """Where the step from `timestep`, one of `timesteps`, ends: the next of them, or −1 after the last."""
@@ -267,5 +282,4 @@ class DDPMScheduler(PlanScheduler):
             deviation = answered.sqrt() / own  # in units of the row's own
         else:  # between β̃, the row's own, and β of the step, in logarithms
             deviation = (forward_deviation(here, there) / own) ** ((answered + 1) / 2)
-        noise.check(sample)
-        return GivenNoise(values=deviation * noise.draw(at.entry, sample))
+        return ScaledNoise(source=noise, scale=deviation)

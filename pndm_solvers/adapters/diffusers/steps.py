@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
+from pndm_solvers.adapters.diffusers.draws import Draw, mean_log_prob
 from pndm_solvers.adapters.diffusers.runs import Position, Runs
 from pndm_solvers.arrays import check_state, check_together, combine, library
 from pndm_solvers.latents import converted
@@ -18,10 +18,10 @@ from pndm_solvers.noise import NoiseSource
 from pndm_solvers.plan import Plan, State
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Level
+from pndm_solvers.sde import remaining
 from pndm_solvers.solver import Solver
-from pndm_solvers.table import Span
 
-__all__ = ["Generators", "GivenNoise", "SchedulerOutput", "Steps"]
+__all__ = ["Generators", "SchedulerOutput", "StepResult", "Steps"]
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -36,10 +36,18 @@ class SchedulerOutput(BaseOutput):
         `(B, …)`, the sample for the next model call.
     pred_original_sample:
         `(B, …)`, the picture x̂_0 that the network sees in this step's sample, clipped where the options say so.
+    log_prob:
+        `(B,)`, the logarithm of the density of `prev_sample`, a mean over all dimensions but the batch; None unless it
+        was asked for. See `DDIMScheduler.step`.
     """
 
     prev_sample: Tensor
     pred_original_sample: Tensor
+    log_prob: Tensor | None = None
+
+
+# What a step returns: the output, or its entries without a log_prob that is None.
+StepResult = SchedulerOutput | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
 
 
 class Steps:
@@ -64,7 +72,7 @@ class Steps:
         return_dict: bool = True,
         *,
         generator: Generators = None,
-    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> StepResult:
         """The next sample, from the network's answer at `sample` `(B, …)` and `timestep`, the next of `timesteps`.
 
         `generator` is for callers that pass it to every scheduler; nothing is drawn from it.
@@ -79,10 +87,10 @@ class Steps:
         timestep: Any,
         sample: Tensor,
         return_dict: bool,
-        noise: NoiseSource | None = None,
+        draw: Draw = Draw(),  # noqa: B008 — a value, never changed
         solver: Solver | None = None,
         epsilon_as_answered: bool = False,
-    ) -> SchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> StepResult:
         """One row of the plan of `solver`, by default the scheduler's own.
 
         With `epsilon_as_answered` a clipped picture is combined with the network's own ε, not with one derived anew.
@@ -103,15 +111,18 @@ class Steps:
         prediction, ours = self.prediction, library(sample)
         clips = prediction.clip is not None or prediction.threshold is not None
         x0 = converted(ours, prediction, "sample", sample, output, here)
-        noise = self._noise(at, model_output, sample, noise or NoiseSource())
-        if plan.rows[number].noise:  # callers pass their generators to steps that draw nothing, too
-            noise.check(sample)
-        states, answers = at.states, at.answers
+        noise, deviation = self._noise(at, model_output, sample, draw.noise), plan.rows[number].noise
+        draw.check(noise, deviation, sample, at.table.asked[at.entry])
+        states, answers, log_prob = at.states, at.answers, None
+        wide = ours.wide_dtype(sample)  # of the mean of which the probability is taken
         if row is None:
             following = sample.clone()
         elif clips and epsilon_as_answered:
             epsilon = converted(ours, Prediction(prediction.type), "epsilon", sample, output, here)
-            following = _ddim_step(plan, row, sample, x0, epsilon, noise)
+            following = _ddim_step(plan, row, sample, x0, epsilon, noise, draw.prev_sample)
+            if draw.log_prob:
+                mean = _ddim_mean(plan, row, x0, epsilon, wide)
+                log_prob = mean_log_prob(row, mean, deviation, noise, following)
         else:
             # A clipped picture counts as the network's prediction.
             prediction, output = (Prediction("sample"), x0) if clips else (prediction, output)
@@ -121,12 +132,19 @@ class Steps:
             answer = answer if row in dead_answers else answer.clone()
             kept = sample if row in dead_states else sample.clone()
             before = State(plan, row, {**states, row: kept}, answers, prediction, noise, sample.dtype, ours)
-            after = before.combined(answer)
+            after = before.combined(answer, draw.prev_sample)
             following = after.states[after.row]
+            if draw.log_prob:
+                mean = replace(before, states={**before.states, row: ours.cast(kept, wide)}).mean(answer)
+                log_prob = mean_log_prob(row, mean, deviation, noise, following)
             states, answers = {i: x for i, x in after.states.items() if i != after.row}, after.answers
         at.table.stepped = at.entry + 1
-        self._runs.remember(following, replace(at, entry=at.entry + 1, states=states, answers=answers))
-        return SchedulerOutput(following, x0) if return_dict else (following, x0)
+        at = replace(at, entry=at.entry + 1, states=states, answers=answers)
+        self._runs.remember(following, at, draw.prev_sample)
+        result = SchedulerOutput(following, x0, log_prob)
+        if return_dict:
+            return result
+        return (following, x0) if log_prob is None else (following, x0, log_prob)
 
     def _noise(self, at: Position, model_output: Tensor, sample: Tensor, noise: NoiseSource) -> NoiseSource:
         """The noise of the step at `at`, made from the caller's `noise`."""
@@ -150,25 +168,20 @@ class Steps:
         return -answer if self.config.invert_sigmas else answer
 
 
-@dataclass(frozen=True)
-class GivenNoise(NoiseSource):
-    """Noise that the caller drew."""
-
-    values: Any = None
-
-    def check(self, like: Any) -> None:
-        """Refuses noise that is no tensor of the sample's shape."""
-        check_together("variance_noise", self.values, "sample", like)
-
-    def draw(self, row: int, like: Any, span: Span | None = None) -> Any:
-        """The noise, whatever the row."""
-        return self.values
-
-
-def _ddim_step(plan: Plan, row: int, sample: Tensor, x0: Tensor, epsilon: Tensor, noise: NoiseSource) -> Tensor:
-    """DDIM's eq. (12) for a picture and an ε that do not make up `sample`: two answers, where a row has one."""
+def _ddim_mean(plan: Plan, row: int, x0: Tensor, epsilon: Tensor, dtype: torch.dtype) -> Tensor:
+    """DDIM's eq. (12) without its noise, for a picture and an ε that do not make up the sample."""
     there, deviation = plan.levels[row + 1], plan.rows[row].noise
-    parts, weights = [x0, epsilon], [there.alpha, math.sqrt(there.sigma**2 - deviation**2)]
+    return combine([x0, epsilon], [there.alpha, remaining(there.sigma, deviation)], dtype=dtype)
+
+
+def _ddim_step(
+    plan: Plan, row: int, sample: Tensor, x0: Tensor, epsilon: Tensor, noise: NoiseSource, given: Tensor | None
+) -> Tensor:
+    """A draw around `_ddim_mean`, or the sample that is `given`: two answers, where a row of a plan has one."""
+    if given is not None:
+        return given.to(sample.dtype, copy=True)
+    there, deviation = plan.levels[row + 1], plan.rows[row].noise
+    parts, weights = [x0, epsilon], [there.alpha, remaining(there.sigma, deviation)]
     if deviation:
         parts, weights = [*parts, noise.draw(row, sample)], [*weights, deviation]
     return combine(parts, weights, dtype=sample.dtype)
