@@ -46,6 +46,10 @@ class GridOptions(TypedDict, total=False):
     restarts: Sequence[Restart]
 
 
+class TooShortError(ValueError):
+    """A grid with too few levels for a restart; more steps may mend that."""
+
+
 @dataclass(frozen=True)
 class Restart:
     """A run's way back up: at the level near `low` noise is added up to `high`, and the run falls again, in `steps`.
@@ -65,6 +69,8 @@ class Restart:
             object.__setattr__(self, name, real(f"{name} of a restart", getattr(self, name)))
         for name in ("steps", "times"):
             object.__setattr__(self, name, whole(f"{name} of a restart", getattr(self, name)))
+        if self.low >= self.high:
+            raise ValueError(f"low of a restart is {self.low:g}; it must be below high, {self.high:g}")
 
 
 @dataclass(frozen=True)
@@ -265,12 +271,12 @@ def _restarted(grid: Grid, restarts: Sequence[Restart]) -> Grid:
         low, high = (_trained(schedule, t, "a restart") for t in (restart.low, restart.high))
         inner = [i for i, level in enumerate(levels) if i and level.sigma]
         if not inner:
-            raise ValueError("a run of one step has no level from which to restart; pass more steps")
+            raise TooShortError("a run of one step has no level from which to restart; pass more steps")
         near = min(inner, key=lambda i: abs(math.log(levels[i].ratio / low.ratio)))
         if not levels[near].ratio < high.ratio < math.inf:
-            raise ValueError(
-                f"a restart goes from t = {levels[near].t:g} up to t = {restart.high:g}; high must lie above, and "
-                f"below pure noise"
+            raise TooShortError(
+                f"a restart up to t = {restart.high:g} begins at t = {levels[near].t:g}, the level nearest to low = "
+                f"{restart.low:g}; high must lie above it, and below pure noise; or pass more steps"
             )
         powers = np.linspace(high.ratio ** (1 / 7), levels[near].ratio ** (1 / 7), restart.steps + 1)[1:-1]
         times = [schedule.level_at(float(ratio)).t for ratio in powers**7]

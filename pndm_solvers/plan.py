@@ -95,9 +95,9 @@ class Plan(Table):
     def advance(self, state: State, answer: Any, *, to: Any = None) -> State:
         """The state after one row, given the network's `answer` at `(state.x, state.t)`, of x's shape.
 
-        `state` itself is not changed, so any number of runs may go on from it. In a row with noise, a state `to` of
-        another run takes the place of a draw. Raises ValueError for a state of another plan, one that is done, an
-        answer of another shape, and `to` in a row without noise; TypeError for an answer of another kind.
+        `state` itself is not changed, so any number of runs may go on from it. In a row with noise, a state `to` takes
+        the place of a draw. Raises ValueError for a state of another plan, one that is done, an answer of another
+        shape, and `to` in a row without noise; TypeError for an answer of another kind.
         """
         self._check(state, answer, noisy=to is not None)
         if to is not None:
@@ -105,10 +105,7 @@ class Plan(Table):
         return state.combined(state.converted(answer), to)
 
     def transition(self, state: State, answer: Any) -> Transition:
-        """The distribution from which the next row draws its state, given the network's `answer`: a normal one.
-
-        Raises as `advance`.
-        """
+        """The normal distribution from which the next row draws, given the network's `answer`. Raises as `advance`."""
         self._check(state, answer, noisy=True)
         return Transition(state.row, state.mean(state.converted(answer)), self.rows[state.row].noise)
 
@@ -123,8 +120,10 @@ class Plan(Table):
         """
         check_options("replay", options, StartOptions.__annotations__)
         points = 1 + sum(not row.stage for row in self.rows)
-        if not self.is_stochastic or len(trajectory) != points:
-            raise ValueError(f"trajectory has {len(trajectory)} points; {self!r} has {points}, or draws no noise")
+        if not self.is_stochastic:
+            raise ValueError(f"{self!r} draws no noise, so a run of it has no probability")
+        if len(trajectory) != points:
+            raise ValueError(f"trajectory has {len(trajectory)} points; {self!r} has {points}: run(…, trajectory=True)")
         return replay(self.start(trajectory[0], **options), function("model", model, "model(x, t)"), trajectory[1:])
 
     def log_prob(self, model: Model, trajectory: Sequence[Any], **options: Unpack[StartOptions]) -> Any:

@@ -154,10 +154,20 @@ def _log_damping(here: float, there: float, tau: TauLike) -> float:
 
 
 def _squared(ratios: Float64, tau: TauLike) -> Float64:
+    """τ² at the points. TypeError or ValueError for a function that does not give numbers from 0 for an array."""
     function = TAUS[tau] if isinstance(tau, str) else tau
-    return np.broadcast_to(
-        np.asarray(function(ratios) if callable(function) else function, np.float64) ** 2, ratios.shape
-    )
+    if not callable(function):
+        return np.full(ratios.shape, function**2)
+    try:
+        values = np.broadcast_to(np.asarray(function(ratios), np.float64), ratios.shape)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"tau is a function that fails for an array of σ/α, of shape {ratios.shape}: {error}; use NumPy's functions, as "
+            f"lambda ratio: np.where(ratio > 1, 0.5, 0.0)"
+        ) from error
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(f"tau is a function that gives {values.min():g} to {values.max():g}; it must not go below 0")
+    return values**2
 
 
 def _upwards(here: Level, there: Level) -> ValueError:

@@ -10,7 +10,7 @@ from pndm_solvers.advice import advise_on_mean, advise_on_plan
 from pndm_solvers.arguments import check_options, shown, whole
 from pndm_solvers.arrays import check_state
 from pndm_solvers.condition import Condition, rows_of
-from pndm_solvers.grid import Grid, GridOptions, make_grid
+from pndm_solvers.grid import Grid, GridOptions, TooShortError, make_grid
 from pndm_solvers.latents import around
 from pndm_solvers.older import Unpack
 from pndm_solvers.plan import Model, Plan, RunOptions
@@ -150,7 +150,11 @@ class Solver(ABC):
         best, fits, fails = None, 0, most + 1
         while fails - fits > 1:
             steps = min(2 * fits + 1, most) if fails > most else (fits + fails) // 2
-            plan = self._compile(steps, options)
+            try:
+                plan = self._compile(steps, options)
+            except TooShortError:
+                fits = steps
+                continue
             if plan.model_calls <= max_model_calls:
                 best, fits = plan, steps
             else:

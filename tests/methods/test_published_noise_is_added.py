@@ -176,12 +176,14 @@ def test_a_named_grid_restarts():
     whole = PLMSSolver(VP).plan(8, spacing="trailing", restarts=[Restart(100, 400, 3)])
     assert whole.integer_times
     assert not PLMSSolver(VP).plan(8, restarts=[]).is_stochastic
+    budget = PLMSSolver(VP).plan(max_model_calls=40, restarts=[Restart(100, 400, 4, 2)])
+    assert 36 <= budget.model_calls <= 40
 
 
 def test_restarts_that_lead_nowhere_are_refused():
     solver = PLMSSolver(VP)
     for restart, message in (
-        (Restart(400, 100, 2), "a restart goes from t = .* up to t = 100; high must lie above"),
+        (Restart(500, 501, 2), "a restart up to t = 501 begins at t = .*; high must lie above it"),
         (Restart(100, 2000, 2), "a time of a restart"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -190,6 +192,8 @@ def test_restarts_that_lead_nowhere_are_refused():
         solver.plan(8, restarts=[(100, 300, 2)])
     with pytest.raises(ValueError, match="a run of one step has no level from which to restart"):
         solver.plan(1, restarts=[Restart(100, 300, 2)])
+    with pytest.raises(ValueError, match=r"^low of a restart is 400; it must be below high, 100"):
+        Restart(400, 100, 2)
     with pytest.raises(ValueError, match=r"^steps of a restart is 0"):
         Restart(100, 300, 0)
     a, b, c = (VP.level(t) for t in (800, 500, 200))

@@ -1,4 +1,4 @@
-"""On Gaussian data every plan is linear, so the moments of its states are numbers: no draw is needed to see an order."""
+"""On Gaussian data every plan is linear, so the moments of its states are numbers: an order shows without a draw."""
 
 import math
 from dataclasses import replace
@@ -283,6 +283,10 @@ def test_what_tau_may_be():
             make(COSINE, tau=-1)
         with pytest.raises(ValueError, match=r"^tau is 'sde'; known are 'er_sde'"):
             make(COSINE, tau="sde")
+    with pytest.raises(TypeError, match="tau is a function that fails for an array"):
+        PLMSSolver(COSINE, tau=lambda ratio: 0.5 if ratio > 1 else 0.0).plan(3)
+    with pytest.raises(ValueError, match="tau is a function that gives -1 to -1"):
+        PLMSSolver(COSINE, tau=lambda ratio: -1.0).plan(3)
     with pytest.raises(ValueError, match="starter is 'heun', whose steps are deterministic"):
         PLMSSolver(COSINE, starter="heun", tau=1.0)
     with pytest.raises(ValueError, match="a stochastic solver runs from noise to data"):

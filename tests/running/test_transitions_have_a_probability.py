@@ -134,7 +134,7 @@ def test_what_has_no_probability_is_refused():
     with pytest.raises(ValueError, match=r"^trajectory has 4 points; .* has 5"):
         plan.log_prob(model, points[:-1])
     plain = DDIMSolver(COSINE).plan(4)
-    with pytest.raises(ValueError, match="draws no noise"):
+    with pytest.raises(ValueError, match="draws no noise, so a run of it has no probability"):
         plain.log_prob(model, points)
     state = plain.start(x)
     for call in (lambda: plain.transition(state, x), lambda: plain.advance(state, x, to=x)):
