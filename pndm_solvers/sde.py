@@ -162,8 +162,8 @@ def _squared(ratios: Float64, tau: TauLike) -> Float64:
         values = np.broadcast_to(np.asarray(function(ratios), np.float64), ratios.shape)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"tau is a function that fails for an array of σ/α, of shape {ratios.shape}: {error}; use NumPy's functions, as "
-            f"lambda ratio: np.where(ratio > 1, 0.5, 0.0)"
+            f"tau is a function that fails for an array of σ/α, of shape {ratios.shape}: {error}; use NumPy's "
+            f"functions, as lambda ratio: np.where(ratio > 1, 0.5, 0.0)"
         ) from error
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise ValueError(f"tau is a function that gives {values.min():g} to {values.max():g}; it must not go below 0")
