@@ -86,9 +86,9 @@ class Grid:
     integral: bool
 
     def __post_init__(self) -> None:
-        rises = [here.ratio < there.ratio for here, there in pairwise(self.levels)]
-        if all(rises):
+        if not any(here.ratio > there.ratio for here, there in self.steps):
             return
+        rises = [here.ratio < there.ratio for here, there in self.steps]
         if rises[0] or rises[-1] or any(map(all, pairwise(rises))):
             raise ValueError(
                 f"levels fall, and may rise between two falls; σ/α of {[level.ratio for level in self.levels]} rises "
@@ -103,9 +103,9 @@ class Grid:
     @property
     def parts(self) -> list[Grid]:
         """The parts between which levels rise; one where they all fall, or all rise as in an inversion."""
-        rises = [i for i, (here, there) in enumerate(self.steps, 1) if here.ratio < there.ratio]
-        if len(rises) == len(self.levels) - 1:
+        if not any(here.ratio > there.ratio for here, there in self.steps):
             return [self]
+        rises = [i for i, (here, there) in enumerate(self.steps, 1) if here.ratio < there.ratio]
         edges = [0, *rises, len(self.levels)]
         return [replace(self, levels=self.levels[first:last]) for first, last in pairwise(edges)]
 

@@ -202,7 +202,7 @@ def family(schedule, tau):
         "euler": (PLMSSolver(schedule, 1, tau=tau), FEW),
         "two answers": (PLMSSolver(schedule, 2, tau=tau), FEW),
         "log": (PLMSSolver(schedule, 2, tau=tau, coordinate="log_ratio"), FEW),
-        "noise space": (PLMSSolver(schedule, 2, tau=tau, space="epsilon"), (320, 452, 640)),
+        "noise space": (PLMSSolver(schedule, 2, tau=tau, space="epsilon"), MANY),
         "v space": (PLMSSolver(schedule, 2, tau=tau, space="v_prediction"), FEW),
         "flow space": (PLMSSolver(schedule, 2, tau=tau, space="flow"), FEW),
         "2M": (DPMMultistepSolver(schedule, 2, tau=tau), FEW),

@@ -176,6 +176,8 @@ def _run(
     if not distinct:
         return x
     function("model", model, "model(x, sigma, **extra_args)")
+    if noise_sampler is not None:
+        function("noise_sampler", noise_sampler, "noise_sampler(sigma, sigma_next)")
     # Where sigmas rise between two falls there is no step: the row before adds the noise.
     numbers = [i for i in distinct if levels[i] > levels[i + 1]] or distinct
 
