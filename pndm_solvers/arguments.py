@@ -58,6 +58,11 @@ def real(
     return value
 
 
+def from_zero(name: str, value: Any) -> float:
+    """A finite number from 0. TypeError or ValueError for anything else."""
+    return real(name, value, "a number from 0", lambda number: 0 <= number < math.inf)
+
+
 def reals(name: str, values: Any) -> NDArray[Any]:
     """`values` as a NumPy array of integers or floats, of any shape; finite or not."""
     try:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -90,6 +91,7 @@ def brownian_increment(seed: int, sample: int, fall: int, shape: Sequence[int], 
     return total
 
 
+@lru_cache(maxsize=256)  # all samples of a batch take the same steps
 def _weights(start: float, end: float) -> dict[int, float]:
     """B(end) - B(start) as a sum of independent standard normals: the weight of each, by its node.
 

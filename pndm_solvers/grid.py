@@ -86,10 +86,8 @@ class Grid:
     integral: bool
 
     def __post_init__(self) -> None:
-        if not any(here.ratio > there.ratio for here, there in self.steps):
-            return
-        rises = [here.ratio < there.ratio for here, there in self.steps]
-        if rises[0] or rises[-1] or any(map(all, pairwise(rises))):
+        rises = self._rises
+        if any(rises) and (rises[0] or rises[-1] or any(map(all, pairwise(rises)))):
             raise ValueError(
                 f"levels fall, and may rise between two falls; σ/α of {[level.ratio for level in self.levels]} rises "
                 f"at an end, or twice in a row"
@@ -103,11 +101,14 @@ class Grid:
     @property
     def parts(self) -> list[Grid]:
         """The parts between which levels rise; one where they all fall, or all rise as in an inversion."""
-        if not any(here.ratio > there.ratio for here, there in self.steps):
-            return [self]
-        rises = [i for i, (here, there) in enumerate(self.steps, 1) if here.ratio < there.ratio]
-        edges = [0, *rises, len(self.levels)]
+        edges = [0, *(i for i, rise in enumerate(self._rises, 1) if rise), len(self.levels)]
         return [replace(self, levels=self.levels[first:last]) for first, last in pairwise(edges)]
+
+    @property
+    def _rises(self) -> list[bool]:
+        """For each step, whether it adds noise: none of an inversion's does."""
+        inversion = not any(here.ratio > there.ratio for here, there in self.steps)
+        return [here.ratio < there.ratio and not inversion for here, there in self.steps]
 
     def between(self, here: Level, there: Level, fraction: float, *, by: Coordinate | None = None) -> Level:
         """The level at a fraction of the step in time, or in a coordinate; on an integral grid rounded, halves to even.
@@ -267,9 +268,9 @@ def _restarted(grid: Grid, restarts: Sequence[Restart]) -> Grid:
     schedule, levels = grid.schedule, list(grid.levels)
     # Those of one level one after the other, and the lowest level first: what is inserted does not move the others.
     places: dict[int, list[Level]] = {}
+    inner = [i for i, level in enumerate(levels) if i and level.sigma]
     for restart in restarts:
         low, high = (_trained(schedule, t, "a restart") for t in (restart.low, restart.high))
-        inner = [i for i, level in enumerate(levels) if i and level.sigma]
         if not inner:
             raise TooShortError("a run of one step has no level from which to restart; pass more steps")
         near = min(inner, key=lambda i: abs(math.log(levels[i].ratio / low.ratio)))

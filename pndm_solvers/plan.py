@@ -336,8 +336,8 @@ class State:
     def mean(self, answer: Any, *, noise: bool = False) -> Any:
         """The state that this row makes, without its noise or with it. `answer` is as in `combined`."""
         k, row = self.row, self._row
-        answers = {**self.answers, k: answer}
-        terms = [(self.states[i], w) for i, w in row.states] + [(answers[j], w) for j, w in row.answers]
+        terms = [(self.states[i], w) for i, w in row.states]
+        terms += [(answer if j == k else self.answers[j], w) for j, w in row.answers]
         if noise and row.noise:
             span = self.plan.spans[k] if self.noise.kind == "brownian" else None
             terms.append((self.noise.draw(k, self.states[k], span), row.noise))

@@ -122,7 +122,7 @@ def posterior_deviation(here: Level, there: Level) -> float:
 
 
 def share(points: Panels, space: str, tau: TauLike) -> Float64 | float:
-    """(1 + τ²)/E at the points of a step, by which e counts more or less there than in the flow's mean over du."""
+    """(1 + τ²)/E at the points of a step. The flow's mean over du has 1 in its place."""
     if tau == 0:
         return 1.0
     rate, damping, _ = _along(points, space, tau)

@@ -57,8 +57,11 @@ class Solver(ABC):
 
     @property
     def strong_order(self) -> int | None:
-        """The p of an error along one Brownian path that falls as (step size)^p."""
-        return self.convergence_order
+        """The p of an error along one Brownian path that falls as (step size)^p.
+
+        With noise it is 1 for every method: what happens to the path within a step is not seen.
+        """
+        return self.convergence_order or (1 if self.weak_order else None)
 
     @abstractmethod
     def write(self, program: Program, x: Form) -> Form:

@@ -43,10 +43,6 @@ class DDIMSolver(Solver):
     def weak_order(self) -> int:
         return 1
 
-    @property
-    def strong_order(self) -> int:
-        return 1
-
     def write(self, program: Program, x: Form) -> Form:
         space = self.schedule.space  # any gives the same step; this one without rounding errors
         for here, there in program.grid.steps:

@@ -45,10 +45,6 @@ class DDPMSolver(Solver):
     def weak_order(self) -> int:
         return 1
 
-    @property
-    def strong_order(self) -> int:
-        return 1
-
     def write(self, program: Program, x: Form) -> Form:
         for here, there in program.grid.steps:
             e = program.ask(x)

@@ -17,7 +17,7 @@ import numpy as np
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES
 from pndm_solvers.methods.adams import polynomial_mean, quadrature
-from pndm_solvers.methods.multistep import has_no_length, highest_orders, multistep, stochastic_move, tau_to
+from pndm_solvers.methods.multistep import has_no_length, highest_orders, multistep, stochastic_move
 from pndm_solvers.methods.runge_kutta import Stages, exponential_step
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
@@ -103,10 +103,6 @@ class DPMMultistepSolver(Solver):
     def weak_order(self) -> int:
         return min(self.order, 2)
 
-    @property
-    def strong_order(self) -> int:
-        return min(self.order, 2) if self.tau == 0 else 1
-
     def write(self, program: Program, x: Form) -> Form:
         most, end = highest_orders(program, self.order, self.lower_order_final), program.grid.levels[-1]
 
@@ -114,19 +110,16 @@ class DPMMultistepSolver(Solver):
             here = history[0].level
             first_order = takes_order_one(here, there) or (self.euler_at_final and there == end)
             answers = history[: 1 if first_order else most[there]]
-            tau = tau_to(there, self.tau)
             if len(answers) == 3:
-                return self._third_order(answers, here, there, tau)
+                return self._third_order(answers, here, there)
             if len(answers) == 2 and self.solver_type == "midpoint":
                 return half_slope_mean(answers[0], answers[1], here, there)
-            return polynomial_mean(answers, here, there, LOG_RATIO, self.space, tau)
+            return polynomial_mean(answers, here, there, LOG_RATIO, self.space, self.tau)
 
         return multistep(program, x, mean, stochastic_move(program, self.space, self.tau))
 
-    def _third_order(
-        self, answers: Sequence[Answer], here: Level, there: Level, tau: TauLike
-    ) -> Mapping[Answer, float]:
-        ratios, parts = quadrature(here.ratio, there.ratio, self.space, tau)
+    def _third_order(self, answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
+        ratios, parts = quadrature(here.ratio, there.ratio, self.space, self.tau)
         s = LOG_RATIO(here.ratio / ratios)  # h·s of the docstring: h cancels
         c1, c2 = parts @ s, parts @ s**2 / 2
         m0, m1, m2 = np.eye(3)

@@ -38,7 +38,6 @@ __all__ = [
     "interpolation",
     "multistep",
     "stochastic_move",
-    "tau_to",
 ]
 
 Starter = Literal["ramp", "heun", "rk4"]
@@ -92,16 +91,14 @@ def multistep(
     return x
 
 
-def tau_to(there: Level, tau: TauLike) -> TauLike:
-    """The τ of a step to the level `there`. One to σ = 0 draws no noise, since nothing would take it away again."""
-    return tau if there.sigma else 0.0
-
-
 def stochastic_move(program: Program, space: str, tau: TauLike) -> Move:
-    """The transfer along a mean of the prediction `space`, with the noise that `tau` asks for."""
+    """The transfer along a mean of the prediction `space`, with the noise that `tau` asks for.
+
+    A step to σ = 0 draws none, since nothing would take it away again.
+    """
 
     def move(x: Form, mean: Mean, to: Level, *, stage: bool = False) -> Form:
-        return program.transfer(x, mean, to, space=space, tau=tau_to(to, tau), stage=stage)
+        return program.transfer(x, mean, to, space=space, tau=tau if to.sigma else 0.0, stage=stage)
 
     return move
 
@@ -222,10 +219,6 @@ class PLMSSolver(Solver):
         return self._flow_order if self.tau == 0 else min(self._flow_order, 2)
 
     @property
-    def strong_order(self) -> int:
-        return self._flow_order if self.tau == 0 else 1
-
-    @property
     def _average(self) -> Average:
         assert self.space is not None  # chosen when the solver was made
         return self.space
@@ -255,15 +248,15 @@ class PLMSSolver(Solver):
             if not exact:
                 return classical_mean(history, there, self.order)
             if own:
-                return ruled_mean(history, there, self.order, self.rule, careful, space, even, tau_to(there, self.tau))
+                return ruled_mean(history, there, self.order, self.rule, careful, space, even, self.tau)
             answers = history[: self.order]
-            return polynomial_mean(answers, history[0].level, there, places, space, tau_to(there, self.tau))
+            return polynomial_mean(answers, history[0].level, there, places, space, self.tau)
 
         def corrector(answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
             if self.corrector:
-                return polynomial_mean(answers, here, there, places, space, tau_to(there, self.tau))
+                return polynomial_mean(answers, here, there, places, space, self.tau)
             steps = here, there, levels[place[there] + 1]
-            return ruled_correction(answers, place[here], steps, self.rule, space, even, tau_to(there, self.tau))
+            return ruled_correction(answers, place[here], steps, self.rule, space, even, self.tau)
 
         return multistep(
             program,

@@ -11,7 +11,7 @@ from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES
 from pndm_solvers.methods.adams import polynomial_mean
 from pndm_solvers.methods.dpm_solver import half_slope_mean, takes_order_one
-from pndm_solvers.methods.multistep import highest_orders, multistep, stochastic_move, tau_to
+from pndm_solvers.methods.multistep import highest_orders, multistep, stochastic_move
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
@@ -71,10 +71,6 @@ class SASolver(Solver):
         return min(self._flow_order, 2)
 
     @property
-    def strong_order(self) -> int:
-        return self._flow_order if self.tau == 0 else 1
-
-    @property
     def _flow_order(self) -> int:
         # The corrected state is built on, from answers at predicted ones. The first and the last step are Euler's; the
         # first is corrected.
@@ -106,7 +102,7 @@ class SASolver(Solver):
         return multistep(program, x, predictor, move, corrector=corrector)
 
     def _mean(self, answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
-        tau = tau_to(there, self._tau(here))
+        tau = self._tau(here)
         squared = self.variant == "bh1" and self.space == "sample" and math.isfinite(here.ratio)
         if not squared or len(answers) != 2 or not isinstance(tau, (int, float)):
             return polynomial_mean(answers, here, there, COORDINATES["log_ratio"].of, self.space, tau)

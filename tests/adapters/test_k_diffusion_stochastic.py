@@ -1,24 +1,16 @@
 """Ancestral, churned, SDE and Restart samplers equal the published ones on the same noise, and take seeds as said."""
 
-import importlib.util
 import inspect
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
+import published_stochastic as published
 import pytest
 import torch
 
 from pndm_solvers import Grid, NoiseSchedule, PLMSSolver
 from pndm_solvers.adapters.k_diffusion import SAMPLERS
-
-# The transcriptions stand beside the tests of the methods, whose folder is not on the path here.
-SPEC = importlib.util.spec_from_file_location(
-    "published_stochastic", Path(__file__).parents[1] / "methods" / "published_stochastic.py"
-)
-published = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(published)
 
 # As in k-diffusion's sampling.py of 2023 (0.1.1): what follows (model, x, sigmas, extra_args, callback, disable).
 CHURN = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0}

@@ -13,7 +13,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from methods.published_stochastic import sde_dpm_solver
+from published_stochastic import sde_dpm_solver
 
 from pndm_solvers.adapters import diffusers as ours
 

@@ -16,7 +16,7 @@ from pndm_solvers.adapters.diffusers.draws import Draw
 from pndm_solvers.adapters.diffusers.options import Shared, scheduler_options
 from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler
 from pndm_solvers.adapters.diffusers.steps import Generators, StepResult
-from pndm_solvers.arguments import choice, function, real, whole
+from pndm_solvers.arguments import choice, from_zero, function, whole
 from pndm_solvers.config import is_flow
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.methods import DEISSolver, DPMMultistepSolver, SASolver, UniPCSolver
@@ -271,8 +271,7 @@ class _TimedSASolver(SASolver):
         return f"SA-Solver {self.predictor_order}-{self.corrector_order} (τ by steps)"
 
     def _tau(self, here: Level) -> float:
-        value = self.tau_func(here.t)
-        return real(f"tau_func({here.t:g})", value, "a number from 0", lambda tau: 0 <= tau < math.inf)
+        return from_zero(f"tau_func({here.t:g})", self.tau_func(here.t))
 
 
 class SASolverScheduler(_Exponential, PlanScheduler):

@@ -114,14 +114,18 @@ class Steps:
         noise, deviation = self._noise(at, model_output, sample, draw.noise), plan.rows[number].noise
         draw.check(noise, deviation, sample, at.table.asked[at.entry])
         states, answers, log_prob = at.states, at.answers, None
-        wide = ours.wide_dtype(sample)  # of the mean of which the probability is taken
+        wide = ours.wide_dtype(sample)  # the mean has this dtype where a probability is asked for
         if row is None:
             following = sample.clone()
         elif clips and epsilon_as_answered:
             epsilon = converted(ours, Prediction(prediction.type), "epsilon", sample, output, here)
-            following = _ddim_step(plan, row, sample, x0, epsilon, noise, draw.prev_sample)
+            if draw.prev_sample is None:
+                z = noise.draw(row, sample) if deviation else None
+                following = _ddim_step(plan, row, x0, epsilon, z, sample.dtype)
+            else:
+                following = draw.prev_sample.to(sample.dtype, copy=True)
             if draw.log_prob:
-                mean = _ddim_mean(plan, row, x0, epsilon, wide)
+                mean = _ddim_step(plan, row, x0, epsilon, None, wide)
                 log_prob = mean_log_prob(row, mean, deviation, noise, following)
         else:
             # A clipped picture counts as the network's prediction.
@@ -168,20 +172,13 @@ class Steps:
         return -answer if self.config.invert_sigmas else answer
 
 
-def _ddim_mean(plan: Plan, row: int, x0: Tensor, epsilon: Tensor, dtype: torch.dtype) -> Tensor:
-    """DDIM's eq. (12) without its noise, for a picture and an ε that do not make up the sample."""
-    there, deviation = plan.levels[row + 1], plan.rows[row].noise
-    return combine([x0, epsilon], [there.alpha, remaining(there.sigma, deviation)], dtype=dtype)
+def _ddim_step(plan: Plan, row: int, x0: Tensor, epsilon: Tensor, z: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """DDIM's eq. (12) for a picture and an ε that do not make up the sample: two answers, where a row has one.
 
-
-def _ddim_step(
-    plan: Plan, row: int, sample: Tensor, x0: Tensor, epsilon: Tensor, noise: NoiseSource, given: Tensor | None
-) -> Tensor:
-    """A draw around `_ddim_mean`, or the sample that is `given`: two answers, where a row of a plan has one."""
-    if given is not None:
-        return given.to(sample.dtype, copy=True)
+    Without the noise `z` it is the mean of the step.
+    """
     there, deviation = plan.levels[row + 1], plan.rows[row].noise
     parts, weights = [x0, epsilon], [there.alpha, remaining(there.sigma, deviation)]
-    if deviation:
-        parts, weights = [*parts, noise.draw(row, sample)], [*weights, deviation]
-    return combine(parts, weights, dtype=sample.dtype)
+    if z is not None:
+        parts, weights = [*parts, z], [*weights, deviation]
+    return combine(parts, weights, dtype=dtype)

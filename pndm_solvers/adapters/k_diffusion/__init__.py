@@ -11,7 +11,7 @@ For ComfyUI and A1111 `pndm-solvers comfyui` and `pndm-solvers a1111` write fold
 from __future__ import annotations
 
 try:
-    import torch  # noqa: F401 — so that its absence is told in these words
+    import torch  # noqa: F401 — only for the error below
 except ImportError as error:
     raise ImportError("k-diffusion's samplers need torch: pip install torch") from error
 

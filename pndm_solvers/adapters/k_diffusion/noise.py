@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from pndm_solvers.arguments import real
+from pndm_solvers.arguments import from_zero, real
 from pndm_solvers.coordinates import COORDINATES
 from pndm_solvers.methods.dpm_solver import half_slope_mean, takes_order_one
 from pndm_solvers.noise import NoiseSource
@@ -29,7 +29,6 @@ __all__ = [
     "Ancestral",
     "SinglestepSDE",
     "churned",
-    "from_zero",
     "is_flow",
     "noise_above",
     "seed_options",
@@ -162,7 +161,7 @@ def seed_options(extra_args: Mapping[str, Any] | None) -> SeedOptions:
 
 
 def noise_above(level: Level, like: Any, options: SeedOptions) -> Any:
-    """The z of noise up to a run's first level: the part of its path above that level, of which the run sees none."""
+    """The z of the churn before a run's first call: the increment of its path above the first level, used by no row."""
     source = NoiseSource.of(options.get("seed"), None, "brownian")
     return source.draw(0, like, Span(0, 0.0, (1 / level.ratio) ** 2))
 
@@ -174,8 +173,3 @@ def is_flow(model: Any) -> bool:
     kinds = type(patcher.get_model_object("model_sampling")).__mro__ if patcher is not None else ()
     predicts = getattr(getattr(inner, "predictor", None), "prediction_type", "")
     return predicts == "const" or any(kind.__name__ == "CONST" for kind in kinds)
-
-
-def from_zero(name: str, value: Any) -> float:
-    """A finite number from 0. TypeError or ValueError for anything else."""
-    return real(name, value, "a number from 0", lambda number: 0 <= number < math.inf)

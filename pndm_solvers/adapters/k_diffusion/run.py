@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 from tqdm.auto import tqdm
 
-from pndm_solvers.adapters.k_diffusion.noise import churned, from_zero, is_flow, noise_above, seed_options
-from pndm_solvers.arguments import function
+from pndm_solvers.adapters.k_diffusion.noise import churned, is_flow, noise_above, seed_options
+from pndm_solvers.arguments import from_zero, function
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.grid import Grid
 from pndm_solvers.plan import Plan

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from pndm_solvers.adapters.k_diffusion.noise import Ancestral, SinglestepSDE, from_zero
+from pndm_solvers.adapters.k_diffusion.noise import Ancestral, SinglestepSDE
 from pndm_solvers.adapters.k_diffusion.run import EVERY_SIGMA, Sampler, sampler_of
+from pndm_solvers.arguments import from_zero
 from pndm_solvers.methods import (
     DDIMSolver,
     DEISSolver,
