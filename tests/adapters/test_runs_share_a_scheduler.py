@@ -105,9 +105,12 @@ def test_one_time_for_the_batch():
     t, x = scheduler.timesteps[2], noise()
     expected = scheduler.step(x, t, x).prev_sample
     assert torch.equal(scheduler.step(x, t.expand(2), x).prev_sample, expected)
-    for times in (scheduler.timesteps[2:4], torch.tensor([700, 600])):
+    for times in (scheduler.timesteps[2:5], torch.tensor([[700, 600]])):
         with pytest.raises(ValueError, match="the one time of the whole batch"):
             scheduler.step(x, times, x)
+    multistep = ready(ours.PLMSScheduler)
+    with pytest.raises(ValueError, match="the one time of the whole batch, or, where the method needs no earlier"):
+        multistep.step(x, multistep.timesteps[:2], x)
     with pytest.raises(TypeError, match="timestep is None"):
         scheduler.step(x, None, x)
 

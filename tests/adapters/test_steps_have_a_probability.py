@@ -214,6 +214,52 @@ def test_it_is_what_ddpo_computes():
             torch.testing.assert_close(drawn.log_prob, expected, rtol=1e-5, atol=1e-5)  # their table is in float32
 
 
+@pytest.mark.parametrize("kind", [kind for kind in STOCHASTIC if kind.startswith("dd")])
+def test_each_sample_can_have_a_time_of_its_own(kind):
+    """As DDPO's training has: the step is that of each sample alone, its draw the one of the whole batch."""
+    scheduler, extra = made(kind)
+    times = scheduler.timesteps[torch.tensor([2, 0, 1, 0])]
+    x, there, z = (normal(i, (4, 3, 4, 4)) for i in range(3))
+    answer = torch.cat([network(scheduler)(x[i : i + 1], t) for i, t in enumerate(times)]).requires_grad_()
+
+    def alone(**given):
+        singly = [
+            scheduler.step(answer[i, None], t, x[i, None], **extra, **{k: v[i, None] for k, v in given.items()})
+            for i, t in enumerate(times)
+        ]
+        return [torch.cat([output[key] for output in singly]) for key in singly[0].keys()]  # noqa: SIM118 — not a dict
+
+    together = scheduler.step(answer, times, x, **extra, prev_sample=there)
+    for own, expected in zip(together.to_tuple(), alone(prev_sample=there), strict=True):
+        assert torch.equal(own, expected)
+    gradients = [
+        torch.autograd.grad(values.sum(), answer)[0] for values in (together.log_prob, alone(prev_sample=there)[2])
+    ]
+    assert torch.equal(*gradients)
+
+    def drawn(**given):
+        return scheduler.step(answer, times, x, **extra, **given, return_dict=False, log_prob=True)
+
+    z = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    own = drawn(generator=torch.Generator().manual_seed(3))
+    if isinstance(scheduler, ours.DDIMScheduler):
+        for values, same, expected in zip(own, drawn(variance_noise=z), alone(variance_noise=z), strict=False):
+            assert torch.equal(values, same)
+            assert torch.equal(values, expected)
+    of_each = drawn(generator=[torch.Generator().manual_seed(i) for i in range(4)])
+    first = scheduler.step(
+        answer[:1], times[0], x[:1], **extra, generator=torch.Generator().manual_seed(0), log_prob=True
+    )
+    assert torch.equal(of_each[0][:1], first.prev_sample)
+    assert torch.equal(of_each[2][:1], first.log_prob)
+    with pytest.raises(ValueError, match="generator has 2 entries for a batch of 4"):
+        drawn(generator=[torch.Generator(), torch.Generator()])
+    with pytest.raises(ValueError, match="prev_sample is of shape"):
+        scheduler.step(answer, times, x, **extra, prev_sample=there[:2])
+    with pytest.raises(ValueError, match="which is none of this run's"):
+        scheduler.step(answer, times + 1, x, **extra)
+
+
 def test_in_half_precision_the_mean_is_taken_in_float32():
     scheduler, extra = made("ddim", steps=50)
     t, x, answer = scheduler.timesteps[40], normal(0), normal(1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from array_libraries import enable_x64
 
 from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, Restart, SASolver, initial_noise
 
@@ -68,7 +69,7 @@ def test_jax_differentiates_it_as_torch():
     points = given(plan, x)
     weight = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
     plan.log_prob(network(weight), points).sum().backward()
-    with jax.enable_x64(True):
+    with enable_x64(True):
         own = [jnp.asarray(point.numpy()) for point in points]
 
         def total(w):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +16,7 @@ from pndm_solvers.noise import NoiseSource
 from pndm_solvers.table import Span
 from pndm_solvers.transition import Transition
 
-__all__ = ["Draw", "GivenNoise", "ScaledNoise", "mean_log_prob"]
+__all__ = ["Draw", "GivenNoise", "PickedNoise", "ScaledNoise", "mean_log_prob"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,24 @@ class ScaledNoise(NoiseSource):
         return self.scale * self.source.draw(row, like, span)
 
 
+@dataclass(frozen=True, eq=False)
+class PickedNoise(NoiseSource):
+    """The noise of the samples at `index` in a `batch`: `whole()` draws that of the whole batch, once."""
+
+    source: NoiseSource = field(kw_only=True)
+    batch: Any = field(kw_only=True)
+    index: Any = field(kw_only=True)
+    whole: Callable[[], Any] = field(kw_only=True)
+
+    def check(self, like: Any) -> None:
+        """Refuses what the noise of the batch cannot be drawn from."""
+        self.source.check(self.batch)
+
+    def draw(self, row: int, like: Any, span: Span | None = None) -> Any:
+        """The noise of these samples, whatever the row."""
+        return self.whole()[self.index]
+
+
 @dataclass(frozen=True)
 class Draw:
     """Where a step's sample comes from beside the network's answer.
@@ -77,6 +97,15 @@ class Draw:
             raise ValueError(f"pass {' or '.join(named)}, not both: each decides the step's noise")
         noise = NoiseSource(generator=generator) if variance_noise is None else GivenNoise(values=variance_noise)
         return Draw(noise, prev_sample, boolean("log_prob", log_prob) or prev_sample is not None)
+
+    def picked(self, groups: Iterable[Tensor], sample: Tensor) -> Iterator[Draw]:
+        """The draws of groups of samples, each by its places in the batch of `sample`."""
+        if self.prev_sample is not None:
+            check_together("prev_sample", self.prev_sample, "sample", sample)
+        whole = cache(partial(self.noise.draw, 0, sample))
+        for index in groups:
+            given = None if self.prev_sample is None else self.prev_sample[index]
+            yield Draw(PickedNoise(source=self.noise, batch=sample, index=index, whole=whole), given, self.log_prob)
 
     def check(self, noise: NoiseSource, deviation: float, sample: Tensor, time: float) -> None:
         """Refuses what cannot be drawn or has no probability, in a step with noise of this `deviation`."""

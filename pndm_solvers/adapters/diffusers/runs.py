@@ -132,6 +132,12 @@ class Runs:
         self._tables[times] = table
         self.table = table
 
+    def is_one_each(self, timestep: Any, sample: Tensor) -> bool:
+        """Whether `timestep` is a time for each sample, and steps need no more than their own samples."""
+        several = isinstance(timestep, Tensor) and timestep.ndim == 1 and len(timestep) == len(sample) > 1
+        # An expanded time, with strides of 0, is one.
+        return several and timestep.stride() != (0,) and self.table is not None and self.table.memoryless
+
     def position(self, timestep: Any, sample: Tensor, solver: Solver | None) -> Position:
         """Where the run of this sample stands, or a new run. ValueError for a time at which no run can step now."""
         known = None if self._given.get(sample) is SEVERAL else self._positions.get(sample)
@@ -167,7 +173,10 @@ class Runs:
         """The table that `timestep` belongs to, and the entries of that table at this time."""
         if isinstance(timestep, Tensor):
             if timestep.numel() != 1 and any(timestep.stride()):  # an expanded time has strides of 0
-                raise ValueError(f"timestep has {timestep.numel()} entries; pass the one time of the whole batch")
+                raise ValueError(
+                    f"timestep has {timestep.numel()} entries; pass the one time of the whole batch, or, "
+                    f"where the method needs no earlier answers, as DDIM and DDPM, one for each sample"
+                )
             # A time out of `timesteps` is found by its place in memory. So no value is read from an accelerator, a
             # time that comes twice has one entry, and a run goes on after its scheduler has been given other times:
             # its own live as long as a view of them.

@@ -168,7 +168,8 @@ class DDIMScheduler(PlanScheduler, Theirs):  # type: ignore[misc] — `config` a
         Parameters
         ----------
         model_output, sample, timestep:
-            The network's answer at `sample`, both `(B, …)`, and at `timestep`, any of `timesteps`.
+            The network's answer at `sample`, both `(B, …)`, and at `timestep`, any of `timesteps`, or a tensor `(B,)`
+            with one for each sample.
         eta:
             How much of ε is replaced by fresh noise, 0 to 1.
         use_clipped_model_output:
@@ -247,8 +248,8 @@ class DDPMScheduler(PlanScheduler):
         """The next sample, from the network's answer at `sample` `(B, C, …)` and `timestep`, one of `timesteps`.
 
         With a learned variance the answer is `(B, 2C, …)`. `generator` is what the noise is drawn from, one or
-        one for each sample. `prev_sample` and `log_prob` are as in `DDIMScheduler.step`; a learned variance has
-        its part in the density.
+        one for each sample. A time for each sample, `prev_sample` and `log_prob` are as in `DDIMScheduler.step`; a
+        learned variance has its part in the density.
 
         Raises ValueError for a time that is none of `timesteps`, for an answer of another shape, and for a
         log-probability of a step without noise.

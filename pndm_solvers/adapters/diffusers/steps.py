@@ -97,6 +97,9 @@ class Steps:
         """
         check_state("sample", sample)
         self._take_edited_sigmas()
+        if self._runs.is_one_each(timestep, sample):
+            check_together("model_output", self._epsilon_channels(model_output, sample), "sample", sample)
+            return self._step_of_each(model_output, timestep, sample, return_dict, draw, solver, epsilon_as_answered)
         at = self._runs.position(timestep, sample, solver)
         time = at.table.plan.times[at.entry]
         plan, rows = at.table.plan_from(at.begin, at.solver)
@@ -149,6 +152,21 @@ class Steps:
         if return_dict:
             return result
         return (following, x0) if log_prob is None else (following, x0, log_prob)
+
+    def _step_of_each(
+        self, model_output: Tensor, times: Tensor, sample: Tensor, return_dict: bool, draw: Draw, *more: Any
+    ) -> StepResult:
+        """A step with a time for each sample: those that share a time take it together."""
+        on_host = times.detach().cpu()
+        distinct = on_host.unique()
+        groups = [(on_host == t).nonzero().flatten().to(sample.device) for t in distinct]
+        steps = [
+            self._step(model_output[index], t, sample[index], False, own, *more)
+            for t, index, own in zip(distinct.tolist(), groups, draw.picked(groups, sample), strict=True)
+        ]
+        back = torch.cat(groups).argsort()
+        result = SchedulerOutput(*(torch.cat(parts)[back] for parts in zip(*steps, strict=True)))
+        return result if return_dict else result.to_tuple()
 
     def _noise(self, at: Position, model_output: Tensor, sample: Tensor, noise: NoiseSource) -> NoiseSource:
         """The noise of the step at `at`, made from the caller's `noise`."""
