@@ -4,16 +4,19 @@ The order is the slope of the error against the number of steps (113 to 452), be
 length. The script prints one Markdown table per grid. An asterisk marks a figure that differs by more than 0.15 from
 the declared order.
 
-    python benchmarks/convergence_order.py [TEXT …]      only solvers with one of the texts in their names
+    python benchmarks/convergence_order.py [TEXT …]            only solvers with one of the texts in their names
+    pytest benchmarks/convergence_order.py --benchmark-only    times one figure of each grid, with fewer steps
 """
 
 import itertools
 import sys
 
+import pytest
 from tables import heading
 from tqdm import tqdm
 
-from pndm_solvers.orders import GRIDS, deterministic_solvers, observed_order
+from pndm_solvers import PLMSSolver
+from pndm_solvers.orders import GRIDS, ORDER_STEPS, deterministic_solvers, observed_order
 from pndm_solvers.problems import exact_problem
 from pndm_solvers.schedules import SCHEDULES
 
@@ -48,6 +51,14 @@ def main() -> None:
                     f"| {versions[0].name} | {versions[0].convergence_order} | " + " | ".join(figures) + " |",
                     flush=True,
                 )
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_one_figure(benchmark, grid):
+    schedule = SCHEDULES[SCHEDULE_NAMES[0]]()
+    problem = exact_problem(DISTRIBUTIONS["gaussian"], schedule, starts=16)
+    found = benchmark(observed_order, PLMSSolver(schedule), problem, grid=GRIDS[grid], steps=ORDER_STEPS[:2])
+    assert found.errors[1] < found.errors[0]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ Markdown.
 
     python benchmarks/work_precision.py choosing
     python benchmarks/work_precision.py testing
+    pytest benchmarks/work_precision.py --benchmark-only        times a run of ours and of each named peer
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 
 import networks
 import numpy as np
+import pytest
 import torch
 import work_precision_tables
 from candidates import CANDIDATES
@@ -41,6 +43,7 @@ from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PLMSSolver, Problem, S
 from pndm_solvers.arrays import library
 from pndm_solvers.distances import frechet
 from pndm_solvers.measure import MEASURES, difference, estimate
+from pndm_solvers.problems import exact_problem
 
 LOW_CALLS = (10,)  # of the second column
 LOW = 10.0  # σ/α where the second column begins
@@ -237,6 +240,25 @@ def main() -> None:
     minutes = (time.monotonic() - began) / 60
     measured = {name: results[name] for name in ours}
     work_precision_tables.report(arguments.set, measured, ours, portraits, facts, minutes)
+
+
+@pytest.fixture(scope="module")
+def ring() -> Problem:
+    """A small problem on which the ends of runs are known."""
+    torch.set_num_threads(1)
+    return exact_problem("ring", NoiseSchedule.linear(), starts=64)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours(benchmark, ring, name):
+    result, start = benchmark(run_ours, ring, OURS[name], 10, "clean")
+    assert np.median(paired(ring, result, start, "clean")) < 0.1
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_peer(benchmark, ring, name):
+    found = benchmark(run_peer, ring, PEERS[name], 10, None)
+    assert np.isfinite(paired(ring, found.result, found.start_t, found.final, found.end_t)).all()
 
 
 if __name__ == "__main__":

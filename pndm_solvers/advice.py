@@ -12,10 +12,10 @@ from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.table import Table
 
 __all__ = [
+    "advice_on_plan",
     "advise_on_mean",
     "advise_on_noise",
     "advise_on_pilot",
-    "advise_on_plan",
     "advise_on_reference",
     "advise_on_sets",
     "advise_on_size",
@@ -50,10 +50,10 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-def advise_on_plan(
+def advice_on_plan(
     plan: Table, schedule: Schedule, *, start: Any = None, stop: Any = None, timesteps: Any = None, fewest: int = 5
-) -> None:
-    """Warns of times that rarely give good samples. The options are those with which the plan was made.
+) -> list[str]:
+    """What to warn of: times that rarely give good samples. The options are those with which the plan was made.
 
     A plan of fewer than `fewest` steps is coarse on any grid, so it may leap over the decisive levels unwarned.
     """
@@ -61,22 +61,24 @@ def advise_on_plan(
     steps, (low, high) = sum(not row.stage for row in plan.rows), DECISIVE
     leaps = ratios[:1] > [high] and plan.end.ratio < low and not any(low <= ratio <= high for ratio in ratios)
     # One or two times alone may be the last ones of a run, and these may lie there.
+    messages: list[str] = []
     fractions = start is not None or (timesteps is not None and len(timesteps) > 2)
     if fractions and stop is None and schedule.num_train_timesteps and 0 < first.t < 1:
-        warn(
+        messages.append(
             f"this plan begins at t = {first.t:g}, between the two lowest levels of a table; times of a table "
             f"are 0 to {schedule.t_max:g}, not fractions of 1"
         )
     if timesteps is None and start is None and first.alpha > first.sigma:
-        warn(
+        messages.append(
             f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
             f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'"
         )
     if timesteps is None and leaps and steps >= fewest:
-        warn(
+        messages.append(
             f"none of this plan's {len(ratios)} model calls is at a level between σ/α = {high:g} and {low:g}, "
             f"where noise becomes a picture; use spacing='default', or more steps"
         )
+    return messages
 
 
 def advise_on_times(times: Any, schedule: Schedule) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pndm_solvers.arguments import choice, real, reals, whole
-from pndm_solvers.plan import Model
 from pndm_solvers.prediction import PREDICTIONS
+from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.table import Table

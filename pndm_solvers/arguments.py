@@ -10,13 +10,14 @@ import math
 import os
 import reprlib
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from numbers import Real
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["boolean", "check_options", "choice", "function", "location", "real", "reals", "shown", "whole"]
 
@@ -98,6 +99,8 @@ def location(name: str, value: Any) -> Path:
         raise TypeError(f"{name} is {shown(value)}; it must be the path of a file, a text or a pathlib.Path")
     if not os.fspath(value):
         raise ValueError(f"{name} is empty; it must be the path of a file")
+    from pathlib import Path  # here and below: imports that take milliseconds, and that most programs never need
+
     return Path(value).expanduser()
 
 
@@ -106,6 +109,8 @@ def check_options(called: str, given: Iterable[str], known: Iterable[str]) -> No
     known = sorted(known)
     for name in given:
         if name not in known:
+            from difflib import get_close_matches
+
             near = get_close_matches(name, known, 1, 0.4)
             hint = f"did you mean {near[0]}" if near else f"options are {', '.join(known)}"
             raise TypeError(f"{called}() got an unexpected keyword argument {name!r}; {hint}")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pndm_solvers.arguments import function
 from pndm_solvers.arrays import check_together
 from pndm_solvers.condition import joined
-from pndm_solvers.plan import Model, State
+from pndm_solvers.plan import State
+from pndm_solvers.run_options import Model
 
 __all__ = ["advance_together"]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from pndm_solvers.arguments import real, whole
+from pndm_solvers.arguments import real, reals, whole
 
-__all__ = ["BETAS", "WITH_ENDS", "cosine", "linear", "scaled_linear"]
+__all__ = ["BETAS", "WITH_ENDS", "cosine", "linear", "scaled_linear", "table_of"]
 
 Float64 = NDArray[np.float64]
 
@@ -53,6 +53,19 @@ def laplace(num_train_timesteps: int = 1000) -> Float64:
         return np.sqrt(snr / (1 + snr))
 
     return _of(alphas_cumprod, num_train_timesteps)
+
+
+def table_of(name: str, values: ArrayLike, last: float) -> Float64:
+    """`values` as a table. ValueError unless it is 1-D, not empty and inside (0, 1); its last entry may be `last`."""
+    table = reals(name, values).astype(np.float64)
+    if table.ndim != 1 or table.size == 0:
+        raise ValueError(f"{name} must be a non-empty 1-D table, not one of shape {table.shape}")
+    inside = (table > 0) & (table < 1)
+    inside[-1] |= table[-1] == last and len(table) > 1
+    if not inside.all():
+        worst = int(np.argmin(inside))
+        raise ValueError(f"{name} must lie in (0, 1); {name}[{worst}] is {table[worst]:g}")
+    return table
 
 
 # By the name in a config: a function of the length, and where β has ends of them.

@@ -12,21 +12,20 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 
+from pndm_solvers.array_library import dtype_name
 from pndm_solvers.arrays import library
-from pndm_solvers.libraries import dtype_name
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.observers import Observer, Step
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.table import Table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pndm_solvers.plan import State
 
 __all__ = ["CheckpointFile", "Saved", "load", "save"]
@@ -256,6 +255,8 @@ def _array_digest(x: Any) -> str:
 
 
 def _digest(*parts: Any) -> str:
+    from hashlib import sha256
+
     digest = sha256()
     for part in parts:
         digest.update(part)
@@ -315,8 +316,8 @@ def _refused(path: Path) -> Iterator[None]:
 def _write(path: Path, parts: list[Any]) -> None:
     """All of it or nothing: a reader finds the earlier file, or this one."""
     # A name of its own, so that two writers to one path do not mix. A process killed with SIGKILL leaves it behind.
-    path = Path(os.path.realpath(path))
-    partial_file = path.with_name(f".{path.name[:50]}.{uuid4().hex}.partial")  # names have at most 255 bytes
+    path = type(path)(os.path.realpath(path))
+    partial_file = path.with_name(f".{path.name[:50]}.{os.urandom(16).hex()}.partial")  # names have at most 255 bytes
     try:
         with open(partial_file, "xb") as file:
             file.writelines(parts)

@@ -11,7 +11,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -328,6 +327,8 @@ def _loaded(config: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, 
         return config
     if not isinstance(config, (str, os.PathLike)):
         raise TypeError(f"config is a {type(config).__name__}; it must be a dict, a JSON file or a folder")
+    from pathlib import Path
+
     path = Path(config)
     path = path / "scheduler_config.json" if path.is_dir() else path
     if not path.is_file():

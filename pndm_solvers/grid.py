@@ -102,13 +102,16 @@ class Grid:
     def parts(self) -> list[Grid]:
         """The parts between which levels rise; one where they all fall, or all rise as in an inversion."""
         edges = [0, *(i for i, rise in enumerate(self._rises, 1) if rise), len(self.levels)]
+        if len(edges) == 2:
+            return [self]
         return [replace(self, levels=self.levels[first:last]) for first, last in pairwise(edges)]
 
     @property
     def _rises(self) -> list[bool]:
         """For each step, whether it adds noise: none of an inversion's does."""
-        inversion = not any(here.ratio > there.ratio for here, there in self.steps)
-        return [here.ratio < there.ratio and not inversion for here, there in self.steps]
+        steps = list(pairwise([level.ratio for level in self.levels]))
+        inversion = not any(here > there for here, there in steps)
+        return [here < there and not inversion for here, there in steps]
 
     def between(self, here: Level, there: Level, fraction: float, *, by: Coordinate | None = None) -> Level:
         """The level at a fraction of the step in time, or in a coordinate; on an integral grid rounded, halves to even.
@@ -209,10 +212,10 @@ def make_grid(
     # A time that differs from an end by its rounding alone would be a step, and a model call, of no length.
     apart = [np.abs(times - t) > 1e-12 * abs(t) for t in (first, end.t)]
     inside = (low < times) & (times < high) & apart[0] & apart[1]
-    inner = np.sort(times[inside])[:: 1 if end.t > first else -1]
+    inner = np.sort(times[inside])[:: 1 if end.t > first else -1].tolist()
     whole_times = times.dtype.kind in "iu" and first.is_integer() and float(end.t).is_integer()
     integral = whole_times and schedule.num_train_timesteps is not None
-    levels = [_trained(schedule, t, "spacing") for t in (first, *inner)]
+    levels = _trained(schedule, (first, *inner), "spacing")
     # Where the run begins at its very end, as "leading" with one step and final="first" does, no step is left.
     grid = Grid(schedule, (*levels, end) if first != end.t else (end,), integral)
     if not isinstance(restarts, (list, tuple)) or not all(isinstance(restart, Restart) for restart in restarts):
@@ -270,7 +273,7 @@ def _restarted(grid: Grid, restarts: Sequence[Restart]) -> Grid:
     places: dict[int, list[Level]] = {}
     inner = [i for i, level in enumerate(levels) if i and level.sigma]
     for restart in restarts:
-        low, high = (_trained(schedule, t, "a restart") for t in (restart.low, restart.high))
+        low, high = _trained(schedule, (restart.low, restart.high), "a restart")
         if not inner:
             raise TooShortError("a run of one step has no level from which to restart; pass more steps")
         near = min(inner, key=lambda i: abs(math.log(levels[i].ratio / low.ratio)))
@@ -305,8 +308,7 @@ def _spaced(schedule: Schedule, steps: int, spacing: str | Spacing, end: Level) 
 def _own(schedule: Schedule, timesteps: Any, end: Level) -> NDArray[Any]:
     """The caller's own times, which fall to the end, or rise to it."""
     times = _finite("timesteps", timesteps)
-    for t in times:
-        _trained(schedule, t, "timesteps")
+    _trained(schedule, times.tolist(), "timesteps")
     course = np.append(times, [] if times[-1] == end.t else end.t)
     if not (np.all(np.diff(course) < 0) or np.all(np.diff(course) > 0)):
         raise ValueError(
@@ -316,15 +318,16 @@ def _own(schedule: Schedule, timesteps: Any, end: Level) -> NDArray[Any]:
     return times
 
 
-def _trained(schedule: Schedule, t: float, name: str) -> Level:
-    """The level at the time `t`, where a step begins. ValueError at the clean level; `name` is for errors."""
-    level = schedule.level(t, f"a time of {name}")
-    if level.sigma == 0:
-        raise ValueError(
-            f"a step cannot begin at t = {t:g}, the clean level, which no network has seen; begin at t = "
-            f"{schedule.t_min:g}, and to end at the clean level leave it out of the times and pass final='clean'"
-        )
-    return level
+def _trained(schedule: Schedule, times: Sequence[float], name: str) -> list[Level]:
+    """The levels at times where steps begin. ValueError at the clean level; `name` is for errors."""
+    levels = schedule.levels(times, f"a time of {name}")
+    for t, level in zip(times, levels, strict=True):
+        if level.sigma == 0:
+            raise ValueError(
+                f"a step cannot begin at t = {t:g}, the clean level, which no network has seen; begin at t = "
+                f"{schedule.t_min:g}, and to end at the clean level leave it out of the times and pass final='clean'"
+            )
+    return levels
 
 
 def _finite(name: str, values: Any) -> NDArray[Any]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pndm_solvers.arguments import function, real, shown, whole
+from pndm_solvers.array_library import ArrayLibrary
 from pndm_solvers.arrays import check_floating, check_together, combine, is_array, library
-from pndm_solvers.libraries import ArrayLibrary
 
 __all__ = ["classifier_free_guidance"]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from pndm_solvers import arrays
 from pndm_solvers.arguments import choice, real, reals
+from pndm_solvers.array_library import ArrayLibrary
 from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
-from pndm_solvers.libraries import ArrayLibrary
 from pndm_solvers.prediction import Prediction, conversion
 from pndm_solvers.schedule import Level
 from pndm_solvers.transfer import transfer_weights

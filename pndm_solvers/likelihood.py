@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 
 from pndm_solvers.arguments import choice, function, whole
+from pndm_solvers.array_library import ArrayLibrary
 from pndm_solvers.arrays import check_state, check_together, library
 from pndm_solvers.condition import Condition
 from pndm_solvers.latents import around, converted
-from pndm_solvers.libraries import ArrayLibrary
 from pndm_solvers.methods.multistep import PLMSSolver
 from pndm_solvers.noise import NoiseSource
-from pndm_solvers.plan import Model, Plan
+from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
+from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Float64, Level
 from pndm_solvers.schedules import NoiseSchedule
 

@@ -63,7 +63,16 @@ class Step:
 
 
 class Observer:
-    """A callback of a run with hooks at its other moments. A subclass overrides those that it needs."""
+    """A callback of a run with hooks at its other moments. A subclass overrides those that it needs.
+
+    Attributes
+    ----------
+    needs_steps:
+        Whether it is called with the `Step` of each row. If no observer of a run needs them, the run goes in place from
+        its second row to the last but one; `passed` is then called in the place of a Step.
+    """
+
+    needs_steps = True
 
     def begin(self, state: State) -> State:
         """Called before the first model call; returns the state from which to go on."""
@@ -74,6 +83,9 @@ class Observer:
 
     def __call__(self, step: Step) -> None:
         """Called after each row."""
+
+    def passed(self) -> None:
+        """Called after each row whose Step nobody needs."""
 
     def end(self) -> None:
         """Called once the run is over, also where it ends with an error."""
@@ -102,6 +114,8 @@ def callbacks(given: Callback | Sequence[Callback] | None) -> list[Observer]:
 class Progress(Observer):
     """A bar of tqdm's, one tick a model call."""
 
+    needs_steps = False
+
     def begin(self, state: State) -> State:
         from tqdm.auto import tqdm
 
@@ -109,6 +123,9 @@ class Progress(Observer):
         return state
 
     def __call__(self, step: Step) -> None:
+        self.bar.update()
+
+    def passed(self) -> None:
         self.bar.update()
 
     def end(self) -> None:
@@ -122,7 +139,7 @@ class CheckFinite(Observer):
     """
 
     def __init__(self, each: bool) -> None:
-        self.each = each
+        self.each = self.needs_steps = each
 
     def begin(self, state: State) -> State:
         x = state.states[state.row]

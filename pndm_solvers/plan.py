@@ -3,54 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from pndm_solvers import checkpoint as files
 from pndm_solvers.advice import advise_on_size
 from pndm_solvers.arguments import boolean, check_options, function, location
+from pndm_solvers.array_library import ArrayLibrary
 from pndm_solvers.arrays import check_state, check_together, library
 from pndm_solvers.checkpoint import CheckpointFile
 from pndm_solvers.condition import Condition, checked_condition
+from pndm_solvers.in_place import Script, run_in_place
 from pndm_solvers.latents import converted
-from pndm_solvers.libraries import ArrayLibrary
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.observers import Callback, CheckFinite, Observer, Progress, Step, Trajectory, callbacks
 from pndm_solvers.older import Self, Unpack
 from pndm_solvers.prediction import Prediction
+from pndm_solvers.run_options import Model, StartOptions
 from pndm_solvers.table import Row, Table
 from pndm_solvers.transition import Transition, replay
 
-__all__ = ["Model", "Plan", "RunOptions", "StartOptions", "State"]
-
-Model = Callable[..., Any]  # model(x, t), or model(x, t, **condition)
-
-
-class StartOptions(TypedDict, total=False):
-    """What the network predicts and receives, where noise comes from, and how states are kept: see `Plan.run`."""
-
-    prediction: str | Prediction
-    condition: Condition | None
-    seed: int | Sequence[int] | None
-    generator: Any
-    noise: Literal["independent", "brownian"]
-    state_dtype: Any
-
-
-class RunOptions(StartOptions, total=False):
-    """The same, and what watches the run: see `Plan.run`."""
-
-    callback: Callback | Sequence[Callback] | None
-    progress: bool
-    trajectory: bool
-    check_finite: bool | None
-    checkpoint: str | os.PathLike[str] | None
+__all__ = ["Plan", "State"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan(Table):
     """A sampler as a table, which runs. Its attributes, cost, printing and JSON are those of `Table`."""
+
+    # What runs work out once for all: the plan on registers, and the predictions that determine what each row combines.
+    scripts: dict[Any, Script] = field(init=False, default_factory=dict)
+    determined: set[str] = field(init=False, default_factory=set)
 
     @classmethod
     def of(cls, table: Table) -> Self:
@@ -85,7 +68,10 @@ class Plan(Table):
         prediction = Prediction.of(prediction)
         if self.fitted is not None:
             self.fitted.check_prediction(prediction.type)
-        prediction.check((row.level, row.space) for row in self.rows)
+        if ours.is_compiling() or prediction.type not in self.determined:
+            prediction.check((row.level, row.space) for row in self.rows)
+            if not ours.is_compiling():  # what a compiled function has read must not change
+                self.determined.add(prediction.type)
         advise_on_size(x, self.levels[0])
         source = NoiseSource.of(seed, generator, noise)
         source.check(x)
@@ -229,8 +215,11 @@ class Plan(Table):
                 begun.append(observer)
                 if not isinstance(state, State):
                     raise TypeError(f"begin of the callback {observer!r} returned {state!r}; it must return a State")
+            alone = not any(observer.needs_steps for observer in observers)
             while not state.done:
                 state = _row(model, state, observers, shown=bool(watching))
+                if alone:
+                    state, alone = run_in_place(model, state, [observer.passed for observer in observers]), False
         finally:
             for observer in begun:
                 observer.end()
@@ -319,6 +308,8 @@ class State:
 
     def check_answer(self, answer: Any) -> None:
         """TypeError or ValueError unless `answer` is a floating array of the state's library, shape and device."""
+        if self.library.alike(answer, self.states[self.row]):
+            return
         try:
             check_together("the model's answer", answer, "the state", self.states[self.row])
         except (TypeError, ValueError) as error:
@@ -336,14 +327,18 @@ class State:
     def mean(self, answer: Any, *, noise: bool = False) -> Any:
         """The state that this row makes, without its noise or with it. `answer` is as in `combined`."""
         k, row = self.row, self._row
-        terms = [(self.states[i], w) for i, w in row.states]
-        terms += [(answer if j == k else self.answers[j], w) for j, w in row.answers]
+        arrays = [self.states[i] for i, _ in row.states] + [
+            answer if j == k else self.answers[j] for j, _ in row.answers
+        ]
+        weights = [w for _, w in row.states + row.answers]
         if noise and row.noise:
-            span = self.plan.spans[k] if self.noise.kind == "brownian" else None
-            terms.append((self.noise.draw(k, self.states[k], span), row.noise))
-        arrays, weights = zip(*terms, strict=True)
+            arrays, weights = [*arrays, self.drawn(k, self.states[k])], [*weights, row.noise]
         # The run's dtype is named: a step up to α = 0 combines answers alone, and their dtype is the network's.
         return self.library.combine(arrays, weights, self.states[k].dtype)
+
+    def drawn(self, row: int, like: Any) -> Any:
+        """The noise of a row, like `like`."""
+        return self.noise.draw(row, like, self.plan.spans[row] if self.noise.kind == "brownian" else None)
 
     def combined(self, answer: Any, to: Any = None) -> State:
         """The state after this row, or `to` as that state. `answer` is what the row combines; neither is checked."""
@@ -351,12 +346,17 @@ class State:
         states, answers = dict(self.states), {**self.answers, k: answer}
         states[k + 1] = self.mean(answer, noise=True) if to is None else self.library.copy(to, states[k].dtype)
         dead_states, dead_answers = self.plan.last_uses[k]
-        return replace(
-            self,
-            row=k + 1,
-            states={i: x for i, x in states.items() if i not in dead_states},
-            answers={j: e for j, e in answers.items() if j not in dead_answers},
+        return self.at(
+            k + 1,
+            {i: x for i, x in states.items() if i not in dead_states},
+            {j: e for j, e in answers.items() if j not in dead_answers},
         )
+
+    def at(self, row: int, states: Mapping[int, Any], answers: Mapping[int, Any]) -> State:
+        """The run before another row, with these arrays."""
+        after = object.__new__(State)  # without the fields one by one, which would take as long as a sum
+        vars(after).update(vars(self), row=row, states=states, answers=answers)
+        return after
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the state to one safetensors file, whole or not at all; a file that is there is replaced.

@@ -6,11 +6,7 @@ import json
 import math
 import os
 from dataclasses import dataclass, field
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
-from uuid import uuid4
-from zipfile import BadZipFile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +19,14 @@ from pndm_solvers.distances import Target
 from pndm_solvers.flow import ExactFlow, FineRun, Flow, Reference
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.observers import Callback
-from pndm_solvers.plan import Model, Plan
+from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
+from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Problem"]
 
@@ -264,6 +264,8 @@ class Problem:
         levels = np.round([self.schedule.alpha(times), self.schedule.sigma(times)], 12)
 
         def digest(value: Any) -> str:
+            from hashlib import sha256
+
             return sha256(library(value).to_bytes(value).tobytes()).hexdigest()[:16]
 
         return {
@@ -277,6 +279,8 @@ class Problem:
     def _read(self) -> None:
         if self.saved is None or not self.saved.exists():
             return
+        from zipfile import BadZipFile
+
         try:
             with np.load(self.saved, allow_pickle=False) as file:
                 facts = json.loads(str(file["facts"]))
@@ -311,7 +315,7 @@ class Problem:
             elif key.startswith("draws"):
                 entries[key], arrays[key] = (None,), _numbers(value)
         facts = json.dumps({"problem": self._facts(), "entries": entries})
-        partial = self.saved.with_name(f".{self.saved.name}.{uuid4().hex}.partial")
+        partial = self.saved.with_name(f".{self.saved.name}.{os.urandom(16).hex()}.partial")
         with open(partial, "xb") as file:
             np.savez(file, facts=np.array(facts), **arrays)
         partial.replace(self.saved)

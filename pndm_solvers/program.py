@@ -8,8 +8,9 @@ and neither does an answer without effect.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 from pndm_solvers.arguments import choice
 from pndm_solvers.grid import Grid
@@ -22,8 +23,7 @@ from pndm_solvers.transfer import SPACES, transfer_weights
 __all__ = ["Answer", "Form", "Mean", "Program"]
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """A state at a level, as a linear form: Σ weight·state + Σ weight·answer + noise·z."""
 
     level: Level
@@ -31,7 +31,12 @@ class Form:
     answers: Terms
     noise: float = 0.0
     draw: int = 0  # the number of the draw: forms of different draws hold different z
-    stage: bool = field(default=False, compare=False)
+    stage: bool = False
+
+    @property
+    def numbers(self) -> tuple[Level, Terms, Terms, float, int]:
+        """All but `stage`: what tells states apart."""
+        return self[:5]
 
 
 @dataclass(eq=False)
@@ -52,6 +57,8 @@ class Answer:
             self.space = space if space in SYMBOLS and space != "epsilon" else self.level.space
 
 
+Made = TypeVar("Made", bound=Table)
+
 # One answer, or answers with weights that sum to 1.
 Mean = Answer | Mapping[Answer, float]
 
@@ -70,8 +77,9 @@ class Program:
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self.start = Form(grid.levels[0], ((0, 1.0),), ())
-        self._answers: dict[Form, Answer] = {}  # by the form asked at
+        self._answers: dict[tuple, Answer] = {}  # by the numbers of the form asked at
         self._rows: dict[Answer, int] = {}  # of the answers that are used, in order
+        self._states: list[Form] = []  # by row: the form that names the state it asks at
         self._draws = 0
 
     def ask(self, x: Form) -> Answer:
@@ -79,13 +87,13 @@ class Program:
 
         The first question must be at `start`, and always costs a call.
         """
-        answer = self._answers.setdefault(x, Answer(x))
+        answer = self._answers.setdefault(x.numbers, Answer(x))
         if not self._rows:
-            if x != self.start:
+            if x.numbers != self.start.numbers:
                 raise ValueError("a method asks first at the state that a run begins with, program.start")
             self._call(answer)
-        if not x.stage:  # where a stage is also a step's end (first same as last), it is a point of the solution
-            answer.at = replace(answer.at, stage=False)
+        if answer.at.stage and not x.stage:  # a stage that is also a step's end (first same as last) is no mere stage
+            answer.at = answer.at._replace(stage=False)
         return answer
 
     def transfer(
@@ -122,21 +130,22 @@ class Program:
         stage:
             Whether the new state is a Runge–Kutta stage, not a point of the solution.
         """
-        weights = mean if isinstance(mean, Mapping) else {mean: 1.0}
+        weights = {mean: 1.0} if isinstance(mean, Answer) else mean
+        choice("space", space, SPACES)
         for answer in weights:
-            answer.become(choice("space", space, SPACES))
-        if SPACES[space].scale(x.level.alpha, x.level.sigma) == 0:
-            space = x.level.space
+            answer.become(space)
+        level = x.level
+        if SPACES[space].scale(level.alpha, level.sigma) == 0:
+            space = level.space
         if tau == 0:
-            p, q = transfer_weights(x.level, to if sigma is None else to._replace(sigma=sigma), space)
+            p, q = transfer_weights(level, to if sigma is None else Level(to.t, to.alpha, sigma), space)
         else:
-            p, q, noise = stochastic_weights(x.level, to, space, tau)
-        size = SPACES[space].size
-        parts = {
-            answer: {space: weight * q / size(answer.level.alpha, answer.level.sigma)}
-            for answer, weight in weights.items()
-        }
-        return self.combine(x, p, parts, to, noise=noise, stage=stage)
+            p, q, noise = stochastic_weights(level, to, space, tau)
+        size, parts = SPACES[space].size, []
+        for answer, weight in weights.items():
+            _, alpha, sigma = answer.at.level
+            parts.append((answer, *_weights(answer, {space: weight * q / size(alpha, sigma)})))
+        return self._sum(x, p, parts, to, noise, stage)
 
     def combine(
         self,
@@ -152,6 +161,12 @@ class Program:
 
         `parts` holds the predictions and their weights for each answer, as {"sample": 0.5, "epsilon": -1.0}.
         """
+        return self._sum(x, scale, [(a, *_weights(a, part)) for a, part in parts.items()], to, noise, stage)
+
+    def _sum(
+        self, x: Form, scale: float, parts: Sequence[tuple[Answer, float, float]], to: Level, noise: float, stage: bool
+    ) -> Form:
+        """`combine`, with the weights of each answer's state and of the answer itself."""
         states: dict[int, float] = {}
         answers: dict[int, float] = {}
 
@@ -160,14 +175,14 @@ class Program:
                 for index, own in terms:
                     mine[index] = mine.get(index, 0.0) + weight * own
 
-        weights = [(answer, *_weights(answer, part)) for answer, part in parts.items()]
-        for answer, _, of_answer in weights:
+        for answer, _, of_answer in parts:
             if of_answer or answer.at.noise:
                 self._call(answer)
-        written = self._written(x)
+        written = self._written(x, self._answers.get(x.numbers))
         add(written, scale)
-        for answer, of_state, of_answer in weights:
-            add(self._written(answer.at), of_state)
+        for answer, of_state, of_answer in parts:
+            if of_state:
+                add(self._written(answer.at, answer), of_state)
             if of_answer:
                 row = self._rows[answer]
                 answers[row] = answers.get(row, 0.0) + of_answer
@@ -203,7 +218,7 @@ class Program:
         states[row] = states.get(row, 0.0) + 1.0
         return Form(x.level, _terms(states), _terms(answers), stage=x.stage)
 
-    def table(self, end: Form, name: str) -> Table:
+    def table(self, end: Form, name: str, kind: Callable[..., Made] = Table) -> Made:
         """The table of a program whose last state is `end`. ValueError unless that is at the grid's last level."""
         if end.level != self.grid.levels[-1]:
             raise ValueError(
@@ -211,32 +226,34 @@ class Program:
             )
         asked = [answer.at for answer in self._rows]
         rows = tuple(
-            Row(*answer.level, made.states, made.answers, made.noise, made.stage, answer.space)
+            Row.written(answer.level, *made[1:4], made.stage, answer.space)
             for answer, made in zip(self._rows, [*asked[1:], end], strict=False)
         )
         tabular = self.grid.schedule.num_train_timesteps is not None
-        return Table(rows, end.level, tabular and all(row.t.is_integer() for row in rows), name)
+        return kind(rows, end.level, tabular and all(row.t.is_integer() for row in rows), name)
 
     def _call(self, answer: Answer) -> int:
         """The row of the model call that gives the answer."""
         if answer not in self._rows:
             row = self._rows[answer] = len(self._rows)
             # From now on the state has a number. A question at the state under that number finds this answer too.
-            self._answers[Form(answer.level, ((row, 1.0),), ())] = answer
+            self._states.append(Form(answer.level, ((row, 1.0),), ()))
+            self._answers[self._states[row].numbers] = answer
         return self._rows[answer]
 
-    def _written(self, x: Form) -> Form:
-        """`x` itself; once the network is called at it, the form that names it as a state."""
-        answer = self._answers.get(x)
-        return x if answer not in self._rows else Form(x.level, ((self._rows[answer], 1.0),), ())
+    def _written(self, x: Form, answer: Answer | None) -> Form:
+        """`x` itself; once the network is called at it, with this `answer`, the form that names it as a state."""
+        return x if answer not in self._rows else self._states[self._rows[answer]]
 
 
 def _weights(answer: Answer, part: Mapping[str, float]) -> tuple[float, float]:
     """(p, q) such that p·x + q·answer is the sum of a part's predictions, each with its weight."""
     answer.become("epsilon")
+    if [*part] == [answer.space]:  # the most frequent case, and the fastest
+        return 0.0, part[answer.space]
     pairs = [(weight, *conversion(answer.space, name, *answer.level[1:])) for name, weight in part.items()]
     return sum(weight * p for weight, p, _ in pairs), sum(weight * q for weight, _, q in pairs)
 
 
 def _terms(weights: Mapping[int, float]) -> Terms:
-    return tuple(sorted((index, weight) for index, weight in weights.items() if weight))
+    return tuple(sorted([(index, float(weight)) for index, weight in weights.items() if weight]))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Panels", "panels"]
+__all__ = ["Panels", "panels", "panels_of_steps", "span"]
 
 Float64 = NDArray[np.float64]
+
+TINY = np.finfo(np.float64).tiny
 
 
 class Panels(NamedTuple):
@@ -20,7 +23,7 @@ class Panels(NamedTuple):
     Attributes
     ----------
     ratios:
-        ρ at the points, `(panels, 16)`.
+        ρ at the points, `(panels, 16)`, or `(steps, panels, 16)`.
     logs:
         The weights of the points in an integral over log ρ, positive. Times ρ they are those of one over ρ.
     """
@@ -42,15 +45,27 @@ def panels(here: float, there: float) -> Panels:
     The integral of a smooth function is good to about 1e-14 of it. Where an end is 0 or infinite, the points reach to
     e^±50 of the other.
     """
+    steps = panels_of_steps([span(here, there)])
+    return Panels(steps.ratios[0], steps.logs[0])
+
+
+def span(here: float, there: float) -> tuple[float, float, float, int]:
+    """A ratio of the step, the logs of both ends relative to it, and the number of panels between."""
     middle = next((ratio for ratio in (here, there) if 0 < ratio < math.inf), 1.0)
     first, last = (
         math.log(ratio / middle) if 0 < ratio / middle < math.inf else math.copysign(50, ratio - middle)
         for ratio in (here, there)
     )
-    edges = np.linspace(first, last, 2 + int(abs(last - first)))
+    return middle, first, last, 1 + int(abs(last - first))
+
+
+def panels_of_steps(spans: Sequence[tuple[float, float, float, int]]) -> Panels:
+    """The `panels` of several steps, all of one number of panels."""
+    middle, first, last, _ = np.array(spans).T
+    edges = np.ascontiguousarray(np.linspace(first, last, spans[0][3] + 1, axis=-1))
     points, parts = gauss()
-    middles, halves = (edges[1:] + edges[:-1])[:, None] / 2, np.diff(edges)[:, None] / 2
-    ratios = np.maximum(middle * np.exp(middles + halves * points), np.finfo(np.float64).tiny)
+    middles, halves = (edges[:, 1:] + edges[:, :-1])[..., None] / 2, np.diff(edges)[..., None] / 2
+    ratios = np.maximum(middle[:, None, None] * np.exp(middles + halves * points), TINY)
     return Panels(ratios, np.abs(halves) * parts)
 
 

@@ -97,13 +97,19 @@ class Rule:
         low, high = 0.0, 1.0
         for _ in range(60):
             middle = (low + high) / 2
+            if middle in (low, high):
+                break
             low, high = (middle, high) if self.grid_ratio(middle) < ratio else (low, middle)
         return low
 
     def made(self, ratios: Sequence[float]) -> bool:
         """Whether levels are those of the rule's grid: even in s, the first and the last step apart."""
-        steps = np.diff([self.position(ratio) for ratio in ratios[1:-1]])
-        return bool(np.ptp(steps) <= 1e-6 * abs(steps[0])) if len(steps) else True
+        inner = np.array(ratios[1:-1])
+        if len(inner) < 3:
+            return True
+        even = np.linspace(self.position(inner[0]), self.position(inner[-1]), len(inner))
+        off = 1e-6 * abs(even[1] - even[0])
+        return bool(np.all((self.grid_ratio((even - off).clip(0)) <= inner) & (inner <= self.grid_ratio(even + off))))
 
     def even_on(self, ratios: Sequence[float]) -> bool:
         """Whether a grid of these levels is weighed in a coordinate in which its own steps are even."""

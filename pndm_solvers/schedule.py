@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,13 +43,22 @@ class Level(NamedTuple):
         return "epsilon" if self.alpha else "sample"
 
 
-def bisected(of: Callable[[Float64], Float64], value: Float64, low: Float64, high: Float64) -> Float64:
-    """The lowest times in `[low, high]` at which a strictly falling function is at most `value`, to the last bit."""
-    for _ in range(80):
+def bisected(of: Callable[[Any], Any], value: Any, low: Any, high: Any, halvings: int = 80) -> Any:
+    """The lowest times in `[low, high]` at which a strictly falling function is at most `value`, to the last bit.
+
+    Arrays of one shape, or numbers.
+    """
+    one = np.ndim(value) == 0
+    pick: Any = (lambda condition, yes, no: yes if condition else no) if one else np.where
+    high = pick(of(low) <= value, low, high)
+    for _ in range(halvings):
         middle = (low + high) / 2
+        done = (middle == low) | (middle == high)  # the two are neighbours in float64
+        if done if one else done.all():
+            break
         above = of(middle) > value
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return np.where(of(low) <= value, low, high)
+        low, high = pick(above, middle, low), pick(above, high, middle)
+    return high
 
 
 class Schedule(ABC):
@@ -141,6 +150,19 @@ class Schedule(ABC):
         at = np.asarray(t)
         return Level(t, float(self._alpha(at)), float(self._sigma(at)))
 
+    def levels(self, times: Sequence[float], name: str = "t") -> list[Level]:
+        """`level` at each of the times; where none is special, by one call of `_alpha` and of `_sigma`."""
+        at = np.array([real(name, t, "a finite time") for t in times])
+        inside = ((self.t_min <= at) & (at <= self.t_max) | self._below(at)) & (at != self.clean.t)
+        if inside.all() and type(self).level is Schedule.level:
+            try:
+                alpha, sigma = (np.broadcast_to(of(at), at.shape) for of in (self._alpha, self._sigma))
+            except (TypeError, ValueError):  # a schedule of the caller's own may take single numbers alone
+                pass
+            else:
+                return list(map(Level, at.tolist(), alpha.tolist(), sigma.tolist()))
+        return [self.level(t, name) for t in times]
+
     def level_at(self, ratio: float) -> Level:
         """The level at which σ/α is `ratio`, above 0, clamped to `[t_min, t_max]`."""
         ratio = real("ratio", ratio, "a σ/α above 0, since only the clean level has 0", lambda ratio: ratio > 0)
@@ -157,7 +179,8 @@ class Schedule(ABC):
         return self._time_at(target)
 
     def _time_at(self, log_snr: Float64) -> Float64:
-        return bisected(self._log_snr, log_snr, np.full(log_snr.shape, self.t_min), np.full(log_snr.shape, self.t_max))
+        low, high = (np.full(log_snr.shape, t) for t in (self.t_min, self.t_max))
+        return np.asarray(bisected(self._log_snr, log_snr, low, high))
 
     def checked_times(self, t: ArrayLike, name: str = "t") -> tuple[Float64, NDArray[np.bool_]]:
         """(`t` clipped to `[t_min, t_max]`, whether `t` is the clean time); ValueError for other times."""

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pndm_solvers import betas
-from pndm_solvers.arguments import real, reals
+from pndm_solvers.arguments import real
+from pndm_solvers.betas import table_of
 from pndm_solvers.config import constructor, read_config
 from pndm_solvers.cubic import FallingCubic
 from pndm_solvers.schedule import Float64, Level, Schedule
@@ -54,10 +55,7 @@ class NoiseSchedule(Schedule):
         The last one may be 1 (zero terminal SNR). Raises ValueError unless `betas` is a non-empty 1-D table inside
         (0, 1).
         """
-        table = _table("betas", betas)
-        inside = (table > 0) & (table < 1)
-        inside[-1] |= table[-1] == 1 and len(table) > 1
-        _check_inside("betas", table, inside)
+        table = table_of("betas", betas, last=1)
         # A sum of logarithms keeps 1 − ᾱ exact near t = 0, where ᾱ itself rounds to almost 1.
         with np.errstate(divide="ignore"):
             log_alphas_cumprod = np.cumsum(np.log1p(-table))
@@ -69,10 +67,7 @@ class NoiseSchedule(Schedule):
 
         Raises ValueError unless `alphas_cumprod` is a non-empty 1-D table inside (0, 1), strictly falling.
         """
-        table = _table("alphas_cumprod", alphas_cumprod)
-        inside = (table > 0) & (table < 1)
-        inside[-1] |= table[-1] == 0 and len(table) > 1
-        _check_inside("alphas_cumprod", table, inside)
+        table = table_of("alphas_cumprod", alphas_cumprod, last=0)
         if not np.all(np.diff(table) < 0):
             worst = int(np.argmax(np.diff(table) >= 0))
             raise ValueError(
@@ -159,19 +154,6 @@ def _sigmas(sigma_min: float, sigma_max: float) -> tuple[float, float]:
     return ends
 
 
-def _table(name: str, values: ArrayLike) -> Float64:
-    table = reals(name, values).astype(np.float64)
-    if table.ndim != 1 or table.size == 0:
-        raise ValueError(f"{name} must be a non-empty 1-D table, not one of shape {table.shape}")
-    return table
-
-
-def _check_inside(name: str, table: Float64, inside: np.ndarray) -> None:
-    if not inside.all():
-        worst = int(np.argmin(inside))
-        raise ValueError(f"{name} must lie in (0, 1); {name}[{worst}] is {table[worst]:g}")
-
-
 @dataclass(frozen=True)
 class LevelTable(NoiseSchedule):
     """Variance-preserving levels at the integers 0 … T − 1, given by their log-SNR (nats).
@@ -185,6 +167,9 @@ class LevelTable(NoiseSchedule):
     t_min = 0.0
     # The level before the first of the table, where the product that defines ᾱ is still empty.
     clean = Level(-1.0, 1.0, 0.0)
+
+    def __hash__(self) -> int:
+        return hash((len(self.log_snrs), *self.log_snrs[:: max(1, len(self.log_snrs) // 8)]))  # some numbers are enough
 
     def __repr__(self) -> str:
         ends = ", ".join(f"{v:.4g}" for v in (self.log_snrs[0], self.log_snrs[-1]))
@@ -256,7 +241,7 @@ class LevelTable(NoiseSchedule):
 
 def _root_of_share(log_snr: Any, xp: Any) -> Any:
     """√(e^λ/(1 + e^λ)), which is α of log-SNR λ, and σ of −λ."""
-    return xp.exp(-xp.logaddexp(xp.zeros_like(log_snr), -log_snr) / 2)
+    return xp.exp(-xp.logaddexp(0.0 if xp is np else xp.zeros_like(log_snr), -log_snr) / 2)
 
 
 @dataclass(frozen=True)
@@ -285,6 +270,12 @@ class VariancePreserving(NoiseSchedule):
         alpha, sigma = math.exp(self._log_alpha(t)), math.sqrt(-math.expm1(2 * self._log_alpha(t)))
         beta = self.beta_min + t * (self.beta_max - self.beta_min)
         return -beta / 2 * alpha, beta / 2 * alpha**2 / sigma
+
+    def _time_at(self, log_snr: Float64) -> Float64:
+        half = self.beta_min / 2
+        fall = np.minimum(np.logaddexp(0.0, -log_snr) / 2, -self._log_alpha(self.t_max))  # −log α
+        times = 2 * fall / (half + np.sqrt(half**2 + (self.beta_max - self.beta_min) * fall))
+        return np.clip(times, self.t_min, self.t_max)
 
 
 @dataclass(frozen=True)
@@ -327,6 +318,10 @@ class RectifiedFlow(NoiseSchedule):
 
     def _rates(self, t: float) -> tuple[float, float]:
         return -1 / self.t_max, 1 / self.t_max
+
+    def _time_at(self, log_snr: Float64) -> Float64:
+        with np.errstate(over="ignore"):
+            return np.clip(self.t_max / (1 + np.exp(log_snr / 2)), self.t_min, self.t_max)
 
     def time_of_share(self, share: ArrayLike) -> Float64:
         return self.t_max * shifted(np.asarray(share, np.float64), self.shift)
@@ -380,6 +375,11 @@ class ScaledInput(NoiseSchedule):
         noise = sigma / alpha
         speed = 4 * noise * alpha**3
         return -noise * speed, self.sigma_data**2 * speed
+
+    def _time_at(self, log_snr: Float64) -> Float64:
+        with np.errstate(over="ignore"):
+            times = -log_snr / 8 if self.clock == "log" else np.arctan(np.exp(-log_snr / 2)) * 2 / math.pi
+        return np.clip(times, self.t_min, self.t_max)
 
 
 # The kinds, by the names of their classes.

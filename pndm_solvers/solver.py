@@ -6,20 +6,26 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
-from pndm_solvers.advice import advise_on_mean, advise_on_plan
+from pndm_solvers.advice import advice_on_plan, advise_on_mean, warn
 from pndm_solvers.arguments import check_options, shown, whole
 from pndm_solvers.arrays import check_state
 from pndm_solvers.condition import Condition, rows_of
 from pndm_solvers.grid import Grid, GridOptions, TooShortError, make_grid
 from pndm_solvers.latents import around
 from pndm_solvers.older import Unpack
-from pndm_solvers.plan import Model, Plan, RunOptions
+from pndm_solvers.plan import Plan
 from pndm_solvers.program import Form, Program
+from pndm_solvers.remembered import Remembered, frozen
+from pndm_solvers.run_options import Model, RunOptions
 from pndm_solvers.schedules import NoiseSchedule
-from pndm_solvers.spacings import DEFAULT_SPACING, INTEGRAL_SPACINGS
+from pndm_solvers.spacings import DEFAULT_SPACING, INTEGRAL_SPACINGS, SPACINGS
 from pndm_solvers.tolerance import plan_for_tolerance
 
 __all__ = ["SampleOptions", "Solver"]
+
+
+# The plans that were made last, each with what to warn of.
+PLANS: Remembered[tuple[Plan, list[str]]] = Remembered(128)
 
 
 class SampleOptions(GridOptions, RunOptions, total=False):
@@ -83,7 +89,7 @@ class Solver(ABC):
         for part in grid.parts:
             program.grid = part
             x = self.write(program, program.diffused(x, part.levels[0]))
-        return Plan.of(program.table(x, self.name))
+        return program.table(x, self.name, Plan)
 
     def plan(
         self,
@@ -92,7 +98,7 @@ class Solver(ABC):
         max_model_calls: int | None = None,
         **options: Unpack[GridOptions],
     ) -> Plan:
-        """The method compiled for the times of one run; no model is called.
+        """The method compiled for the times of one run; no model is called. For equal arguments, the same plan again.
 
         Exactly one of `num_inference_steps`, `timesteps` and `max_model_calls` says how long the run is.
 
@@ -124,6 +130,24 @@ class Solver(ABC):
         ValueError:
             For options that contradict each other, or times that the schedule lacks.
         """
+        arguments = num_inference_steps, max_model_calls
+        try:
+            # The meaning of a spacing's name belongs to the key, since names may be given another.
+            spacing = SPACINGS.get(options.get("spacing", DEFAULT_SPACING))  # type: ignore[call-overload]
+            key = frozen((self, *arguments, *sorted(options.items())), Solver), spacing
+            hash(key)
+        except TypeError:
+            plan, advice = self._planned(*arguments, options)
+        else:
+            plan, advice = PLANS.get(key, lambda: self._planned(*arguments, options))
+        for message in advice:
+            warn(message)
+        return plan
+
+    def _planned(
+        self, num_inference_steps: int | None, max_model_calls: int | None, options: GridOptions
+    ) -> tuple[Plan, list[str]]:
+        """A new plan, and what to warn of. The arguments are those of `plan`."""
         check_options("plan", options, {"num_inference_steps", "max_model_calls", *GridOptions.__annotations__})
         given = {
             "num_inference_steps": num_inference_steps,
@@ -137,8 +161,7 @@ class Solver(ABC):
             plan = self._compile(num_inference_steps, options)
         else:
             plan = self._within(whole("max_model_calls", max_model_calls), options)
-        self._advise(plan, options)
-        return plan
+        return plan, self._advice(plan, options)
 
     def _compile(self, num_inference_steps: int | None, options: GridOptions) -> Plan:
         return self.plan_on(make_grid(self.schedule, num_inference_steps, **options))
@@ -166,9 +189,9 @@ class Solver(ABC):
             raise ValueError(f"{self.name} has no plan of 1 to {max_model_calls} model call(s) for these times")
         return best
 
-    def _advise(self, plan: Plan, options: GridOptions, fewest: int = 5) -> None:
+    def _advice(self, plan: Plan, options: GridOptions, fewest: int = 5) -> list[str]:
         cut = {name: options.get(name) for name in ("start", "stop", "timesteps")}
-        advise_on_plan(plan, self.schedule, **cut, fewest=fewest)
+        return advice_on_plan(plan, self.schedule, **cut, fewest=fewest)
 
     def plan_within(
         self,
@@ -226,7 +249,9 @@ class Solver(ABC):
             order,
             max_model_calls,
         )
-        self._advise(plan, options, fewest=1)  # a pilot that did not look at the decisive levels cannot judge them
+        # A pilot that did not look at the decisive levels cannot judge them.
+        for message in self._advice(plan, options, fewest=1):
+            warn(message)
         return replace(plan, name=f"{plan.name}, error about {error:.1e}")
 
     def sample(

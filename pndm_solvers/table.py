@@ -78,6 +78,18 @@ class Row:
         if self.space == "epsilon" and self.alpha == 0:
             raise ValueError(f"space is 'epsilon' at α = 0, where ε does not determine the picture: {self}")
 
+    @staticmethod
+    def written(level: Level, states: Terms, answers: Terms, noise: float, stage: bool, space: str) -> Row:
+        """A program's row, whose indices rise and whose space is known. Only its numbers are checked, all at once."""
+        numbers = [*level, noise] + [w for _, w in states] + [w for _, w in answers]
+        right = {*map(type, numbers)} == {float} and math.isfinite(sum(numbers)) and min(numbers[1:4]) >= 0
+        if not (right and (states or answers) and (level.alpha or space != "epsilon")):
+            return Row(*level, states, answers, noise, stage, space)
+        row = object.__new__(Row)
+        entries = *level, states, answers, noise, stage, space
+        vars(row).update(zip(Row.__match_args__, entries, strict=True))
+        return row
+
     @property
     def level(self) -> Level:
         """The level of the state at which the network is called."""
@@ -290,15 +302,16 @@ class Table:
 
 
 def _last_uses(rows: Sequence[Row]) -> tuple[tuple[frozenset[int], frozenset[int]], ...]:
-    state_use = {k: k for k in range(len(rows))}
-    answer_use = {k: k for k in range(len(rows))}
+    state_use, answer_use = list(range(len(rows))), list(range(len(rows)))
     for k, row in enumerate(rows):
-        state_use.update((i, k) for i, _ in row.states)
-        answer_use.update((j, k) for j, _ in row.answers)
-    dead: list[tuple[set[int], set[int]]] = [(set(), set()) for _ in rows]
-    for kind, use in enumerate((state_use, answer_use)):
-        for index, last in use.items():
-            dead[last][kind].add(index)
+        for i, _ in row.states:
+            state_use[i] = k
+        for j, _ in row.answers:
+            answer_use[j] = k
+    dead: list[tuple[list[int], list[int]]] = [([], []) for _ in rows]
+    for k, (state, answer) in enumerate(zip(state_use, answer_use, strict=True)):
+        dead[state][0].append(k)
+        dead[answer][1].append(k)
     return tuple((frozenset(states), frozenset(answers)) for states, answers in dead)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pndm_solvers.arrays import check_together, library
 
 if TYPE_CHECKING:
-    from pndm_solvers.plan import Model, State
+    from pndm_solvers.plan import State
+    from pndm_solvers.run_options import Model
 
 __all__ = ["Transition", "replay"]
 

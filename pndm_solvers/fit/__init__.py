@@ -15,7 +15,8 @@ from pndm_solvers.fit.pilot import LEVELS, Pilot
 from pndm_solvers.fit.solver import FittedSolver
 from pndm_solvers.grid import GridOptions
 from pndm_solvers.older import Unpack
-from pndm_solvers.plan import Model, Plan
+from pndm_solvers.plan import Plan
+from pndm_solvers.run_options import Model
 from pndm_solvers.schedules import NoiseSchedule
 
 __all__ = ["Fit", "FittedSolver", "Pilot", "fit_plan"]

@@ -18,8 +18,9 @@ from pndm_solvers.fit.gauss_newton import typical
 from pndm_solvers.fit.runs import Runner
 from pndm_solvers.fit.search import drafts, expected_calls
 from pndm_solvers.methods import DDIMSolver, DEISSolver, DPMMultistepSolver, PLMSSolver, UniPCSolver
-from pndm_solvers.plan import Model, Plan
+from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
+from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Float64
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver

@@ -6,11 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +22,9 @@ from pndm_solvers.latents import around
 from pndm_solvers.methods import PLMSSolver
 from pndm_solvers.observers import Step
 from pndm_solvers.older import Unpack
-from pndm_solvers.plan import Model, Plan, State
+from pndm_solvers.plan import Plan, State
 from pndm_solvers.prediction import Prediction
+from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Float64, Level
 from pndm_solvers.schedules import KINDS, NoiseSchedule
 
@@ -231,7 +228,7 @@ class Pilot:
         facts = {"format": FORMAT, "schedule": [kind, asdict(kept)], "options": options, "error": self.error}
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
         arrays |= {f"start{i}": np.frombuffer(_bytes(start), np.uint8) for i, start in enumerate(self.starts)}
-        partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+        partial = path.with_name(f".{path.name}.{os.urandom(16).hex()}.partial")
         with open(partial, "xb") as file:
             np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
         partial.replace(path)
@@ -239,9 +236,11 @@ class Pilot:
     @staticmethod
     def load(path: str | os.PathLike[str], device: Any = None, like: Any = None) -> Pilot:
         """The pilot that `save` wrote; `device` and `like` are those of `State.load`. ValueError for any other file."""
+        from zipfile import BadZipFile
+
         path = location("path", path)
         try:
-            with np.load(BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
+            with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 facts = json.loads(str(file["facts"]))
                 if facts["format"] != FORMAT:
                     raise ValueError(f"format is {facts['format']!r}; this version reads {FORMAT!r}")
@@ -262,14 +261,18 @@ class Pilot:
 
 def _bytes(state: State) -> bytes:
     """The file of a state."""
+    from tempfile import TemporaryDirectory
+
     with TemporaryDirectory() as folder:
-        state.save(path := Path(folder) / "state")
+        state.save(path := location("path", os.path.join(folder, "state")))
         return path.read_bytes()
 
 
 def _state(file: bytes, device: Any, like: Any) -> State:
+    from tempfile import TemporaryDirectory
+
     with TemporaryDirectory() as folder:
-        (path := Path(folder) / "state").write_bytes(file)
+        (path := location("path", os.path.join(folder, "state"))).write_bytes(file)
         return State.load(path, device, like)
 
 

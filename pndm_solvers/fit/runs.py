@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pndm_solvers.array_library import dtype_name
 from pndm_solvers.arrays import library
-from pndm_solvers.libraries import dtype_name
-from pndm_solvers.plan import Model, Plan, State
+from pndm_solvers.plan import Plan, State
 from pndm_solvers.prediction import conversion
+from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Float64
 from pndm_solvers.table import Row
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pndm_solvers.arguments import location, whole
@@ -94,7 +93,7 @@ class FittedSolver(Solver):
 def read_plan(path: str | os.PathLike[str]) -> Plan:
     """The plan whose JSON a file holds. ValueError for any other text, OSError for a file that cannot be read."""
     try:
-        return Plan.from_json(Path(location("path", path)).read_text(encoding="utf-8"))
+        return Plan.from_json(location("path", path).read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{str(path)!r} is no text, so not the JSON of a plan; write one with Plan.to_json()"

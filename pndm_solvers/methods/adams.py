@@ -6,19 +6,28 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pndm_solvers.arguments import whole
 from pndm_solvers.program import Answer
-from pndm_solvers.quadrature import panels
+from pndm_solvers.quadrature import Panels, panels
 from pndm_solvers.rule import RULE
 from pndm_solvers.schedule import Level
 from pndm_solvers.sde import TauLike, share
 from pndm_solvers.transfer import SPACES
 
-__all__ = ["Interpolate", "adams_bashforth", "exact_weights", "polynomial_mean", "quadrature"]
+__all__ = [
+    "Interpolate",
+    "adams_bashforth",
+    "exact_weights",
+    "lagrange_weights",
+    "polynomial_mean",
+    "quadrature",
+    "shares",
+]
 
 # v(ρ): the place of a ratio ρ = σ/α, for a polynomial.
 Interpolate = Callable[[ArrayLike], NDArray[np.float64]]
@@ -86,10 +95,25 @@ def exact_weights(
     if len(np.unique(at[finite])) < len(finite):
         raise ValueError(f"no polynomial goes through two values at one place; the nodes are {list(nodes)}")
 
-    def weight(i: int) -> float:
-        return float(parts @ math.prod((v - at[j]) / (at[i] - at[j]) for j in finite if j != i))
+    weights = np.zeros(len(nodes))
+    weights[finite] = lagrange_weights(at[None, finite], v[None], parts[None])[0]
+    return tuple(weights.tolist())
 
-    return tuple(weight(i) if i in finite else 0.0 for i in range(len(nodes)))
+
+def lagrange_weights(
+    at: NDArray[np.float64], v: NDArray[np.float64], parts: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """∫ L_j of several steps, `(steps, nodes)`, as Σ parts·L_j(v); `parts` and `v` are `(steps, points)`.
+
+    L_j are Lagrange's polynomials through the places `at`, `(steps, nodes)`.
+    """
+    count = at.shape[1]
+    weights = np.ones(at.shape)
+    away = [v - place[:, None] for place in at.T]
+    for i in range(count if count > 1 else 0):
+        lagrange: Any = math.prod(away[j] / (at[:, i] - at[:, j])[:, None] for j in range(count) if j != i)
+        weights[:, i] = (parts[:, None, :] @ lagrange[..., None])[:, 0, 0]
+    return weights
 
 
 def polynomial_mean(
@@ -119,5 +143,12 @@ def quadrature(
         if not np.isfinite(SPACES[space].coordinate.of(np.float64(there))):
             return np.array([there]), np.ones(1)
     points = panels(here, there)
-    parts = points.logs * points.ratios / SPACES[space].scale(1.0, points.ratios) ** 2 * share(points, space, tau)
-    return points.ratios.ravel(), (parts / parts.sum()).ravel()
+    (parts,) = shares(Panels(points.ratios[None], points.logs[None]), space, share(points, space, tau))
+    return points.ratios.ravel(), parts
+
+
+def shares(points: Panels, space: str, factor: NDArray[np.float64] | float = 1.0) -> NDArray[np.float64]:
+    """The shares of several steps' points in means over du, `(steps, points)`; with a `factor`, over factor·du."""
+    parts = points.logs * points.ratios / SPACES[space].scale(1.0, points.ratios) ** 2 * factor
+    parts = parts.reshape(len(parts), -1)
+    return parts / parts.sum(-1, keepdims=True)

@@ -17,7 +17,7 @@ import numpy as np
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES, Coordinate
 from pndm_solvers.methods.adams import Interpolate, adams_bashforth, polynomial_mean
-from pndm_solvers.methods.ruled import ruled_correction, ruled_mean
+from pndm_solvers.methods.ruled import ruled_correction, ruled_mean, weighed_steps
 from pndm_solvers.methods.runge_kutta import EULER, HEUN, RK4, ButcherTableau, Move, runge_kutta_step
 from pndm_solvers.program import Answer, Form, Mean, Program
 from pndm_solvers.rule import NOISY_RULE, RULE, Rule
@@ -241,6 +241,8 @@ class PLMSSolver(Solver):
         careful = self.starter == "ramp"
         places = self.rule.coordinate if own else interpolation(self.coordinate, self.schedule)
         even = own and exact and careful and self.rule.even_on([level.ratio for level in levels])
+        at_once = own and exact and self.tau == 0
+        known = weighed_steps(levels, self.order, self.rule, careful, space, even) if at_once else {}
 
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             if self.tau != 0 and there.sigma == 0:  # extrapolated answers would leave a part of their noise
@@ -248,7 +250,7 @@ class PLMSSolver(Solver):
             if not exact:
                 return classical_mean(history, there, self.order)
             if own:
-                return ruled_mean(history, there, self.order, self.rule, careful, space, even, self.tau)
+                return ruled_mean(history, there, self.order, self.rule, careful, space, even, self.tau, known)
             answers = history[: self.order]
             return polynomial_mean(answers, history[0].level, there, places, space, self.tau)
 

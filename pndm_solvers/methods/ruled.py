@@ -8,19 +8,24 @@ Why, and the measurements: docs/theory.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pndm_solvers.methods.adams import Interpolate, exact_weights, polynomial_mean
+from pndm_solvers.methods.adams import Interpolate, exact_weights, lagrange_weights, polynomial_mean, shares
 from pndm_solvers.program import Answer
+from pndm_solvers.quadrature import panels_of_steps, span
 from pndm_solvers.rule import RULE, Rule
 from pndm_solvers.schedule import Level
 from pndm_solvers.sde import TauLike
 
-__all__ = ["bounded", "even_knee", "evenly", "ruled_correction", "ruled_mean", "well_apart"]
+__all__ = ["bounded", "even_knee", "evenly", "ruled_correction", "ruled_mean", "weighed_steps", "well_apart"]
+
+# Chosen answers and their weights, by the ratios of the last answers and that of the step's end.
+Weighed = Mapping[tuple[tuple[float, ...], float], Mapping[int, float]]
 
 
 def ruled_mean(
@@ -32,16 +37,21 @@ def ruled_mean(
     space: str,
     even: bool,
     tau: TauLike = 0.0,
+    known: Weighed | None = None,
 ) -> Mapping[Answer, float]:
     """The polynomial mean of at most `order` answers, within the limits of the rule.
 
     With `careful`, the rule also limits the order of long steps, and the weights keep within its tighter bounds. `even`
-    says that the grid is somebody else's: see `evenly`.
+    says that the grid is somebody else's: see `evenly`. `known` are weights that `weighed_steps` made before.
     """
+    # Answers that shall be farther apart may be older.
+    recent = history if there.sigma == 0 or not rule.mixed else history[: max(order, 2)]
     # An answer at σ/α = ∞ has no weight, and is always the oldest.
-    ratios = [e.level.ratio for e in history if math.isfinite(e.level.ratio)]
+    ratios = [ratio for e in recent if math.isfinite(ratio := e.at.level.ratio)]
     if len(ratios) < 2 or math.isinf(there.ratio):
         chosen: Mapping[int, float] = {0: 1.0}
+    elif known and (found := known.get((tuple(ratios), there.ratio))):
+        chosen = found
     elif even:
         chosen = evenly(ratios, there.ratio, order, rule, space, tau)
     else:
@@ -67,22 +77,24 @@ def ruled_correction(
     The first step is Euler's, whose error nothing makes good later. The second answer does: with it the step becomes
     the trapezoid's. `steps` are the levels of the step and of the next one.
     """
+    if number >= (rule.even_corrected if even else 1):
+        return {}
     before, here, there = (level.ratio for level in steps)
     length, pure = abs(math.log(before / here)), math.isinf(before)
     if even:
         # From pure noise, where ε is exact whatever the network, or while that is accurate, or by a short step.
         accurate = pure or (length <= rule.even_short and before <= rule.even_top)
-        wanted = number < rule.even_corrected and (accurate or length < rule.short)
+        wanted = accurate or length < rule.short
         knee = rule.even_knee_within(here if pure or math.isinf(there) else even_knee(before, here, there))
         coordinate: Interpolate = partial(bent, knee=knee)
     else:
-        wanted, coordinate = not number and length <= rule.corrected, rule.coordinate
+        wanted, coordinate = length <= rule.corrected, rule.coordinate
     if not wanted or _distinct([e.level.ratio for e in answers], coordinate) < len(answers):
         return {}
     return polynomial_mean(answers, *steps[:2], coordinate, space, tau)
 
 
-def bent(ratio: ArrayLike, knee: float) -> NDArray[np.float64]:
+def bent(ratio: ArrayLike, knee: Any) -> NDArray[np.float64]:
     """The coordinate ρ/(ρ + κ): even in ρ for a knee far above, in 1/ρ for one far below."""
     ratio = np.asarray(ratio, np.float64)
     with np.errstate(invalid="ignore"):
@@ -115,17 +127,77 @@ def evenly(
     bounds. A step of many e-folds and the one to σ = 0 reach far beyond the answers, and combine two at most. Those of
     the step to σ = 0 are then as far apart as the step is long.
     """
-    far = there == 0 or abs(math.log(ratios[0] / there)) > rule.far
-    most = min(most, 2 if far else most)
+    most, bound, knee = _even_limits(ratios, there, most, rule)
     if most == 1:
         return {0: 1.0}
-    coordinate = partial(bent, knee=rule.even_knee_within(even_knee(ratios[1], ratios[0], there)))
+    coordinate = partial(bent, knee=knee)
     if _distinct(ratios[:2], coordinate) == 1:
         return {0: 1.0}
     if there == 0 and _size(_weighed(ratios[:2], there, coordinate, space, tau)) > rule.even_bound:
         return well_apart(ratios, there, most, rule.last_bound, rule.coordinate, space, tau)
-    bound = rule.far_bound if far and there > 0 else rule.even_bound
     return bounded(ratios, there, most, bound, coordinate, space, tau)
+
+
+def _even_limits(ratios: Sequence[float], there: float, most: int, rule: Rule) -> tuple[int, float, float]:
+    """For a step of `evenly`: how many answers it combines, the bound of their weights, and the knee."""
+    far = there == 0 or abs(math.log(ratios[0] / there)) > rule.far
+    bound = rule.far_bound if far and there > 0 else rule.even_bound
+    return min(most, 2 if far else most), bound, rule.even_knee_within(even_knee(ratios[1], ratios[0], there))
+
+
+def weighed_steps(levels: Sequence[Level], order: int, rule: Rule, careful: bool, space: str, even: bool) -> Weighed:
+    """What `ruled_mean` chooses in each step of a run over the levels, for the ordinary steps: many at a time.
+
+    Left out are steps to σ = 0 or ∞, and those that are too short for float64 or whose polynomial has no finite mean.
+    """
+    ratios = [level.ratio for level in levels]
+    if not rule.mixed or order == 1:
+        return {}
+    alike: dict[tuple[int, int], list[_Step]] = {}  # by the number of answers and of panels
+    for i in range(1, len(ratios) - 1):
+        there = ratios[i + 1]
+        window = [ratio for ratio in ratios[max(0, i + 1 - max(order, 2)) : i + 1][::-1] if math.isfinite(ratio)]
+        if len(window) < 2 or not 0 < there < math.inf or math.isclose(window[0], there, rel_tol=1e-12):
+            continue
+        if even:
+            most, bound, knee = _even_limits(window, there, order, rule)
+        else:
+            most, bound = rule.limits(window, order) if careful else (order, rule.wide_bound)
+            knee = rule.knee
+        if most > 1:
+            step = _Step((tuple(window), there), window[:most], bound, knee, span(window[0], there))
+            alike.setdefault((len(step.nodes), step.span[3]), []).append(step)
+    known: dict[tuple[tuple[float, ...], float], Mapping[int, float]] = {}
+    for steps in alike.values():
+        known |= _weighed_alike(steps, rule, space, even)
+    return known
+
+
+class _Step(NamedTuple):
+    """A step of `weighed_steps`: its key there, the answers' ratios, the bound of their weights, the knee, its span."""
+
+    key: tuple[tuple[float, ...], float]
+    nodes: list[float]
+    bound: float
+    knee: float
+    span: tuple[float, float, float, int]
+
+
+def _weighed_alike(steps: Sequence[_Step], rule: Rule, space: str, even: bool) -> Weighed:
+    """The weights of steps that have as many answers and as many panels: array operations for all of them."""
+    coordinate = partial(bent, knee=np.array([step.knee for step in steps])[:, None]) if even else rule.coordinate
+    points = panels_of_steps([step.span for step in steps])
+    parts = shares(points, space)
+    at, v = coordinate(np.array([step.nodes for step in steps])), coordinate(points.ratios.reshape(parts.shape))
+    apart = np.all(np.diff(np.sort(at)) > 0, axis=1) & np.isfinite(at).all(1) & np.isfinite(v).all(1)
+    rows = np.flatnonzero(apart)
+    weights = _mixed(
+        lambda few, some: lagrange_weights(at[some, :few], v[some], parts[some]),
+        at.shape[1],
+        np.array([step.bound for step in steps]),
+        rows,
+    )
+    return {steps[row].key: dict(enumerate(own)) for row, own in zip(rows.tolist(), weights.tolist(), strict=True)}
 
 
 def bounded(
@@ -142,13 +214,34 @@ def bounded(
     The weights of the highest order that the bound admits are mixed with those of the next higher one, up to the bound.
     """
     count = _distinct(ratios[:most], coordinate)
-    weights = _weighed(ratios[:count], there, coordinate, space, tau)
-    for lower in range(count - 1, 0, -1):
-        if _size(weights) <= bound:
-            break
-        fewer = np.append(_weighed(ratios[:lower], there, coordinate, space, tau), np.zeros(count - lower))
-        weights = fewer + _share(weights, fewer, bound) * (weights - fewer)
+    (weights,) = _mixed(
+        lambda few, _: _weighed(ratios[:few], there, coordinate, space, tau)[None],
+        count,
+        np.array([bound]),
+        np.zeros(1, np.int64),
+    )
     return dict(enumerate(weights.tolist()))
+
+
+def _mixed(
+    weigh: Callable[[int, NDArray[np.int64]], NDArray[np.float64]],
+    count: int,
+    bounds: NDArray[np.float64],
+    rows: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """The weights of `count` answers in each step of `rows`, mixed as in `bounded`.
+
+    `weigh(few, rows)` gives those of the newest `few` answers in some of the steps.
+    """
+    weights = weigh(count, rows)
+    for lower in range(count - 1, 0, -1):
+        over = np.flatnonzero(_size(weights) > bounds[rows])
+        if not len(over):
+            break
+        fewer = np.pad(weigh(lower, rows[over]), ((0, 0), (0, count - lower)))
+        most = weights[over]
+        weights[over] = fewer + _share(most, fewer, bounds[rows[over]])[:, None] * (most - fewer)
+    return weights
 
 
 def _distinct(ratios: Sequence[float], coordinate: Interpolate) -> int:
@@ -164,16 +257,18 @@ def _weighed(
     return np.array(exact_weights(ratios, ratios[0], there, coordinate, space, tau))
 
 
-def _size(weights: NDArray[np.float64]) -> float:
-    return float(np.abs(weights).sum())
+def _size(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.abs(weights).sum(-1)
 
 
-def _share(weights: NDArray[np.float64], lower: NDArray[np.float64], bound: float) -> float:
-    """The share of `weights` in a mixture with `lower` at which absolute weights sum to the bound, by bisection."""
-    low, high = 0.0, 1.0
+def _share(
+    weights: NDArray[np.float64], lower: NDArray[np.float64], bounds: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """For each step, the share of `weights` in a mixture with `lower` at which absolute weights sum to the bound."""
+    low, length, rest = np.zeros(len(weights)), 1.0, weights - lower
     for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _size(lower + middle * (weights - lower)) <= bound else (low, middle)
+        length /= 2
+        low = np.where(_size(lower + (low + length)[:, None] * rest) <= bounds, low + length, low)
     return low
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pndm_solvers.fit import FittedSolver
 from pndm_solvers.guidance import classifier_free_guidance
-from pndm_solvers.plan import Model
+from pndm_solvers.run_options import Model
 from pndm_solvers.schedules import NoiseSchedule
 
 if TYPE_CHECKING:

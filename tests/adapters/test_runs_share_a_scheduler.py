@@ -146,4 +146,4 @@ def test_times_of_two_threads_are_registered_each_as_its_own():
             x = scheduler.step(x.sin(), t, x).prev_sample
             y = alone.step(y.sin(), same, y).prev_sample
         assert torch.equal(x, y)
-    assert scheduler._runs._tables[theirs[0]] is not scheduler._runs._tables[first]
+    assert scheduler._runs._tables.get(theirs[0]) is not scheduler._runs._tables.get(first)

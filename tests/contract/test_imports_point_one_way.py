@@ -97,6 +97,7 @@ NUMBERS = (
     "prediction",
     "program",
     "quadrature",
+    "remembered",
     "rule",
     "schedule",
     "schedules",
@@ -111,6 +112,7 @@ CORE = (
     *NUMBERS,
     *METHODS,
     "advice",
+    "array_library",
     "arrays",
     "batching",
     "checkpoint",
@@ -118,6 +120,7 @@ CORE = (
     "estimate",
     "guidance",
     "forward",
+    "in_place",
     "latents",
     "libraries",
     "likelihood",
@@ -126,8 +129,10 @@ CORE = (
     "transition",
     "observers",
     "plan",
+    "run_options",
     "solver",
     "tolerance",
+    "torch_library",
 )
 
 # (from, to): the second is not reached from the first.
@@ -135,7 +140,7 @@ FORBIDDEN = [
     *(
         (numbers, array)
         for numbers in NUMBERS
-        for array in ("arrays", "libraries", "forward", "noise", "latents", "checkpoint")
+        for array in ("arrays", "array_library", "libraries", "forward", "noise", "latents", "checkpoint")
     ),
     *((schedule, "grid") for schedule in ("schedule", "schedules", "config", "prediction", "transfer")),
     *((schedule, "program") for schedule in ("schedule", "schedules", "prediction", "transfer", "grid", "table")),

@@ -15,9 +15,9 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor
 
 from pndm_solvers.adapters.diffusers.schedulers import PLMSScheduler
-from pndm_solvers.plan import Model
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import ReferenceNetwork
+from pndm_solvers.run_options import Model
 from pndm_solvers.schedules import NoiseSchedule
 
 __all__ = ["Component", "SavedNetwork", "image_shape", "is_unet", "load_saved_network", "unet_model"]

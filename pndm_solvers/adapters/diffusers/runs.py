@@ -1,7 +1,7 @@
 """Runs that share a scheduler: each is found by the sample that its last step returned.
 
 diffusers hands a scheduler one step at a time and never names the run. So the scheduler keeps, for each sample that it
-returned, the position of that sample's run. Both dictionaries are weak: a run is forgotten with its sample.
+returned, the position of that sample's run. A run is forgotten with its sample.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from pndm_solvers.adapters.diffusers.by_tensor import ByTensor
 from pndm_solvers.arguments import real
 from pndm_solvers.plan import Plan
 from pndm_solvers.solver import Solver
@@ -51,6 +51,10 @@ class Timetable:
         """Whether each row needs no more than its own sample and answer."""
         return all({i for i, _ in row.states + row.answers} <= {k} for k, row in enumerate(self.plan.rows))
 
+    @cached_property
+    def _all_rows(self) -> list[int | None]:
+        return list(range(self.plan.model_calls))
+
     def entries(self, t: float) -> list[int]:
         """The model calls at the time `t`, which may have been rounded to float32."""
         return [i for i, time in enumerate(self.asked) if t in (time, float(np.float32(time)))]
@@ -77,8 +81,8 @@ class Timetable:
 
         Where `begin` lies within Runge–Kutta steps, times come twice. The first answer is then not used (None).
         """
-        if begin == 0 and solver == self.solver:
-            return self.plan, list(range(self.plan.model_calls))
+        if begin == 0 and (solver is self.solver or solver == self.solver):
+            return self.plan, self._all_rows
         if (begin, solver) not in self._plans:
             times = self.plan.times[begin:]
             # Integers stay integers, so that no row lies between two trained times.
@@ -90,9 +94,9 @@ class Timetable:
         return self._plans[begin, solver]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Position:
-    """A run between two steps."""
+    """A run between two steps; never changed."""
 
     table: Timetable
     solver: Solver
@@ -102,6 +106,7 @@ class Position:
     states: Mapping[int, Any] = field(default_factory=dict)
     answers: Mapping[int, Any] = field(default_factory=dict)
     run: object = field(default_factory=object)  # the run's identity
+    shape: Any = None  # of these arrays, where there are any
 
 
 class Runs:
@@ -115,10 +120,10 @@ class Runs:
 
     def __init__(self) -> None:
         self.table: Timetable | None = None
-        self._tables: Any = WeakTensorKeyDictionary()  # by the times that were handed out
-        self._positions: Any = WeakTensorKeyDictionary()  # by the sample that was handed out
+        self._tables: ByTensor[Timetable] = ByTensor()  # by the times that were handed out
+        self._positions: ByTensor[Position] = ByTensor()  # by the sample that was handed out
         # By a sample that the caller gave in the place of a draw: the run that took it, or SEVERAL.
-        self._given: Any = WeakTensorKeyDictionary()
+        self._given: ByTensor[object] = ByTensor()
 
     @property
     def current(self) -> Timetable:
@@ -140,7 +145,9 @@ class Runs:
 
     def position(self, timestep: Any, sample: Tensor, solver: Solver | None) -> Position:
         """Where the run of this sample stands, or a new run. ValueError for a time at which no run can step now."""
-        known = None if self._given.get(sample) is SEVERAL else self._positions.get(sample)
+        known = self._positions.get(sample)
+        if known is not None and self._given.get(sample) is SEVERAL:
+            known = None
         table, entries = self._called_at(timestep, known)
         if not entries:
             raise ValueError(f"timestep is {float(timestep):.7g}, which is none of this run's: {abridged(table.asked)}")
@@ -172,7 +179,7 @@ class Runs:
     def _called_at(self, timestep: Any, known: Position | None) -> tuple[Timetable, list[int]]:
         """The table that `timestep` belongs to, and the entries of that table at this time."""
         if isinstance(timestep, Tensor):
-            if timestep.numel() != 1 and any(timestep.stride()):  # an expanded time has strides of 0
+            if timestep.ndim and timestep.numel() != 1 and any(timestep.stride()):  # an expanded time has strides of 0
                 raise ValueError(
                     f"timestep has {timestep.numel()} entries; pass the one time of the whole batch, or, "
                     f"where the method needs no earlier answers, as DDIM and DDPM, one for each sample"
@@ -180,11 +187,11 @@ class Runs:
             # A time out of `timesteps` is found by its place in memory. So no value is read from an accelerator, a
             # time that comes twice has one entry, and a run goes on after its scheduler has been given other times:
             # its own live as long as a view of them.
-            place = timestep.untyped_storage().data_ptr()
-            for times in [reference() for reference in self._tables.keyrefs()]:  # a copy: other threads may add to it
-                if times is None or times.untyped_storage().data_ptr() != place or times.device != timestep.device:
-                    continue
-                return self._tables[times], [int(timestep.storage_offset())]
+            place = timestep.data_ptr()
+            for times, table in self._tables.items():
+                entry, rest = divmod(place - times.data_ptr(), times.dtype.itemsize)
+                if 0 <= entry < times.numel() and not rest and times.device == timestep.device:
+                    return table, [entry]
             timestep = timestep.flatten()[0]
         t = real("timestep", timestep, "the next of the scheduler's timesteps")
         if known is not None and known.entry in known.table.entries(t):
@@ -196,7 +203,7 @@ class Runs:
         table = at.table
         if table.memoryless:
             return
-        if at.entry < len(table.plan.times):
+        if at.entry < table.plan.model_calls:
             table.newest = self._positions[sample] = at
             table.unfinished.add(at.run)
             if given is not None:

@@ -277,8 +277,6 @@ class DDPMScheduler(PlanScheduler):
                 f"(B, {2 * sample.shape[1]}, …), not {tuple(model_output.shape)}; with another network choose "
                 f"'fixed_small' or 'fixed_large'"
             )
-        if not own:
-            return noise
         if variance == "learned":
             deviation = answered.sqrt() / own  # in units of the row's own
         else:  # between β̃, the row's own, and β of the step, in logarithms

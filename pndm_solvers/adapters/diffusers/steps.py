@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -95,29 +95,32 @@ class Steps:
 
         With `epsilon_as_answered` a clipped picture is combined with the network's own ε, not with one derived anew.
         """
-        check_state("sample", sample)
+        ours = library(sample)
+        if not (
+            type(sample) is Tensor and sample.layout is torch.strided and sample.is_floating_point() and sample.ndim
+        ):
+            check_state("sample", sample)  # only then, since it takes as long as a sum
         self._take_edited_sigmas()
         if self._runs.is_one_each(timestep, sample):
             check_together("model_output", self._epsilon_channels(model_output, sample), "sample", sample)
             return self._step_of_each(model_output, timestep, sample, return_dict, draw, solver, epsilon_as_answered)
         at = self._runs.position(timestep, sample, solver)
-        time = at.table.plan.times[at.entry]
-        plan, rows = at.table.plan_from(at.begin, at.solver)
+        table, states, answers = at.table, at.states, at.answers
+        plan, rows = table.plan_from(at.begin, at.solver)
         row = rows[at.entry - at.begin]
         output = self._epsilon_channels(model_output, sample)
-        check_together(f"model_output at t = {at.table.asked[at.entry]:g}", output, "sample", sample)
-        if any(other.shape != sample.shape for other in (*at.states.values(), *at.answers.values())):
+        if not ours.alike(output, sample):
+            check_together(f"model_output at t = {table.asked[at.entry]:g}", output, "sample", sample)
+        if at.shape is not None and at.shape != sample.shape:
             raise ValueError(f"the sample is of shape {tuple(sample.shape)}, its run so far was not; keep to one batch")
-        number = plan.times.index(time) if row is None else row
-        here, space = plan.levels[number], plan.rows[number].space
-        output = self._preconditioned(output, sample, here)
-        prediction, ours = self.prediction, library(sample)
+        number = plan.times.index(table.plan.times[at.entry]) if row is None else row
+        here, space, deviation = plan.levels[number], plan.rows[number].space, plan.rows[number].noise
+        output, prediction = self._preconditioned(output, sample, here), self.prediction
         clips = prediction.clip is not None or prediction.threshold is not None
         x0 = converted(ours, prediction, "sample", sample, output, here)
-        noise, deviation = self._noise(at, model_output, sample, draw.noise), plan.rows[number].noise
-        draw.check(noise, deviation, sample, at.table.asked[at.entry])
-        states, answers, log_prob = at.states, at.answers, None
-        wide = ours.wide_dtype(sample)  # the mean has this dtype where a probability is asked for
+        noise = self._noise(at, model_output, sample, draw.noise) if deviation else draw.noise
+        draw.check(noise, deviation, sample, table.asked[at.entry])
+        log_prob, wide = None, ours.wide_dtype(sample)  # the mean has this dtype where a probability is asked for
         if row is None:
             following = sample.clone()
         elif clips and epsilon_as_answered:
@@ -136,21 +139,23 @@ class Steps:
             answer = converted(ours, prediction, space, sample, output, here)
             # Copies of what later rows need, since the caller may write into its own tensors.
             dead_states, dead_answers = plan.last_uses[row]
-            answer = answer if row in dead_answers else answer.clone()
+            if row not in dead_answers and (answer is model_output or answer is x0):
+                answer = answer.clone()
             kept = sample if row in dead_states else sample.clone()
             before = State(plan, row, {**states, row: kept}, answers, prediction, noise, sample.dtype, ours)
             after = before.combined(answer, draw.prev_sample)
             following = after.states[after.row]
             if draw.log_prob:
-                mean = replace(before, states={**before.states, row: ours.cast(kept, wide)}).mean(answer)
+                mean = before.at(row, {**before.states, row: ours.cast(kept, wide)}, answers).mean(answer)
                 log_prob = mean_log_prob(row, mean, deviation, noise, following)
             states, answers = {i: x for i, x in after.states.items() if i != after.row}, after.answers
-        at.table.stepped = at.entry + 1
-        at = replace(at, entry=at.entry + 1, states=states, answers=answers)
-        self._runs.remember(following, at, draw.prev_sample)
-        result = SchedulerOutput(following, x0, log_prob)
+        table.stepped = at.entry + 1
+        if not table.memoryless:
+            keeps = sample.shape if states or answers else None
+            at = Position(table, at.solver, at.begin, at.entry + 1, states, answers, at.run, keeps)
+            self._runs.remember(following, at, draw.prev_sample)
         if return_dict:
-            return result
+            return SchedulerOutput(following, x0, log_prob)
         return (following, x0) if log_prob is None else (following, x0, log_prob)
 
     def _step_of_each(
@@ -174,8 +179,9 @@ class Steps:
 
     def _epsilon_channels(self, model_output: Tensor, sample: Tensor) -> Tensor:
         """The answer without the channels of a learned variance, which DDPM alone uses."""
-        learned = str(self.config.get("variance_type")).startswith("learned")
+        variance = self.config.get("variance_type")
         # Not a view, which would keep the others in memory.
+        learned = variance in ("learned", "learned_range")
         return model_output[:, : sample.shape[1]].clone() if learned else model_output
 
     def _preconditioned(self, answer: Tensor, sample: Tensor, here: Level) -> Tensor:
