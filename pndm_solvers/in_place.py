@@ -260,7 +260,9 @@ def run_in_place(model: Model, state: State, passed: Sequence[Callable[[], Any]]
     """
     if state.row >= state.plan.model_calls - 1 or state.prediction.threshold is not None:
         return state
-    ours, answers = state.library, state.answers.values()
-    if not all(map(ours.writes_again, state.states.values())) or any(map(ours.records_gradients, answers)):
+    ours, x = state.library, state.states[state.row]
+    if not all(map(ours.writes_again, state.states.values())) or any(
+        not ours.fits(e, x) for e in state.answers.values()
+    ):
         return state
     return Run(state).rows(model, passed)
