@@ -59,11 +59,11 @@ class TorchLibrary(ArrayLibrary):
         return self.torch.compiler.is_compiling()
 
     def is_finite(self, x: Any) -> bool:
-        if self.is_compiling() or x.is_meta or not x.numel():
+        if self.is_compiling() or x.is_meta:
             return True
-        low, high = self.torch.aminmax(self.wide(x.detach()))  # in one pass, without an array of its own
         try:
-            return bool(low.isfinite() & high.isfinite())
+            # A finite sum has finite terms alone; that of large ones may be none.
+            return math.isfinite(x.detach().sum().item()) or bool(x.isfinite().all())
         except Exception:  # within torch.func.vmap no numbers can be read
             return True
 
@@ -160,9 +160,7 @@ class TorchLibrary(ArrayLibrary):
         if x.device.type != "cpu":  # a copy from the host cannot be part of a CUDA graph
             return super().all_times(x, ts, dtype, integer=integer)
         dtype = dtype if dtype == self.torch.float64 else self.torch.float32
-        values = self.torch.tensor(ts, dtype=self.torch.float64, device=x.device)
-        values = values.to(self.torch.int64 if integer else dtype)
-        return values[:, None].repeat(1, len(x)).unbind(0)
+        return _laid_down(tuple(ts), self.torch.int64 if integer else dtype).repeat(1, len(x)).unbind(0)
 
     def from_numpy(self, values: np.ndarray, like: Any, dtype: Any = None) -> Any:
         # Cast on the host: there are devices without float64.
@@ -211,3 +209,12 @@ def _scalar(weight: float, dtype: Any) -> Any:
 
     with torch.inference_mode(False):  # it may be saved for a backward pass
         return torch.tensor(weight, dtype=dtype, device="cpu")
+
+
+@lru_cache(maxsize=64)
+def _laid_down(ts: tuple[float, ...], dtype: Any) -> Any:
+    """Times as a tensor `(rows, 1)` on the host."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.tensor(ts, dtype=torch.float64, device="cpu").to(dtype)[:, None]
