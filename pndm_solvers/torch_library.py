@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,12 @@ __all__ = ["TorchLibrary"]
 class TorchLibrary(ArrayLibrary):
     """PyTorch, which follows the standard only in most names, and has a fused multiply-add."""
 
-    @cached_property
+    @property
     def torch(self) -> Any:
         """The module, imported only where its arrays are used."""
         import torch
 
-        return torch
+        return torch  # not cached: torch.compile cannot enter the lock of a cached property
 
     def namespace(self, x: Any) -> Any:
         return self.torch

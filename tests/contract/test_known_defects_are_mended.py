@@ -5,6 +5,8 @@ along the way. Every solver that transfers from each time to the next is then ex
 the way is α_t·m + σ_t·ε. Numbers behind a # are diffusers' issues.
 """
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import diffusers
@@ -302,6 +304,27 @@ def test_a_run_is_one_graph(make):
     for _ in range(2):
         assert torch.equal(compiled(noise().float()), plan.run(curved_batch, noise().float()))
     assert len(graphs) == 1
+
+
+FRESH = """
+import torch
+from pndm_solvers import NoiseSchedule, PLMSSolver
+
+graphs, plan = [], PLMSSolver(NoiseSchedule.linear()).plan(12)
+backend = lambda graph, _: graphs.append(graph) or graph.forward
+run = lambda x: plan.run(lambda x, t: torch.sin(x + t[:, None]), x)
+compiled = torch.compile(run, fullgraph=True, backend=backend)
+x = torch.ones(2, 4)
+assert torch.equal(compiled(x), run(x))
+for scale in (0.5, 2.0):  # neither another input nor the runs between compile anew
+    assert torch.equal(compiled(scale * x), run(scale * x))
+assert len(graphs) == 1, len(graphs)
+"""
+
+
+def test_a_run_is_one_graph_in_a_fresh_process():
+    """Nothing that an earlier run left behind is needed, and what runs leave behind compiles nothing anew."""
+    subprocess.run([sys.executable, "-c", FRESH], check=True, capture_output=True, text=True)
 
 
 def curved_batch(x, t):
