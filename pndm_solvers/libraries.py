@@ -25,7 +25,8 @@ class NumpyLibrary(ArrayLibrary):
     """NumPy, which follows the standard, and can write into arrays that there are."""
 
     def writes_again(self, x: Any) -> bool:
-        return type(x) is np.ndarray and x.dtype.itemsize >= 4 and x.ndim > 0 and x.base is None
+        counted = hasattr(sys, "getrefcount")  # CPython's alone
+        return counted and type(x) is np.ndarray and x.dtype.itemsize >= 4 and x.ndim > 0 and x.base is None
 
     def alike(self, answer: Any, x: Any) -> bool:
         return type(answer) is np.ndarray and answer.shape == x.shape and answer.dtype.kind == "f"
