@@ -51,7 +51,7 @@ class Case:
     name:
         What runs.
     rows:
-        The model calls of a run, by which its time is divided.
+        How many times a run calls the model. Its time is divided by this.
     run:
         One run; returns its result.
     prepare:

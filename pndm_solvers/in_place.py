@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pndm_solvers.prediction import Prediction, conversion
+from pndm_solvers.prediction import Prediction
 from pndm_solvers.table import Table
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def written(plan: Table, prediction: Prediction, *, copied: bool) -> Script:
         terms = [(states[i], w) for i, w in row.states] + older
         newest = row.answers[-1][1] if row.answers and row.answers[-1][0] == k else None
         lent = take("copies") if copied else states[k] if k in dead_states else out
-        steps = conversions(prediction, row.space, row.alpha, row.sigma)
+        steps = prediction.conversions(row.space, row.alpha, row.sigma)
         kinds[k] = "states" if steps else "answers"
         dying = [("states", states[i]) for i in dead_states - {k}]
         dying += [(kinds[j], answers[j]) for j in dead_answers - {k} if j in answers]
@@ -129,14 +129,6 @@ def written(plan: Table, prediction: Prediction, *, copied: bool) -> Script:
         needed = (needed[0] | {k + 1}) - dead_states, (needed[1] | {k}) - dead_answers
         alive.append((tuple((i, states[i]) for i in needed[0]), tuple((j, answers[j]) for j in needed[1])))
     return Script(made, alive, count)
-
-
-def conversions(prediction: Prediction, space: str, alpha: float, sigma: float) -> tuple[tuple[float, float], ...]:
-    """(p, q) of each sum by which `latents.converted` makes what a row combines."""
-    if prediction.clip is None:
-        return () if space == prediction.type else (conversion(prediction.type, space, alpha, sigma),)
-    first = conversion(prediction.type, "sample", alpha, sigma)
-    return (first,) if space == "sample" else (first, conversion("sample", space, alpha, sigma))
 
 
 def script_of(plan: Plan, prediction: Prediction, *, copied: bool) -> Script:

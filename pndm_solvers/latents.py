@@ -11,7 +11,7 @@ from pndm_solvers import arrays
 from pndm_solvers.arguments import choice, real, reals
 from pndm_solvers.array_library import ArrayLibrary
 from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
-from pndm_solvers.prediction import Prediction, conversion
+from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Level
 from pndm_solvers.transfer import transfer_weights
 
@@ -91,19 +91,13 @@ def convert(prediction: str | Prediction, wanted: str, x: Any, answer: Any, alph
 
 def converted(ours: ArrayLibrary, prediction: Prediction, wanted: str, x: Any, answer: Any, level: Level) -> Any:
     """`convert` without its checks, for arrays of the library `ours`."""
-    if prediction.clip is None and prediction.threshold is None:
-        if wanted == prediction.type:
-            return answer
-        return ours.combine([x, answer], conversion(prediction.type, wanted, level.alpha, level.sigma), x.dtype)
-    sample = ours.combine([x, answer], conversion(prediction.type, "sample", level.alpha, level.sigma), x.dtype)
-    if prediction.threshold is not None:
-        sample = ours.dynamic_threshold(sample, prediction.threshold, prediction.bound, prediction.threshold_max)
-    else:
-        sample = ours.clip(sample, prediction.bound)
-    return converted(ours, _PICTURE, wanted, x, sample, level)
-
-
-_PICTURE = Prediction("sample")
+    for number, weights in enumerate(prediction.conversions(wanted, level.alpha, level.sigma)):
+        answer = ours.combine([x, answer], weights, x.dtype)
+        if number == 0 and prediction.threshold is not None:
+            answer = ours.dynamic_threshold(answer, prediction.threshold, prediction.bound, prediction.threshold_max)
+        elif number == 0 and prediction.clip is not None:
+            answer = ours.clip(answer, prediction.bound)
+    return answer
 
 
 def slerp(a: Any, b: Any, weight: Any) -> Any:

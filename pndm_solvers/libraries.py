@@ -63,7 +63,7 @@ class NumpyLibrary(ArrayLibrary):
         return lambda: sys.getrefcount(x)
 
     def all_times(self, x: Any, ts: Sequence[float], dtype: Any, *, integer: bool) -> Sequence[Any]:
-        kind = np.asarray(0).dtype if integer else np.float64 if dtype == np.float64 else np.float32
+        kind = self.times(x[:0], 0.0, dtype, integer=integer).dtype
         return list(np.repeat(np.array(ts, np.float64).astype(kind)[:, None], len(x), 1))
 
 

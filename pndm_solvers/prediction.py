@@ -100,6 +100,17 @@ class Prediction:
             except ValueError as error:
                 raise ValueError(f"at t = {level.t:g}: {error}") from error
 
+    def conversions(self, wanted: str, alpha: float, sigma: float) -> tuple[tuple[float, float], ...]:
+        """(p, q) of each sum p·x + q·answer that leads to the prediction named `wanted`.
+
+        There is none for an answer of that kind. A picture that is kept in range comes first, and then what follows
+        from it. Raises ValueError as `conversion` does.
+        """
+        if self.clip is None and self.threshold is None:
+            return () if wanted == self.type else (conversion(self.type, wanted, alpha, sigma),)
+        first = conversion(self.type, "sample", alpha, sigma)
+        return (first,) if wanted == "sample" else (first, conversion("sample", wanted, alpha, sigma))
+
     @property
     def bound(self) -> float:
         """The bound to which clipping and thresholding hold |x̂_0|."""

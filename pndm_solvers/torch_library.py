@@ -59,13 +59,12 @@ class TorchLibrary(ArrayLibrary):
         return self.torch.compiler.is_compiling()
 
     def is_finite(self, x: Any) -> bool:
-        if self.is_compiling() or x.is_meta:
-            return True
-        try:
-            # A finite sum has finite terms alone; that of large ones may be none.
-            return math.isfinite(x.detach().sum().item()) or bool(x.isfinite().all())
-        except Exception:  # within torch.func.vmap no numbers can be read
-            return True
+        try:  # a finite sum has finite terms alone
+            if not self.is_compiling() and math.isfinite(x.detach().sum().item()):
+                return True
+        except Exception:  # numbers of 8 bits have no sum, and those that are mapped or meta cannot be read
+            pass
+        return super().is_finite(x)
 
     def check_generator(self, generator: Any) -> None:
         if not isinstance(generator, self.torch.Generator | np.random.Generator):
@@ -159,8 +158,8 @@ class TorchLibrary(ArrayLibrary):
     def all_times(self, x: Any, ts: Sequence[float], dtype: Any, *, integer: bool) -> Sequence[Any]:
         if x.device.type != "cpu":  # a copy from the host cannot be part of a CUDA graph
             return super().all_times(x, ts, dtype, integer=integer)
-        dtype = dtype if dtype == self.torch.float64 else self.torch.float32
-        return _laid_down(tuple(ts), self.torch.int64 if integer else dtype).repeat(1, len(x)).unbind(0)
+        kind = self.times(x[:0], 0.0, dtype, integer=integer).dtype
+        return _laid_down(tuple(ts), kind).repeat(1, len(x)).unbind(0)
 
     def from_numpy(self, values: np.ndarray, like: Any, dtype: Any = None) -> Any:
         # Cast on the host: there are devices without float64.
