@@ -8,8 +8,7 @@ from array_libraries import LIBRARIES, numbers
 from conftest import SCHEDULES, all_solvers, named
 from runs import LINEAR, ONE_OF_EACH_KIND, START, smooth
 
-from pndm_solvers import DDIMSolver, DDPMSolver, Plan, PLMSSolver, Prediction, initial_noise
-from pndm_solvers.arrays import library
+from pndm_solvers import DDIMSolver, DDPMSolver, Plan, PLMSSolver, Prediction, arrays, initial_noise
 from pndm_solvers.plan import Row
 
 DTYPES = [
@@ -115,7 +114,7 @@ def test_what_is_not_finite_is_seen_in_every_dtype_of_torch():
     dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e5m2, torch.float8_e4m3fn)
     for dtype in dtypes:
         most = torch.finfo(dtype).max
-        assert library(torch.zeros(1)).is_finite(torch.full((64,), most, dtype=torch.float64).to(dtype))
-        assert not library(torch.zeros(1)).is_finite(torch.tensor([1.0, float("nan")]).to(dtype))
+        assert arrays.library(torch.zeros(1)).is_finite(torch.full((64,), most, dtype=torch.float64).to(dtype))
+        assert not arrays.library(torch.zeros(1)).is_finite(torch.tensor([1.0, float("nan")]).to(dtype))
     infinite = torch.tensor([float("inf"), -float("inf")])
-    assert not any(library(infinite).is_finite(infinite.to(dtype)) for dtype in dtypes[:5])
+    assert not any(arrays.library(infinite).is_finite(infinite.to(dtype)) for dtype in dtypes[:5])
