@@ -118,6 +118,10 @@ class ArrayLibrary:
         """Whether sums may be made in `x` itself: its library can, holders are counted, and rounding stays the same."""
         return False
 
+    def matcher(self, x: Any) -> Callable[[Any], bool]:
+        """A quick test for answers that are `alike` and fit: of x's very dtype, say. False if unsure."""
+        return lambda answer: False
+
     def fits(self, answer: Any, x: Any) -> bool:
         """Whether `answer`, which is `alike`, can be added to `x` in place, with the rounding of a sum apart."""
         return False

@@ -24,6 +24,7 @@ __all__ = ["Script", "run_in_place", "written"]
 
 
 Places = tuple[tuple[int, int], ...]
+Terms = tuple[tuple[int, float], ...]
 
 
 class Instruction(NamedTuple):
@@ -35,8 +36,8 @@ class Instruction(NamedTuple):
         The state at which the network is called, and the one that is made.
     lent:
         What the network gets: x itself if no later row needs it, else a copy, in `out` if that has the right dtype.
-    source, weight, terms:
-        The first term of the sum, and the others before the newest answer: (register, weight).
+    terms:
+        The terms of the sum before the newest answer: (register, weight).
     newest, noise:
         The weight of the newest answer, or None where the row does without it; and that of the noise.
     answer:
@@ -50,9 +51,7 @@ class Instruction(NamedTuple):
     x: int
     out: int
     lent: int
-    source: int
-    weight: float
-    terms: tuple[tuple[int, float], ...]
+    terms: Terms
     newest: float | None
     noise: float
     answer: int | None
@@ -113,7 +112,7 @@ def written(plan: Table, prediction: Prediction, *, copied: bool) -> Script:
         answer = take(kinds[k]) if steps or k not in dead_answers else None
         picture = take("states") if len(steps) > 1 else None
         made.append(
-            Instruction(states[k], out, lent, *terms[0], tuple(terms[1:]), newest, row.noise, answer, picture, steps)
+            Instruction(states[k], out, lent, tuple(terms), newest, row.noise, answer, picture, steps)
             if row.states  # the dtype of a sum of answers alone is the network's
             else None
         )
@@ -151,13 +150,14 @@ class Run:
                 self.arrays[register] = own[number]
         self.holders: list[Callable[[], int] | None] = [None] * script.registers
         self.scratch = self.library.scratch(self.like)
+        self.matches = self.library.matcher(self.like)
 
     def rows(self, model: Model, passed: Sequence[Callable[[], Any]]) -> State:
-        """The state before the last row, or after the first whose answer does not fit into the run's arrays."""
+        """The state at the end, or after the first row whose answer does not fit into the run's arrays."""
         plan, k = self.state.plan, self.state.row
         times = self.library.all_times(self.like, plan.times, self.state.dtype, integer=plan.integer_times)
-        fits, instructions, last = True, self.script.instructions, plan.model_calls - 1
-        while fits and k < last and (instruction := instructions[k]) is not None:
+        fits, instructions = True, self.script.instructions
+        while fits and k < len(instructions) and (instruction := instructions[k]) is not None:
             fits = self.row(k, instruction, model, times[k])
             k += 1
             for call in passed:
@@ -168,10 +168,10 @@ class Run:
     def row(self, k: int, row: Instruction, model: Model, t: Any) -> bool:
         """One row; False where its answer did not fit, and what it made are arrays apart."""
         ours, arrays, state, scratch = self.library, self.arrays, self.state, self.scratch
-        place, to, lent, source, weight, terms, newest, noise, keeps, shows, steps = row
+        place, to, lent, terms, newest, noise, keeps, shows, steps = row
         x, out, used, picture = arrays[place], self.writable(to), None, None
         if lent != to:
-            self.begin(out, source, weight, terms)
+            self.begin(out, terms)
         if steps and keeps is not None:
             used = self.writable(keeps)
             ours.scale(x, steps[-1][0], used)
@@ -180,20 +180,19 @@ class Run:
             ours.scale(x, steps[0][0], picture)
         if lent != place:
             self.copy(lent, x)
-        if self.holders[lent] is None:
-            self.holders[lent] = ours.holders(arrays[lent])
-        count: Any = self.holders[lent]
+        x = arrays[lent]
+        count = self.holders[lent]
+        if count is None:
+            count = self.holders[lent] = ours.holders(x)
         alone = count()
-        answer = model(ours.alias(arrays[lent]), t, **state.condition)
+        answer = model(ours.alias(x), t, **state.condition)
         if count() > alone:  # kept by the network, or its answer
             arrays[lent] = self.holders[lent] = None
         if lent == to:
             out = self.writable(to)
-            self.begin(out, source, weight, terms)
+            self.begin(out, terms)
 
-        if not ours.alike(answer, out):
-            state.at(k, {k: out}, {}).check_answer(answer)
-        fits = ours.fits(answer, out)
+        fits = self.matches(answer) or self.fits(k, answer, out)
         add = ours.add if fits else self.sum
         for number, (_, weight) in enumerate(steps):
             answer = add(picture if shows is not None and not number else used, answer, weight, scratch)
@@ -201,8 +200,9 @@ class Run:
                 answer = (ours.clip_in_place if fits else ours.clip)(answer, state.prediction.bound)
         if keeps is not None:
             arrays[keeps] = answer = answer if steps else self.kept(keeps, answer)
-        last = [(answer, newest)] if newest is not None else []
-        last += [(state.drawn(k, out), noise)] if noise else []
+        last = [] if newest is None else [(answer, newest)]
+        if noise:
+            last.append((state.drawn(k, out), noise))
         if fits:
             for term, weight in last:
                 add(out, term, weight, scratch)
@@ -210,11 +210,19 @@ class Run:
             arrays[to] = ours.combine([out, *(term for term, _ in last)], [1.0, *(w for _, w in last)], out.dtype)
         return fits
 
-    def begin(self, out: Any, source: int, weight: float, terms: Sequence[tuple[int, float]]) -> None:
+    def fits(self, k: int, answer: Any, out: Any) -> bool:
+        """Whether sums with an answer of row k can be made in place. Raises for what is no answer."""
+        if not self.library.alike(answer, out):
+            self.state.at(k, {k: out}, {}).check_answer(answer)
+        return self.library.fits(answer, out)
+
+    def begin(self, out: Any, terms: Terms) -> None:
         """The sum without its newest answer, into `out`."""
-        self.library.scale(self.arrays[source], weight, out)
-        for source, weight in terms:
-            self.library.add(out, self.arrays[source], weight, self.scratch)
+        arrays, add, scratch = self.arrays, self.library.add, self.scratch
+        (place, weight), *others = terms
+        self.library.scale(arrays[place], weight, out)
+        for place, weight in others:
+            add(out, arrays[place], weight, scratch)
 
     def copy(self, register: int, x: Any) -> None:
         """A copy of the state for the network."""
@@ -245,12 +253,12 @@ class Run:
 
 
 def run_in_place(model: Model, state: State, passed: Sequence[Callable[[], Any]]) -> State:
-    """The run from `state`, whose arrays nobody else holds, to before its last row; `passed` are called after each.
+    """The run from `state`, whose arrays nobody else holds, to its end; `passed` are called after each row.
 
     It ends earlier, and leaves the rest to `State.combined`, where a sum in place is none: the library cannot write
     into its arrays, states have less than 32 bits, pictures are thresholded, or an answer carries a gradient.
     """
-    if state.row >= state.plan.model_calls - 1 or state.prediction.threshold is not None:
+    if state.done or state.prediction.threshold is not None:
         return state
     ours, x = state.library, state.states[state.row]
     if not all(map(ours.writes_again, state.states.values())) or any(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pndm_solvers.arguments import function
+from pndm_solvers.arrays import library
 from pndm_solvers.latents import converted
 from pndm_solvers.prediction import Prediction
 
@@ -68,8 +69,8 @@ class Observer:
     Attributes
     ----------
     needs_steps:
-        Whether it is called with the `Step` of each row. If no observer of a run needs them, the run goes in place from
-        its second row to the last but one; `passed` is then called in the place of a Step.
+        Whether it is called with the `Step` of each row. If no observer of a run needs them, the run goes in place, and
+        `passed` may be called in the place of a Step.
     """
 
     needs_steps = True
@@ -86,6 +87,9 @@ class Observer:
 
     def passed(self) -> None:
         """Called after each row whose Step nobody needs."""
+
+    def finished(self, sample: Any) -> None:
+        """Called with the sample."""
 
     def end(self) -> None:
         """Called once the run is over, also where it ends with an error."""
@@ -156,13 +160,14 @@ class CheckFinite(Observer):
     def __call__(self, step: Step) -> None:
         if self.each:
             self._check(step.state.states[step.state.row], "the state made", step.before)
-        if step.state.done:
-            self._check(step.state.x, "the sample", step.state)
+
+    def finished(self, sample: Any) -> None:
+        self._check(sample, "the sample")
 
     @staticmethod
-    def _check(x: Any, what: str, at: State) -> None:
-        if not at.library.is_finite(x):
-            where = "" if at.done else f" at row {at.row}, t = {at.plan.rows[at.row].t:g},"
+    def _check(x: Any, what: str, at: State | None = None) -> None:
+        if not library(x).is_finite(x):
+            where = "" if at is None else f" at row {at.row}, t = {at.plan.rows[at.row].t:g},"
             raise FloatingPointError(
                 f"{what}{where} is not finite; with check_finite=True a run stops at the row where that begins. Mostly "
                 f"the network overflows, in half precision say, or is called at times that it was not trained for"

@@ -215,15 +215,18 @@ class Plan(Table):
                 begun.append(observer)
                 if not isinstance(state, State):
                     raise TypeError(f"begin of the callback {observer!r} returned {state!r}; it must return a State")
-            alone = not any(observer.needs_steps for observer in observers)
+            if alone := not any(observer.needs_steps for observer in observers):
+                state = run_in_place(model, state, [observer.passed for observer in observers])
             while not state.done:
                 state = _row(model, state, observers, shown=bool(watching))
-                if alone:
-                    state, alone = run_in_place(model, state, [observer.passed for observer in observers]), False
+            # Where nobody saw the last state, its array is the caller's.
+            sample = state.library.cast(state.states[state.row], state.dtype) if alone else state.x
+            for observer in observers:
+                observer.finished(sample)
         finally:
             for observer in begun:
                 observer.end()
-        return points.points if points else state.x
+        return points.points if points else sample
 
 
 def _row(model: Model, state: State, observers: list[Observer], *, shown: bool) -> State:
