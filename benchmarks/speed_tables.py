@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,9 @@ __all__ = [
 
 # The targets, as ratios of the peer's time to ours; the last is a part of the run.
 CORE_EACH, CORE_MEAN, STEP_EACH, OUTSIDE = 4.0, 5.0, 2.0, 0.01
+
+IN_CACHE = 262_144  # elements up to which the arrays of a run mostly fit into the cache of one core
+CALLS = ("five array calls", "one copy")  # what a row of PLMS does with arrays
 
 # ------------------------------------------------------------------ what was found
 
@@ -216,10 +219,30 @@ def sweep_table(found: Found) -> str:
     lines = []
     for kind in kinds:
         of_kind = [each for each in found.sweep if each.kind == kind]
-        if len({each.elements for each in of_kind}) > 1:
-            lines.append(_fit(kind, fit_line([s.elements for s in of_kind], [s.micros["ours"] for s in of_kind])))
+        parts = {
+            f"{kind}, in the cache": [s for s in of_kind if s.elements <= IN_CACHE],
+            f"{kind}, beyond it": [s for s in of_kind if s.elements >= IN_CACHE],
+        }
+        for name, part in parts.items():
+            if len({each.elements for each in part}) > 1:
+                lines.append(_fit(name, fit_line([s.elements for s in part], [s.micros["ours"] for s in part])))
     fits = table(("", "a, µs", "b, µs for a million elements", "worst deviation of the line"), lines)
-    return f"{table(heads, rows)}\n\n{fits}"
+    return "\n\n".join([table(heads, rows), fits, *_beside_calls(found)])
+
+
+def _beside_calls(found: Found) -> Iterator[str]:
+    """A row's cost against that of the calls it makes, timed in the same turns: five sums and a copy of the answer."""
+    pictured = [each for each in found.sweep if CALLS[0] in each.micros]
+    if len(pictured) > 2:
+        calls = [sum(each.micros[name] for name in CALLS) for each in pictured]
+        line = fit_line(calls, [each.micros["ours"] for each in pictured])
+        heads = ("elements", *(f"{each.elements:,}" for each in pictured))
+        ratios = (f"{each.micros['ours'] / bare:.2f}" for each, bare in zip(pictured, calls, strict=True))
+        yield table(heads, [["a row / its six calls made bare", *ratios]])
+        yield (
+            f"By the line through these, a row of torch float32 costs {line.a:.1f} µs and {line.b:.2f} times its six "
+            f"calls (five sums and a copy). The worst deviation is {100 * line.worst:+.0f} %."
+        )
 
 
 def _fit(kind: str, line: Line) -> list[str]:

@@ -65,14 +65,14 @@ class Script(NamedTuple):
     Attributes
     ----------
     instructions:
-        One for each row; None for a row that is no sum in place.
+        One for each row.
     alive:
         Before each row and after the last, the states and the answers that are needed: (number, register).
     registers:
         Their number.
     """
 
-    instructions: list[Instruction | None]
+    instructions: list[Instruction]
     alive: list[tuple[Places, Places]]
     registers: int
 
@@ -84,7 +84,7 @@ def written(plan: Table, prediction: Prediction, *, copied: bool) -> Script:
     """
     free: dict[str, list[int]] = {"states": [], "answers": [], "copies": []}
     states, answers, kinds, count = {0: 0}, {}, {}, 1
-    made: list[Instruction | None] = []
+    made: list[Instruction] = []
     alive: list[tuple[Places, Places]] = [(((0, 0),), ())]
     needed: tuple[set[int], set[int]] = {0}, set()
 
@@ -111,11 +111,7 @@ def written(plan: Table, prediction: Prediction, *, copied: bool) -> Script:
             free[kind].append(register)
         answer = take(kinds[k]) if steps or k not in dead_answers else None
         picture = take("states") if len(steps) > 1 else None
-        made.append(
-            Instruction(states[k], out, lent, tuple(terms), newest, row.noise, answer, picture, steps)
-            if row.states  # the dtype of a sum of answers alone is the network's
-            else None
-        )
+        made.append(Instruction(states[k], out, lent, tuple(terms), newest, row.noise, answer, picture, steps))
         states[k + 1] = out
         if answer is not None:
             answers[k] = answer
@@ -157,8 +153,8 @@ class Run:
         plan, k = self.state.plan, self.state.row
         times = self.library.all_times(self.like, plan.times, self.state.dtype, integer=plan.integer_times)
         fits, instructions = True, self.script.instructions
-        while fits and k < len(instructions) and (instruction := instructions[k]) is not None:
-            fits = self.row(k, instruction, model, times[k])
+        while fits and k < len(instructions):
+            fits = self.row(k, instructions[k], model, times[k])
             k += 1
             for call in passed:
                 call()
@@ -203,12 +199,15 @@ class Run:
         last = [] if newest is None else [(answer, newest)]
         if noise:
             last.append((state.drawn(k, out), noise))
-        if fits:
-            for term, weight in last:
-                add(out, term, weight, scratch)
-        else:
-            arrays[to] = ours.combine([out, *(term for term, _ in last)], [1.0, *(w for _, w in last)], out.dtype)
-        return fits
+        if not fits:
+            last = [(out, 1.0), *last] if terms else last
+            arrays[to] = ours.combine([term for term, _ in last], [weight for _, weight in last], out.dtype)
+            return False
+        if last and not terms:
+            self.first(out, *last.pop(0))
+        for term, weight in last:
+            add(out, term, weight, scratch)
+        return True
 
     def fits(self, k: int, answer: Any, out: Any) -> bool:
         """Whether sums with an answer of row k can be made in place. Raises for what is no answer."""
@@ -218,11 +217,19 @@ class Run:
 
     def begin(self, out: Any, terms: Terms) -> None:
         """The sum without its newest answer, into `out`."""
-        arrays, add, scratch = self.arrays, self.library.add, self.scratch
-        (place, weight), *others = terms
-        self.library.scale(arrays[place], weight, out)
-        for place, weight in others:
-            add(out, arrays[place], weight, scratch)
+        if terms:
+            arrays, add, scratch = self.arrays, self.library.add, self.scratch
+            (place, weight), *others = terms
+            self.first(out, arrays[place], weight)
+            for place, weight in others:
+                add(out, arrays[place], weight, scratch)
+
+    def first(self, out: Any, x: Any, weight: float) -> None:
+        """weight·x into `out`, with the rounding of its dtype."""
+        if x.dtype != out.dtype:  # an answer of fewer bits
+            self.library.fill(out, x)
+            x = out
+        self.library.scale(x, weight, out)
 
     def copy(self, register: int, x: Any) -> None:
         """A copy of the state for the network."""
