@@ -41,7 +41,15 @@ _HALVINGS = 31
 _PATH = 0xFFFF_FFFF
 
 
-def brownian_increment(seed: int, sample: int, fall: int, shape: Sequence[int], start: float, end: float) -> np.ndarray:
+def brownian_increment(
+    seed: int,
+    sample: int,
+    fall: int,
+    shape: Sequence[int],
+    start: float,
+    end: float,
+    drawn: dict[int, np.ndarray] | None = None,
+) -> np.ndarray:
     """The increment z = (B(end) - B(start)) / √(end - start), of law N(0, I).
 
     The increments √(end - start)·z of adjoining intervals add up, to rounding. Those of disjoint
@@ -56,6 +64,9 @@ def brownian_increment(seed: int, sample: int, fall: int, shape: Sequence[int], 
         Shape of z. The entries are independent paths, and a smaller shape holds the first ones.
     start, end:
         Two values of v = (α/σ)², with 0 <= start < end < ∞.
+    drawn:
+        Normals of this path, by their nodes, from an earlier call; it then holds those of this one. An adjoining
+        interval shares more than half of them.
 
     Returns
     -------
@@ -78,16 +89,23 @@ def brownian_increment(seed: int, sample: int, fall: int, shape: Sequence[int], 
     length = math.hypot(*weights.values())  # √(end - start), except within one leaf
     path = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(sample, fall, _PATH)))
     generator, beginning = np.random.Generator(path), path.state
-    total, normal = np.zeros(shape), np.empty(shape)
+    total, scaled = np.zeros(shape), np.empty(shape)
+    earlier: dict[int, np.ndarray] = {}
+    if drawn is not None:
+        earlier = drawn.copy()
+        drawn.clear()
     for node, weight in weights.items():
         if abs(weight) > 2**-53 * length:  # the rest are lost in rounding: most hats of distant octaves
-            # Each node has 2^128 numbers of the path's stream to itself. `path.jumped(node)` reaches the same ones, but
-            # makes a new Philox first, which costs five times as much.
-            path.state = beginning
-            path.advance(node << 128)
-            generator.standard_normal(out=normal)
-            normal *= weight / length
-            total += normal
+            normal = earlier.get(node)
+            if normal is None:
+                # Each node has 2^128 numbers of the path's stream to itself. `path.jumped(node)` reaches the same ones,
+                # but makes a new Philox first, which costs five times as much.
+                path.state = beginning
+                path.advance(node << 128)
+                normal = generator.standard_normal(out=scaled if drawn is None else np.empty(shape))
+            if drawn is not None:
+                drawn[node] = normal
+            total += np.multiply(normal, weight / length, out=scaled)
     return total
 
 

@@ -61,19 +61,19 @@ class FallingCubic:
 
         if one:
             return np.asarray(bisected(of, float(value), knot, knot + 1.0))
-        # Newton's method finds in which of 2^30 parts bisection would look, unless the root is at a border of two.
+        # Newton's method finds a part of the interval into which bisection would come, some 32 floats long.
         with np.errstate(divide="ignore", invalid="ignore"):
-            s, error = ((value - start) / (values[i + 1] - start)).clip(0, 1), np.zeros(value.shape)
+            s = ((value - start) / (values[i + 1] - start)).clip(0, 1)
             for _ in range(4):
-                slope = left + s * (2 * curve + s * 3 * twist)
-                off = start + s * (left + s * (curve + s * twist)) - value
-                s, error = s - off / slope, (np.abs(off) + 1e-14 * np.abs(value) + 1e-14) / np.abs(slope)
-        parts = 2.0**30
-        below, above = (np.floor((s + away) * parts).clip(0, parts - 1) for away in (-error, error))
-        if not np.array_equal(below, above):
-            return bisected(of, value, knot, knot + 1.0)
-        low = knot + below / parts
-        return bisected(of, value, low, low + 1 / parts, 50)
+                s = s - (of(knot + s) - value) / (left + s * (2 * curve + s * 3 * twist))
+        parts = np.ldexp(1.0, 48 - np.frexp(knot)[1])
+        part = np.floor(np.nan_to_num(s * parts)).clip(0, parts - 1)
+        # Rounding may have it in a neighbouring one.
+        part = (part + (of(knot + (part + 1) / parts) > value) - (of(knot + part / parts) <= value)).clip(0, parts - 1)
+        low, high = knot + part / parts, knot + (part + 1) / parts
+        found = ((of(low) > value) | (part == 0)) & (of(high) <= value)
+        low, high = np.where(found, low, knot), np.where(found, high, knot + 1.0)
+        return bisected(of, value, low, high, 32 if found.all() else 80)  # to 2^-80 of a table's step
 
 
 def _coefficients(rise: Any, left: Any, right: Any) -> tuple[Any, Any]:

@@ -12,9 +12,15 @@ import numpy as np
 from pndm_solvers.arguments import choice, whole
 from pndm_solvers.arrays import check_floating, library
 from pndm_solvers.brownian import brownian_increment
+from pndm_solvers.remembered import Remembered
 from pndm_solvers.table import Span
 
 __all__ = ["NoiseSource", "initial_noise"]
+
+# What the last steps of two runs drew from their Brownian paths, for the next ones: a dict of normals for each sample.
+# A step takes at most 64 draws; runs that would keep more bytes than this keep none.
+PATHS: Remembered[list[dict[int, np.ndarray]]] = Remembered(2)
+MOST_KEPT = 2**25
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,12 @@ class NoiseSource:
             else:
                 streams = [(seed, 0) for seed in _one_each("seed", self.seed, batch)]
             values = np.empty(like.shape)
+            paths: list[Any] = [None] * batch
+            if self.kind == "brownian" and span is not None and 64 * values.nbytes <= MOST_KEPT:
+                paths = PATHS.get((self.seed, span.fall, values.shape), lambda: [{} for _ in streams])
             for n, (seed, i) in enumerate(streams):
                 if self.kind == "brownian" and span is not None:
-                    values[n] = brownian_increment(seed, i, span.fall, like.shape[1:], span.begin, span.end)
+                    values[n] = brownian_increment(seed, i, span.fall, like.shape[1:], span.begin, span.end, paths[n])
                 else:
                     values[n] = _seeded(seed, i, row).standard_normal(like.shape[1:])
             return library(like).from_numpy(values, like)

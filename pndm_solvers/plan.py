@@ -62,9 +62,8 @@ class Plan(Table):
             own = ours.wide(x) if state_dtype is None else ours.cast(x, state_dtype)
             check_state("it", own)
         except Exception as error:  # each array library's own, for an unknown dtype
-            raise TypeError(
-                f"state_dtype is {state_dtype!r}; it must be a floating dtype of x's library, as x.dtype is"
-            ) from error
+            wrong = f"state_dtype is {state_dtype!r}; it must be a floating dtype of x's library, as x.dtype is"
+            raise TypeError(wrong) from error
         prediction = Prediction.of(prediction)
         if self.fitted is not None:
             self.fitted.check_prediction(prediction.type)
@@ -152,33 +151,33 @@ class Plan(Table):
             the plan is whole; the answer has x's shape. A run owns its arrays: a model may write into its x, and later
             into its answer. torch records a run for gradients unless it is in `torch.no_grad()`.
         x:
-            `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device. It is copied.
-            On a variance-exploding schedule `run` warns of an x that is far smaller than the noise of its level.
+            `(B, …)`, floating, NumPy, torch or of the array API; the result has its dtype and device. It is copied. On
+            a variance-exploding schedule `run` warns of an x that is far smaller than the noise of its level.
         callback:
             Called after each model call with a `Step`; `step.x0` is the preview x̂_0. A list holds several; an
-            `Observer` has hooks for other moments of the run.
+            `Observer` has hooks for other moments.
         progress:
             Whether to show a bar (tqdm).
         trajectory:
             Whether to return, in place of the sample, the list of all points of the solution from `x` to the sample.
         check_finite:
-            True checks each answer and state, and waits for the device each time; False checks x and the sample
-            alone, and None nothing. While a function is compiled or mapped (jax.jit, torch.compile, vmap) no numbers
-            can be read: False is None there, and True an error.
+            True checks each answer and state, and waits for the device each time; False checks x and the sample, and
+            None nothing. While a function is compiled or mapped (jax.jit, torch.compile, vmap) no numbers can be read:
+            False is None there, and True an error.
         checkpoint:
             A file to which the run is written before the first and after each model call (see `State.save`; it waits
-            for the device each time). Where the file exists, the run goes on from it and ends with the same bits
-            as one that was never interrupted, given the same model; `callback` receives only the calls that are still
-            made. A finished run's file gives the sample, without a call. The file stays. A state that is not finite
-            is not written, unless check_finite is None. A file cannot hold gradients: call `run` in `torch.no_grad()`.
+            for the device each time). Where the file exists, the run goes on from it to the same bits, given the same
+            model; `callback` receives only the calls that are still made. A finished run's file gives the sample. The
+            file stays. A state that is not finite is not written, unless check_finite is None. A file cannot hold
+            gradients: call `run` in `torch.no_grad()`.
         prediction:
             What the answer means: "epsilon", "sample", "v_prediction", "score", "flow", or a `Prediction`.
         condition:
             Arrays that follow the batch, by the model's keywords, `{"label": y}` say: `model(x, t, label=y)`. Each
             is `(B, …)`, of any dtype, on x's library and device. They are copied once, when the run starts.
         seed, generator, noise:
-            Where a stochastic plan's noise comes from: see `NoiseSource`. Other plans draw none. With
-            `noise="brownian"` runs of one seed follow one path, whatever their number of steps.
+            Where a stochastic plan's noise comes from: see `NoiseSource`. With `noise="brownian"` runs of one seed
+            follow one path, whatever their number of steps.
         state_dtype:
             The dtype of states between rows, of x's library. By default x's own, but float32 where that
             has fewer bits, so that only x and the answers are rounded; x's own halves the memory.
@@ -188,8 +187,8 @@ class Plan(Table):
         TypeError:
             For a state that is no floating array, and an answer or a condition of another kind.
         ValueError:
-            For an answer of another shape or device, a condition of another length, or a prediction that cannot be
-            used at one of the plan's levels; for a checkpoint of another run, a damaged one, one of a stochastic plan
+            For an answer of another shape or device, a condition of another length, or a prediction that cannot be used
+            at one of the plan's levels; for a checkpoint of another run, a damaged one, one of a stochastic plan
             without `seed`, one of a run that torch records, or one together with `trajectory`.
         FloatingPointError:
             For a sample that is not finite, and for a checkpoint that holds such numbers: see `check_finite`.
@@ -215,12 +214,12 @@ class Plan(Table):
                 begun.append(observer)
                 if not isinstance(state, State):
                     raise TypeError(f"begin of the callback {observer!r} returned {state!r}; it must return a State")
-            if alone := not any(observer.needs_steps for observer in observers):
+            if unseen := not any(observer.needs_steps for observer in observers):
                 state = run_in_place(model, state, [observer.passed for observer in observers])
             while not state.done:
                 state = _row(model, state, observers, shown=bool(watching))
-            # Where nobody saw the last state, its array is the caller's.
-            sample = state.library.cast(state.states[state.row], state.dtype) if alone else state.x
+            # The array of a last state that nobody saw is the caller's.
+            sample = state.library.cast(state.states[state.row], state.dtype) if unseen else state.x
             for observer in observers:
                 observer.finished(sample)
         finally:
@@ -365,8 +364,7 @@ class State:
         """Writes the state to one safetensors file, whole or not at all; a file that is there is replaced.
 
         The file holds every array in its own dtype, the condition's too, the plan, the prediction, the seed, and a
-        digest of all.
-        `docs/checkpoints.md` is its specification.
+        digest of all. `docs/checkpoints.md` is its specification.
 
         Raises ValueError for a dtype that the format lacks, and for a state for which torch records gradients: a file
         cannot hold them. Raises ValueError too where a generator still has noise to draw: a file cannot hold its

@@ -131,9 +131,11 @@ class Program:
             Whether the new state is a Runge–Kutta stage, not a point of the solution.
         """
         weights = {mean: 1.0} if isinstance(mean, Answer) else mean
-        choice("space", space, SPACES)
+        if space not in SPACES:
+            choice("space", space, SPACES)
         for answer in weights:
-            answer.become(space)
+            if not answer.space:
+                answer.become(space)
         level = x.level
         if SPACES[space].scale(level.alpha, level.sigma) == 0:
             space = level.space
@@ -144,7 +146,9 @@ class Program:
         size, parts = SPACES[space].size, []
         for answer, weight in weights.items():
             _, alpha, sigma = answer.at.level
-            parts.append((answer, *_weights(answer, {space: weight * q / size(alpha, sigma)})))
+            own = weight * q / size(alpha, sigma)
+            both = (0.0, own) if answer.space == space else _weights(answer, {space: own})
+            parts.append((answer, *both))
         return self._sum(x, p, parts, to, noise, stage)
 
     def combine(
@@ -167,24 +171,21 @@ class Program:
         self, x: Form, scale: float, parts: Sequence[tuple[Answer, float, float]], to: Level, noise: float, stage: bool
     ) -> Form:
         """`combine`, with the weights of each answer's state and of the answer itself."""
-        states: dict[int, float] = {}
-        answers: dict[int, float] = {}
-
-        def add(form: Form, weight: float) -> None:
-            for mine, terms in ((states, form.states), (answers, form.answers)):
-                for index, own in terms:
-                    mine[index] = mine.get(index, 0.0) + weight * own
-
+        rows = self._rows
         for answer, _, of_answer in parts:
-            if of_answer or answer.at.noise:
+            if answer not in rows and (of_answer or answer.at.noise):
                 self._call(answer)
         written = self._written(x, self._answers.get(x.numbers))
-        add(written, scale)
+        states = {index: scale * weight for index, weight in written.states}
+        answers = {index: scale * weight for index, weight in written.answers}
         for answer, of_state, of_answer in parts:
             if of_state:
-                add(self._written(answer.at, answer), of_state)
+                at = self._written(answer.at, answer)
+                for mine, terms in ((states, at.states), (answers, at.answers)):
+                    for index, weight in terms:
+                        mine[index] = mine.get(index, 0.0) + of_state * weight
             if of_answer:
-                row = self._rows[answer]
+                row = rows[answer]
                 answers[row] = answers.get(row, 0.0) + of_answer
         # Two noises without a model call between them are one noise. Its variance is the sum of theirs.
         noise = math.hypot(scale * written.noise, noise)
@@ -249,11 +250,9 @@ class Program:
 def _weights(answer: Answer, part: Mapping[str, float]) -> tuple[float, float]:
     """(p, q) such that p·x + q·answer is the sum of a part's predictions, each with its weight."""
     answer.become("epsilon")
-    if [*part] == [answer.space]:  # the most frequent case, and the fastest
-        return 0.0, part[answer.space]
     pairs = [(weight, *conversion(answer.space, name, *answer.level[1:])) for name, weight in part.items()]
     return sum(weight * p for weight, p, _ in pairs), sum(weight * q for weight, _, q in pairs)
 
 
 def _terms(weights: Mapping[int, float]) -> Terms:
-    return tuple(sorted([(index, float(weight)) for index, weight in weights.items() if weight]))
+    return tuple([(index, float(weights[index])) for index in sorted(weights) if weights[index]])

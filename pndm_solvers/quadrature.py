@@ -33,9 +33,9 @@ class Panels(NamedTuple):
 
     def until(self, values: Float64) -> Float64:
         """The integrals over |d log ρ| from the step's beginning to each point, of a function by its values."""
-        halves = self.logs.sum(1, keepdims=True) / 2
-        before = np.cumsum((self.logs * values).sum(1, keepdims=True), axis=0)
-        before = np.concatenate([np.zeros((1, 1)), before[:-1]])
+        halves = self.logs.sum(-1, keepdims=True) / 2
+        before = np.cumsum((self.logs * values).sum(-1, keepdims=True), axis=-2)
+        before = np.concatenate([np.zeros_like(before[..., :1, :]), before[..., :-1, :]], axis=-2)
         return before + halves * (values @ _antiderivatives().T)
 
 
@@ -51,6 +51,9 @@ def panels(here: float, there: float) -> Panels:
 
 def span(here: float, there: float) -> tuple[float, float, float, int]:
     """A ratio of the step, the logs of both ends relative to it, and the number of panels between."""
+    if 0 < here < math.inf and 0 < there / here < math.inf:  # the common case, and the fastest
+        last = math.log(there / here)
+        return here, 0.0, last, 1 + int(abs(last))
     middle = next((ratio for ratio in (here, there) if 0 < ratio < math.inf), 1.0)
     first, last = (
         math.log(ratio / middle) if 0 < ratio / middle < math.inf else math.copysign(50, ratio - middle)
@@ -61,11 +64,14 @@ def span(here: float, there: float) -> tuple[float, float, float, int]:
 
 def panels_of_steps(spans: Sequence[tuple[float, float, float, int]]) -> Panels:
     """The `panels` of several steps, all of one number of panels."""
-    middle, first, last, _ = np.array(spans).T
-    edges = np.ascontiguousarray(np.linspace(first, last, spans[0][3] + 1, axis=-1))
+    middle, first, last, _ = np.array(spans).T[..., None]
+    count = spans[0][3]
+    edges = np.arange(count + 1) * ((last - first) / count) + first
+    edges[:, -1:] = last
     points, parts = gauss()
-    middles, halves = (edges[:, 1:] + edges[:, :-1])[..., None] / 2, np.diff(edges)[..., None] / 2
-    ratios = np.maximum(middle[:, None, None] * np.exp(middles + halves * points), TINY)
+    below, above = edges[:, :-1, None], edges[:, 1:, None]
+    halves = (above - below) / 2
+    ratios = np.maximum(middle[..., None] * np.exp((above + below) / 2 + halves * points), TINY)
     return Panels(ratios, np.abs(halves) * parts)
 
 

@@ -94,7 +94,19 @@ class Rule:
         """The s in [0, 1] at which the grid has the ratio, by bisection; 1 at ρ = ∞."""
         if math.isinf(ratio):
             return 1.0
-        low, high = 0.0, 1.0
+        if ratio == 0:
+            return 0.0
+        # Newton's method comes near, in log s/(1 − s), in which log ρ is nearly straight. 1 − s is not lost up to 36.
+        logit = 0.0
+        for _ in range(5):
+            s = 1 / (1 + math.exp(-logit))
+            off = math.log(self.grid_scale / ratio) + self.grid_rise * math.log(s) - self.grid_fall * math.log1p(-s)
+            logit = min(logit - off / (self.grid_rise * (1 - s) + self.grid_fall * s), 36.0)
+        parts = 2.0**44
+        low = math.floor(parts / (1 + math.exp(-logit))) / parts
+        high = low + 1 / parts
+        if not (high < 1 and self.grid_ratio(low) < ratio <= self.grid_ratio(high)):
+            low, high = 0.0, 1.0
         for _ in range(60):
             middle = (low + high) / 2
             if middle in (low, high):

@@ -94,6 +94,7 @@ def stochastic_weights(here: Level, there: Level, space: str, tau: TauLike) -> t
         return p, there.alpha - p * here.alpha, there.sigma * math.sqrt(-math.expm1(-2 * damping))
     points = panels(here.ratio, there.ratio)
     rate, damping, whole = _along(points, space, tau)
+    whole = math.exp(min(float(whole), 700.0))
     scale = SPACES[space].scale(1.0, points.ratios)
     q = -after * float((points.logs * points.ratios * (1 + rate) / (scale**2 * damping)).sum())
     variance = float((points.logs * rate * 2 * (points.ratios / (scale * damping)) ** 2).sum())
@@ -122,15 +123,15 @@ def posterior_deviation(here: Level, there: Level) -> float:
 
 
 def share(points: Panels, space: str, tau: TauLike) -> Float64 | float:
-    """(1 + τ²)/E at the points of a step. The flow's mean over du has 1 in its place."""
+    """(1 + τ²)/E at the points of each step. The flow's mean over du has 1 in its place."""
     if tau == 0:
         return 1.0
     rate, damping, _ = _along(points, space, tau)
     return (1 + rate) / damping
 
 
-def _along(points: Panels, space: str, tau: TauLike) -> tuple[Float64, Float64, float]:
-    """τ² and E at the points of a step, and E at its beginning."""
+def _along(points: Panels, space: str, tau: TauLike) -> tuple[Float64, Float64, Float64]:
+    """τ² and E at the points of each step, and log E at its beginning."""
     rate = _squared(points.ratios, tau)
     # E grows with D: D′ at α = 1 is the prediction's part of x_0, up to the sign.
     part, _ = PREDICTIONS[space](1.0, points.ratios)
@@ -140,9 +141,8 @@ def _along(points: Panels, space: str, tau: TauLike) -> tuple[Float64, Float64, 
         * np.abs(part)
         / (SPACES[space].scale(1.0, points.ratios) * SPACES[space].size(1.0, points.ratios))
     )
-    passed = points.until(growth)
-    whole = float((points.logs * growth).sum())
-    return rate, np.exp(np.minimum(whole - passed, 700.0)), math.exp(min(whole, 700.0))
+    whole = (points.logs * growth).reshape(*growth.shape[:-2], -1).sum(-1)
+    return rate, np.exp(np.minimum(whole[..., None, None] - points.until(growth), 700.0)), whole
 
 
 def _log_damping(here: float, there: float, tau: TauLike) -> float:

@@ -81,13 +81,15 @@ class Row:
     @staticmethod
     def written(level: Level, states: Terms, answers: Terms, noise: float, stage: bool, space: str) -> Row:
         """A program's row, whose indices rise and whose space is known. Only its numbers are checked, all at once."""
-        numbers = [*level, noise] + [w for _, w in states] + [w for _, w in answers]
-        right = {*map(type, numbers)} == {float} and math.isfinite(sum(numbers)) and min(numbers[1:4]) >= 0
-        if not (right and (states or answers) and (level.alpha or space != "epsilon")):
+        t, alpha, sigma = level
+        numbers = [*level, noise, *[w for _, w in states], *[w for _, w in answers]]
+        right = {*map(type, numbers)} == {float} and math.isfinite(sum(numbers)) and alpha >= 0 <= sigma and noise >= 0
+        if not (right and (states or answers) and (alpha or space != "epsilon")):
             return Row(*level, states, answers, noise, stage, space)
         row = object.__new__(Row)
-        entries = *level, states, answers, noise, stage, space
-        vars(row).update(zip(Row.__match_args__, entries, strict=True))
+        vars(row).update(
+            t=t, alpha=alpha, sigma=sigma, states=states, answers=answers, noise=noise, stage=stage, space=space
+        )
         return row
 
     @property
@@ -312,7 +314,7 @@ def _last_uses(rows: Sequence[Row]) -> tuple[tuple[frozenset[int], frozenset[int
     for k, (state, answer) in enumerate(zip(state_use, answer_use, strict=True)):
         dead[state][0].append(k)
         dead[answer][1].append(k)
-    return tuple((frozenset(states), frozenset(answers)) for states, answers in dead)
+    return tuple([(frozenset(states), frozenset(answers)) for states, answers in dead])
 
 
 def _terms(name: str, terms: Any) -> Terms:

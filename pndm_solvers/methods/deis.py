@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pndm_solvers.arguments import boolean, choice, whole
-from pndm_solvers.methods.adams import polynomial_mean
-from pndm_solvers.methods.multistep import highest_orders, interpolation, multistep
+from pndm_solvers.methods.adams import polynomial_mean, weighed_ahead
+from pndm_solvers.methods.multistep import highest_orders, interpolation, multistep, windows
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
@@ -53,7 +53,9 @@ class DEISSolver(Solver):
         most = highest_orders(program, self.order, self.lower_order_final)
         places = interpolation(self.coordinate, self.schedule)
 
+        known = weighed_ahead(windows(program.grid.levels, [*most.values()][::-1]), places, "epsilon")
+
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
-            return polynomial_mean(history[: most[there]], history[0].level, there, places, "epsilon")
+            return polynomial_mean(history[: most[there]], history[0].level, there, places, "epsilon", known=known)
 
         return multistep(program, x, mean, program.transfer)

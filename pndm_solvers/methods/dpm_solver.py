@@ -16,8 +16,8 @@ import numpy as np
 
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES
-from pndm_solvers.methods.adams import polynomial_mean, quadrature
-from pndm_solvers.methods.multistep import has_no_length, highest_orders, multistep, stochastic_move
+from pndm_solvers.methods.adams import polynomial_mean, quadratures, weighed_ahead
+from pndm_solvers.methods.multistep import has_no_length, highest_orders, multistep, stochastic_move, windows
 from pndm_solvers.methods.runge_kutta import Stages, exponential_step
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
@@ -25,7 +25,7 @@ from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.sde import TauLike, checked_tau, show_tau
 from pndm_solvers.solver import Solver
 
-__all__ = ["DPMMultistepSolver", "DPMSinglestepSolver", "half_slope_mean", "takes_order_one"]
+__all__ = ["LOG_RATIO", "DPMMultistepSolver", "DPMSinglestepSolver", "half_slope_mean", "takes_order_one"]
 
 LOG_RATIO = COORDINATES["log_ratio"].of
 
@@ -105,23 +105,35 @@ class DPMMultistepSolver(Solver):
 
     def write(self, program: Program, x: Form) -> Form:
         most, end = highest_orders(program, self.order, self.lower_order_final), program.grid.levels[-1]
+        steps = [*program.grid.steps]
+        third = [step for step in steps[2:] if most[step[1]] > 2 and not takes_order_one(*step)]
+        means = self._means_of_parabolas(third)
+        orders = [min(most[there], 2) if self.solver_type == "heun" else 1 for _, there in steps]
+        known = weighed_ahead(windows(program.grid.levels, orders, self.tau), LOG_RATIO, self.space)
 
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             here = history[0].level
             first_order = takes_order_one(here, there) or (self.euler_at_final and there == end)
             answers = history[: 1 if first_order else most[there]]
             if len(answers) == 3:
-                return self._third_order(answers, here, there)
+                return self._third_order(answers, *means[there])
             if len(answers) == 2 and self.solver_type == "midpoint":
                 return half_slope_mean(answers[0], answers[1], here, there)
-            return polynomial_mean(answers, here, there, LOG_RATIO, self.space, self.tau)
+            return polynomial_mean(answers, here, there, LOG_RATIO, self.space, self.tau, known)
 
         return multistep(program, x, mean, stochastic_move(program, self.space, self.tau))
 
-    def _third_order(self, answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
-        ratios, parts = quadrature(here.ratio, there.ratio, self.space, self.tau)
-        s = LOG_RATIO(here.ratio / ratios)  # h·s of the docstring: h cancels
-        c1, c2 = parts @ s, parts @ s**2 / 2
+    def _means_of_parabolas(self, steps: Sequence[tuple[Level, Level]]) -> dict[Level, tuple[float, float]]:
+        """c_1 and c_2 of each step, by its end, for h·s in the place of the docstring's s: h cancels."""
+        means = {}
+        by_end = {there: (here.ratio, there.ratio, self.tau) for here, there in steps}
+        for ends, ratios, parts in quadratures(by_end, self.space):
+            for there, places, own in zip(ends, ratios, parts, strict=True):
+                s = LOG_RATIO(by_end[there][0] / places)
+                means[there] = float(own @ s), float(own @ s**2 / 2)
+        return means
+
+    def _third_order(self, answers: Sequence[Answer], c1: float, c2: float) -> Mapping[Answer, float]:
         m0, m1, m2 = np.eye(3)
         r0, r1 = (LOG_RATIO(before.level.ratio / after.level.ratio) for after, before in pairwise(answers))
         d10, d11 = (m0 - m1) / r0, (m1 - m2) / r1

@@ -16,8 +16,8 @@ import numpy as np
 
 from pndm_solvers.arguments import boolean, choice, whole
 from pndm_solvers.coordinates import COORDINATES, Coordinate
-from pndm_solvers.methods.adams import Interpolate, adams_bashforth, polynomial_mean
-from pndm_solvers.methods.ruled import ruled_correction, ruled_mean, weighed_steps
+from pndm_solvers.methods.adams import Interpolate, Weighing, adams_bashforth, polynomial_mean, weighed_ahead
+from pndm_solvers.methods.ruled import ruled_ahead, ruled_correction, ruled_mean
 from pndm_solvers.methods.runge_kutta import EULER, HEUN, RK4, ButcherTableau, Move, runge_kutta_step
 from pndm_solvers.program import Answer, Form, Mean, Program
 from pndm_solvers.rule import NOISY_RULE, RULE, Rule
@@ -112,6 +112,21 @@ def highest_orders(program: Program, order: int, lower_order_final: bool) -> Map
     """How many answers the step to each level may combine: `order`, or …, 2, 1 for the last ones."""
     falling = reversed(program.grid.levels[1:])
     return {level: min(order, left) if lower_order_final else order for left, level in enumerate(falling, 1)}
+
+
+def windows(
+    levels: Sequence[Level], orders: Sequence[int], tau: TauLike = 0.0, *, corrected: bool = False
+) -> list[Weighing]:
+    """Each step over the levels, with the answers that it combines: the last ones, as many as `orders` say.
+
+    With `corrected`, the answer at the step's end comes first; the run's last step has none.
+    """
+    ratios = [level.ratio for level in levels]
+    steps = list(enumerate(orders, 1))[: -1 if corrected else None]
+    return [
+        Weighing(tuple(ratios[max(0, end - order) : end + corrected][::-1]), ratios[end - 1], ratios[end], tau)
+        for end, order in steps
+    ]
 
 
 def interpolation(coordinate: str, schedule: Schedule) -> Interpolate:
@@ -241,8 +256,11 @@ class PLMSSolver(Solver):
         careful = self.starter == "ramp"
         places = self.rule.coordinate if own else interpolation(self.coordinate, self.schedule)
         even = own and exact and careful and self.rule.even_on([level.ratio for level in levels])
-        at_once = own and exact and self.tau == 0
-        known = weighed_steps(levels, self.order, self.rule, careful, space, even) if at_once else {}
+        ahead = ruled_ahead(levels, self.order, self.rule, careful, space, even, self.tau) if own and exact else {}
+        orders = [self.order] * (len(levels) - 1)
+        steps = windows(levels, orders, self.tau) if exact and not own else []
+        steps += windows(levels, orders, self.tau, corrected=True) if self.corrector else []
+        known = weighed_ahead(steps, places, space)
 
         def mean(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             if self.tau != 0 and there.sigma == 0:  # extrapolated answers would leave a part of their noise
@@ -250,13 +268,13 @@ class PLMSSolver(Solver):
             if not exact:
                 return classical_mean(history, there, self.order)
             if own:
-                return ruled_mean(history, there, self.order, self.rule, careful, space, even, self.tau, known)
+                return ruled_mean(history, there, self.order, self.rule, careful, space, even, self.tau, ahead)
             answers = history[: self.order]
-            return polynomial_mean(answers, history[0].level, there, places, space, self.tau)
+            return polynomial_mean(answers, history[0].level, there, places, space, self.tau, known)
 
         def corrector(answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
             if self.corrector:
-                return polynomial_mean(answers, here, there, places, space, self.tau)
+                return polynomial_mean(answers, here, there, places, space, self.tau, known)
             steps = here, there, levels[place[there] + 1]
             return ruled_correction(answers, place[here], steps, self.rule, space, even, self.tau)
 

@@ -8,24 +8,41 @@ Why, and the measurements: docs/theory.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pndm_solvers.methods.adams import Interpolate, exact_weights, lagrange_weights, polynomial_mean, shares
+from pndm_solvers.methods.adams import (
+    Interpolate,
+    Places,
+    Ratios,
+    Weighing,
+    exact_weights,
+    places_of,
+    polynomial_mean,
+    weighed,
+)
 from pndm_solvers.program import Answer
-from pndm_solvers.quadrature import panels_of_steps, span
 from pndm_solvers.rule import RULE, Rule
 from pndm_solvers.schedule import Level
 from pndm_solvers.sde import TauLike
 
-__all__ = ["bounded", "even_knee", "evenly", "ruled_correction", "ruled_mean", "weighed_steps", "well_apart"]
+__all__ = [
+    "bounded",
+    "even_knee",
+    "last_weights",
+    "ruled_ahead",
+    "ruled_correction",
+    "ruled_mean",
+    "ruled_weights",
+    "well_apart",
+]
 
-# Chosen answers and their weights, by the ratios of the last answers and that of the step's end.
-Weighed = Mapping[tuple[tuple[float, ...], float], Mapping[int, float]]
+# The answers that a step combines, by their places among its nodes, and their weights.
+Chosen = Mapping[int, float]
 
 
 def ruled_mean(
@@ -37,30 +54,41 @@ def ruled_mean(
     space: str,
     even: bool,
     tau: TauLike = 0.0,
-    known: Weighed | None = None,
+    known: Mapping[Ratios, Chosen] | None = None,
 ) -> Mapping[Answer, float]:
-    """The polynomial mean of at most `order` answers, within the limits of the rule.
+    """The polynomial mean of at most `order` answers, within the limits of the rule: see `ruled_weights`.
 
-    With `careful`, the rule also limits the order of long steps, and the weights keep within its tighter bounds. `even`
-    says that the grid is somebody else's: see `evenly`. `known` are weights that `weighed_steps` made before.
+    `known` are weights that `ruled_ahead` made.
     """
     # Answers that shall be farther apart may be older.
     recent = history if there.sigma == 0 or not rule.mixed else history[: max(order, 2)]
     # An answer at σ/α = ∞ has no weight, and is always the oldest.
-    ratios = [ratio for e in recent if math.isfinite(ratio := e.at.level.ratio)]
+    ratios = tuple([ratio for e in recent if math.isfinite(ratio := e.at.level.ratio)])
     if len(ratios) < 2 or math.isinf(there.ratio):
-        chosen: Mapping[int, float] = {0: 1.0}
-    elif known and (found := known.get((tuple(ratios), there.ratio))):
-        chosen = found
-    elif even:
-        chosen = evenly(ratios, there.ratio, order, rule, space, tau)
-    else:
-        most, bound = rule.limits(ratios, order) if careful else (order, rule.wide_bound)
-        keep = bounded if rule.mixed else well_apart
-        if there.sigma == 0:  # the step below the trained levels
-            keep, bound = well_apart, rule.last_bound
-        chosen = keep(ratios, there.ratio, most, bound, rule.coordinate, space, tau)
+        return {history[0]: 1.0}
+    step = Weighing(ratios, ratios[0], there.ratio, tau)
+    chosen = known.get(step.ratios) if known else None
+    if there.sigma == 0:
+        chosen = last_weights(step, order, rule, careful, space, even)
+    elif not chosen:
+        (chosen,) = ruled_weights([step], order, rule, careful, space, even)
     return {history[i]: weight for i, weight in chosen.items()}
+
+
+def ruled_ahead(
+    levels: Sequence[Level], order: int, rule: Rule, careful: bool, space: str, even: bool, tau: TauLike
+) -> Mapping[Ratios, Chosen]:
+    """The weights of `ruled_mean` in the steps of a run over the levels, but for that to σ = 0: many at a time."""
+    ratios = [level.ratio for level in levels]
+    steps = []
+    for i in range(1, len(ratios) - 1):
+        nodes = tuple([ratio for ratio in ratios[max(0, i + 1 - max(order, 2)) : i + 1][::-1] if math.isfinite(ratio)])
+        if len(nodes) > 1 and 0 < ratios[i + 1] < math.inf:
+            steps.append(Weighing(nodes, nodes[0], ratios[i + 1], tau))
+    if not steps:
+        return {}
+    weights = ruled_weights(steps, order, rule, careful, space, even)
+    return {step.ratios: chosen for step, chosen in zip(steps, weights, strict=True)}
 
 
 def ruled_correction(
@@ -89,7 +117,7 @@ def ruled_correction(
         coordinate: Interpolate = partial(bent, knee=knee)
     else:
         wanted, coordinate = length <= rule.corrected, rule.coordinate
-    if not wanted or _distinct([e.level.ratio for e in answers], coordinate) < len(answers):
+    if not wanted or _distinct(coordinate([e.level.ratio for e in answers]).tolist()) < len(answers):
         return {}
     return polynomial_mean(answers, *steps[:2], coordinate, space, tau)
 
@@ -113,187 +141,123 @@ def even_knee(before: float, here: float, there: float) -> float:
     return max(twist / bend, 0.0)
 
 
-def evenly(
-    ratios: Sequence[float],
-    there: float,
-    most: int,
+def ruled_weights(
+    steps: Sequence[Weighing],
+    order: int,
     rule: Rule = RULE,
+    careful: bool = True,
     space: str = "epsilon",
-    tau: TauLike = 0.0,
-) -> Mapping[int, float]:
-    """The past answers that a step combines on a grid that others chose: indices in `ratios`, and weights.
+    even: bool = False,
+) -> list[Chosen]:
+    """The past answers that steps between levels combine, `order` at most, and their weights. Nodes: the newest first.
 
-    Polynomials are in u = ρ/(ρ + κ), with the κ of `even_knee` for the last step and this one, within the rule's
-    bounds. A step of many e-folds and the one to σ = 0 reach far beyond the answers, and combine two at most. Those of
-    the step to σ = 0 are then as far apart as the step is long.
+    With `careful`, the rule also limits the order of long steps, and the weights keep within its tighter bounds.
+
+    `even` says that others chose the grid. Polynomials are then in u = ρ/(ρ + κ), with the κ of `even_knee` for the
+    last step and this one, within the rule's bounds. A step of many e-folds reaches far beyond the answers, and
+    combines two at most.
     """
-    most, bound, knee = _even_limits(ratios, there, most, rule)
-    if most == 1:
-        return {0: 1.0}
-    coordinate = partial(bent, knee=knee)
-    if _distinct(ratios[:2], coordinate) == 1:
-        return {0: 1.0}
-    if there == 0 and _size(_weighed(ratios[:2], there, coordinate, space, tau)) > rule.even_bound:
-        return well_apart(ratios, there, most, rule.last_bound, rule.coordinate, space, tau)
-    return bounded(ratios, there, most, bound, coordinate, space, tau)
+    if not even:
+        limits = [rule.limits(step.nodes, order) if careful else (order, rule.wide_bound) for step in steps]
+        if rule.mixed:
+            return bounded(steps, limits, lambda ratios, _: rule.coordinate(ratios), space)
+        return [well_apart(step, *own, rule.coordinate, space) for step, own in zip(steps, limits, strict=True)]
+    far = [abs(math.log(step.nodes[0] / step.there)) > rule.far for step in steps]
+    limits = [(min(order, 2), rule.far_bound) if distant else (order, rule.even_bound) for distant in far]
+    knees = np.array([_knee(step, rule) for step in steps])[:, None]
+    return bounded(steps, limits, lambda ratios, rows: bent(ratios, knees[rows]), space)
 
 
-def _even_limits(ratios: Sequence[float], there: float, most: int, rule: Rule) -> tuple[int, float, float]:
-    """For a step of `evenly`: how many answers it combines, the bound of their weights, and the knee."""
-    far = there == 0 or abs(math.log(ratios[0] / there)) > rule.far
-    bound = rule.far_bound if far and there > 0 else rule.even_bound
-    return min(most, 2 if far else most), bound, rule.even_knee_within(even_knee(ratios[1], ratios[0], there))
+def last_weights(
+    step: Weighing,
+    order: int,
+    rule: Rule = RULE,
+    careful: bool = True,
+    space: str = "epsilon",
+    even: bool = False,
+) -> Chosen:
+    """As `ruled_weights`, for the step to σ = 0. On a grid that others chose it combines two answers at most.
 
-
-def weighed_steps(levels: Sequence[Level], order: int, rule: Rule, careful: bool, space: str, even: bool) -> Weighed:
-    """What `ruled_mean` chooses in each step of a run over the levels, for the ordinary steps: many at a time.
-
-    Left out are steps to σ = 0 or ∞, and those that are too short for float64 or whose polynomial has no finite mean.
+    Where these would weigh too much, they are as far apart as the step is long.
     """
-    ratios = [level.ratio for level in levels]
-    if not rule.mixed or order == 1:
-        return {}
-    alike: dict[tuple[int, int], list[_Step]] = {}  # by the number of answers and of panels
-    for i in range(1, len(ratios) - 1):
-        there = ratios[i + 1]
-        window = [ratio for ratio in ratios[max(0, i + 1 - max(order, 2)) : i + 1][::-1] if math.isfinite(ratio)]
-        if len(window) < 2 or not 0 < there < math.inf or math.isclose(window[0], there, rel_tol=1e-12):
-            continue
-        if even:
-            most, bound, knee = _even_limits(window, there, order, rule)
-        else:
-            most, bound = rule.limits(window, order) if careful else (order, rule.wide_bound)
-            knee = rule.knee
-        if most > 1:
-            step = _Step((tuple(window), there), window[:most], bound, knee, span(window[0], there))
-            alike.setdefault((len(step.nodes), step.span[3]), []).append(step)
-    known: dict[tuple[tuple[float, ...], float], Mapping[int, float]] = {}
-    for steps in alike.values():
-        known |= _weighed_alike(steps, rule, space, even)
-    return known
+    if even and order > 1:
+        coordinate, newest, order = partial(bent, knee=_knee(step, rule)), step.nodes[:2], 2
+        if _distinct(coordinate(newest).tolist()) == 1:
+            return {0: 1.0}
+        weights = exact_weights(newest, step.here, step.there, coordinate, space, step.tau)
+        if _size(weights) <= rule.even_bound:
+            return dict(enumerate(weights))
+    elif careful:
+        order, _ = rule.limits(step.nodes, order)
+    return well_apart(step, order, rule.last_bound, rule.coordinate, space)
 
 
-class _Step(NamedTuple):
-    """A step of `weighed_steps`: its key there, the answers' ratios, the bound of their weights, the knee, its span."""
-
-    key: tuple[tuple[float, ...], float]
-    nodes: list[float]
-    bound: float
-    knee: float
-    span: tuple[float, float, float, int]
+def _knee(step: Weighing, rule: Rule) -> float:
+    """The κ of a step on a grid that others chose."""
+    return rule.even_knee_within(even_knee(step.nodes[1], step.nodes[0], step.there))
 
 
-def _weighed_alike(steps: Sequence[_Step], rule: Rule, space: str, even: bool) -> Weighed:
-    """The weights of steps that have as many answers and as many panels: array operations for all of them."""
-    coordinate = partial(bent, knee=np.array([step.knee for step in steps])[:, None]) if even else rule.coordinate
-    points = panels_of_steps([step.span for step in steps])
-    parts = shares(points, space)
-    at, v = coordinate(np.array([step.nodes for step in steps])), coordinate(points.ratios.reshape(parts.shape))
-    apart = np.all(np.diff(np.sort(at)) > 0, axis=1) & np.isfinite(at).all(1) & np.isfinite(v).all(1)
-    rows = np.flatnonzero(apart)
-    weights = _mixed(
-        lambda few, some: lagrange_weights(at[some, :few], v[some], parts[some]),
-        at.shape[1],
-        np.array([step.bound for step in steps]),
-        rows,
-    )
-    return {steps[row].key: dict(enumerate(own)) for row, own in zip(rows.tolist(), weights.tolist(), strict=True)}
+def bounded(steps: Sequence[Weighing], limits: Sequence[tuple[int, float]], places: Places, space: str) -> list[Chosen]:
+    """For each step its last answers, the newest first, mixed so that absolute weights sum to no more than a bound.
 
-
-def bounded(
-    ratios: Sequence[float],
-    there: float,
-    most: int,
-    bound: float,
-    coordinate: Interpolate,
-    space: str,
-    tau: TauLike = 0.0,
-) -> Mapping[int, float]:
-    """The last `most` answers, the newest first, mixed so that absolute weights sum to no more than `bound`.
-
-    The weights of the highest order that the bound admits are mixed with those of the next higher one, up to the bound.
+    `limits` are how many answers that are, and the bound. The weights of the highest order that the bound admits are
+    mixed with those of the next higher one, up to the bound.
     """
-    count = _distinct(ratios[:most], coordinate)
-    (weights,) = _mixed(
-        lambda few, _: _weighed(ratios[:few], there, coordinate, space, tau)[None],
-        count,
-        np.array([bound]),
-        np.zeros(1, np.int64),
-    )
-    return dict(enumerate(weights.tolist()))
+    steps = [Weighing(step[0][:most], *step[1:]) for step, (most, _) in zip(steps, limits, strict=True)]
+    counts = [_distinct(at[: len(step.nodes)]) for step, at in zip(steps, places_of(steps, places), strict=True)]
+
+    def weigh(rows: Sequence[int], fewer: int) -> list[list[float]]:
+        some, of = [Weighing(steps[row][0][: counts[row] - fewer], *steps[row][1:]) for row in rows], np.array(rows)
+        return weighed(some, lambda ratios, own: places(ratios, of[own]), space)
+
+    weights = weigh(range(len(steps)), 0)
+    for fewer in range(1, max(counts)):
+        over = [row for row, own in enumerate(weights) if counts[row] > fewer and _size(own) > limits[row][1]]
+        for row, lower in zip(over, weigh(over, fewer) if over else [], strict=True):
+            weights[row] = _mixed(weights[row], lower + [0.0] * fewer, limits[row][1])
+    return [dict(enumerate(own)) for own in weights]
 
 
-def _mixed(
-    weigh: Callable[[int, NDArray[np.int64]], NDArray[np.float64]],
-    count: int,
-    bounds: NDArray[np.float64],
-    rows: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """The weights of `count` answers in each step of `rows`, mixed as in `bounded`.
-
-    `weigh(few, rows)` gives those of the newest `few` answers in some of the steps.
-    """
-    weights = weigh(count, rows)
-    for lower in range(count - 1, 0, -1):
-        over = np.flatnonzero(_size(weights) > bounds[rows])
-        if not len(over):
-            break
-        fewer = np.pad(weigh(lower, rows[over]), ((0, 0), (0, count - lower)))
-        most = weights[over]
-        weights[over] = fewer + _share(most, fewer, bounds[rows[over]])[:, None] * (most - fewer)
-    return weights
-
-
-def _distinct(ratios: Sequence[float], coordinate: Interpolate) -> int:
+def _distinct(places: Sequence[float]) -> int:
     """How many of the newest answers stand apart in float64: no polynomial goes through two at one place."""
-    places = coordinate(ratios).tolist()
-    return next((i for i, place in enumerate(places) if place in places[:i]), len(places))
+    if len(set(places)) == len(places):
+        return len(places)
+    return next(i for i, place in enumerate(places) if place in places[:i])
 
 
-def _weighed(
-    ratios: Sequence[float], there: float, coordinate: Interpolate, space: str, tau: TauLike
-) -> NDArray[np.float64]:
-    """Exact weights of answers, for the step from the newest of them, the first."""
-    return np.array(exact_weights(ratios, ratios[0], there, coordinate, space, tau))
+def _size(weights: Sequence[float]) -> float:
+    return sum(map(abs, weights))
 
 
-def _size(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.abs(weights).sum(-1)
+def _mixed(weights: Sequence[float], lower: Sequence[float], bound: float) -> list[float]:
+    """The mixture lower + s·(weights − lower) whose absolute weights sum to the bound; s is 0 where none does."""
+    rest = [most - few for most, few in zip(weights, lower, strict=True)]
+
+    def of(share: float) -> list[float]:
+        return [few + share * more for few, more in zip(lower, rest, strict=True)]
+
+    share = 1.0 if _size(lower) < bound else 0.0
+    # The sum is convex and piecewise straight: Newton's method comes down from s = 1 by a piece or more at a time.
+    for _ in rest if share else []:
+        mixed = of(share)
+        slope = sum([math.copysign(more, more * weight) for more, weight in zip(rest, mixed, strict=True)])
+        share -= (_size(mixed) - bound) / slope
+    # Rounded down, so that the sum does not exceed the bound.
+    return of(math.floor(share * 2**40) / 2**40)
 
 
-def _share(
-    weights: NDArray[np.float64], lower: NDArray[np.float64], bounds: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """For each step, the share of `weights` in a mixture with `lower` at which absolute weights sum to the bound."""
-    low, length, rest = np.zeros(len(weights)), 1.0, weights - lower
-    for _ in range(40):
-        length /= 2
-        low = np.where(_size(lower + (low + length)[:, None] * rest) <= bounds, low + length, low)
-    return low
-
-
-def well_apart(
-    ratios: Sequence[float],
-    there: float,
-    most: int,
-    bound: float,
-    coordinate: Interpolate,
-    space: str,
-    tau: TauLike = 0.0,
-) -> Mapping[int, float]:
+def well_apart(step: Weighing, most: int, bound: float, coordinate: Interpolate, space: str) -> Chosen:
     """The last `most` answers, unless absolute weights would sum to more than `bound`: the step is long for them.
 
     Then they are at least the step's length apart, `most` at most.
     """
-    last = list(range(min(most, len(ratios))))
-    u, reach = coordinate(ratios), abs(coordinate(there) - coordinate(ratios[0]))
-    if np.all(np.diff(u[last])):
-        weights = _weighed(ratios[: len(last)], there, coordinate, space, tau)
-        if _size(weights) <= bound:
-            return dict(enumerate(weights.tolist()))
+    u, reach = coordinate(step.nodes).tolist(), float(abs(coordinate(step.there) - coordinate(step.here)))
     apart = [0]
-    for i in range(1, len(ratios)):
-        if abs(u[i] - u[apart[-1]]) >= max(reach, 1e-12):
+    for i, place in enumerate(u):
+        if len(apart) < most and abs(place - u[apart[-1]]) >= max(reach, 1e-12):
             apart.append(i)
-    chosen = apart[:most]
-    return dict(zip(chosen, _weighed([ratios[i] for i in chosen], there, coordinate, space, tau).tolist(), strict=True))
+    among = [apart] if _distinct(u[:most]) < len(u[:most]) else [apart, range(len(u[:most]))]
+    some = [step._replace(nodes=tuple([step.nodes[i] for i in chosen])) for chosen in among]
+    weights = weighed(some, lambda ratios, _: coordinate(ratios), space)
+    best = -1 if _size(weights[-1]) <= bound else 0
+    return dict(zip(among[best], weights[best], strict=True))

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pndm_solvers.arguments import boolean, choice, whole
-from pndm_solvers.coordinates import COORDINATES
-from pndm_solvers.methods.adams import polynomial_mean
-from pndm_solvers.methods.dpm_solver import half_slope_mean, takes_order_one
-from pndm_solvers.methods.multistep import highest_orders, multistep, stochastic_move
+from pndm_solvers.methods.adams import Known, polynomial_mean, weighed_ahead
+from pndm_solvers.methods.dpm_solver import LOG_RATIO, half_slope_mean, takes_order_one
+from pndm_solvers.methods.multistep import highest_orders, multistep, stochastic_move, windows
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
@@ -86,26 +85,43 @@ class SASolver(Solver):
         most = highest_orders(program, self.predictor_order, self.lower_order_final)
         corrected = highest_orders(program, self.corrector_order - 1, self.lower_order_final)
 
+        orders = [1 if takes_order_one(here, there) else most[there] for here, there in program.grid.steps]
+        known = self._ahead(program.grid.levels, orders)
+        if self.corrector_order:
+            known |= self._ahead(program.grid.levels, [*corrected.values()][::-1], corrected=True)
+
         def predictor(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             here = history[0].level
-            weights = self._mean(history[: 1 if takes_order_one(here, there) else most[there]], here, there)
+            weights = self._mean(history[: 1 if takes_order_one(here, there) else most[there]], here, there, known)
             # The corrector may go further back than the predictor.
             further = dict.fromkeys(history[: max(0, self.corrector_order - 1)], 0.0)
             return {**further, **weights}
 
         def corrector(answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
-            return {} if not self.corrector_order else self._mean(answers[: 1 + corrected[there]], here, there)
+            return {} if not self.corrector_order else self._mean(answers[: 1 + corrected[there]], here, there, known)
 
         def move(x: Form, mean: Any, to: Level) -> Form:
             return stochastic_move(program, self.space, self._tau(x.level))(x, mean, to)
 
         return multistep(program, x, predictor, move, corrector=corrector)
 
-    def _mean(self, answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
-        tau = self._tau(here)
-        squared = self.variant == "bh1" and self.space == "sample" and math.isfinite(here.ratio)
-        if not squared or len(answers) != 2 or not isinstance(tau, (int, float)):
-            return polynomial_mean(answers, here, there, COORDINATES["log_ratio"].of, self.space, tau)
+    def _mean(self, answers: Sequence[Answer], here: Level, there: Level, known: Known) -> Mapping[Answer, float]:
+        tau = self._bh1(len(answers), here)
+        if tau is None:
+            return polynomial_mean(answers, here, there, LOG_RATIO, self.space, self._tau(here), known)
         base, other = answers if answers[0].level == here else reversed(answers)
         length = (1 + tau**2) * math.log(here.ratio / there.ratio)
         return half_slope_mean(base, other, here, there, length / -math.expm1(-length))
+
+    def _bh1(self, count: int, here: Level) -> float | None:
+        """The τ of a step from the level `here` along `count` answers that is the authors' own; None for others."""
+        tau = self._tau(here)
+        theirs = count == 2 and self.variant == "bh1" and self.space == "sample" and math.isfinite(here.ratio)
+        return tau if theirs and isinstance(tau, (int, float)) else None
+
+    def _ahead(self, levels: Sequence[Level], orders: Sequence[int], corrected: bool = False) -> Known:
+        """The weights of all other steps."""
+        steps = zip(windows(levels, orders, corrected=corrected), levels, strict=False)
+        others = [(step, here) for step, here in steps if self._bh1(len(step.nodes), here) is None]
+        stochastic = [step._replace(tau=self._tau(here)) for step, here in others]
+        return weighed_ahead(stochastic, LOG_RATIO, self.space)

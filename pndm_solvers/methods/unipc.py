@@ -9,10 +9,9 @@ from functools import partial
 from typing import Literal
 
 from pndm_solvers.arguments import boolean, choice, whole
-from pndm_solvers.coordinates import COORDINATES
-from pndm_solvers.methods.adams import polynomial_mean
-from pndm_solvers.methods.dpm_solver import half_slope_mean, takes_order_one
-from pndm_solvers.methods.multistep import highest_orders, multistep
+from pndm_solvers.methods.adams import Known, polynomial_mean, weighed_ahead
+from pndm_solvers.methods.dpm_solver import LOG_RATIO, half_slope_mean, takes_order_one
+from pndm_solvers.methods.multistep import highest_orders, multistep, windows
 from pndm_solvers.program import Answer, Form, Program
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
@@ -78,19 +77,23 @@ class UniPCSolver(Solver):
         most = highest_orders(program, self.order, self.lower_order_final)
         plain = {program.grid.levels[step] for step in self.disable_corrector if step < len(most)}
 
+        orders = [1 if takes_order_one(here, there) else most[there] for here, there in program.grid.steps]
+        steps = windows(program.grid.levels, orders) + windows(program.grid.levels, orders, corrected=True)
+        known = weighed_ahead([step for step in steps if len(step.nodes) > 2], LOG_RATIO, self.space)
+
         def predictor(history: Sequence[Answer], there: Level) -> Mapping[Answer, float]:
             here = history[0].level
-            return self._mean(history[: 1 if takes_order_one(here, there) else most[there]], here, there)
+            return self._mean(history[: 1 if takes_order_one(here, there) else most[there]], here, there, known)
 
         def corrector(answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
-            return {} if here in plain else self._mean(answers, here, there)
+            return {} if here in plain else self._mean(answers, here, there, known)
 
         move = partial(program.transfer, space=self.space)
         return multistep(program, x, predictor, move, corrector=corrector)
 
-    def _mean(self, answers: Sequence[Answer], here: Level, there: Level) -> Mapping[Answer, float]:
+    def _mean(self, answers: Sequence[Answer], here: Level, there: Level, known: Known) -> Mapping[Answer, float]:
         if len(answers) != 2:
-            return polynomial_mean(answers, here, there, COORDINATES["log_ratio"].of, self.space)
+            return polynomial_mean(answers, here, there, LOG_RATIO, self.space, known=known)
         base, other = answers if answers[0].level == here else reversed(answers)
         factor = 1.0
         if self.variant == "bh1" and math.isfinite(here.ratio):

@@ -42,7 +42,7 @@ class Forgetful(pndm_solvers.Observer):
 
 
 NAMES: dict[str, Any] = {
-    **vars(pndm_solvers),
+    **{name: getattr(pndm_solvers, name) for name in pndm_solvers.__all__},
     "np": np,
     "torch": torch,
     "nan": float("nan"),

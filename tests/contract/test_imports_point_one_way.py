@@ -124,6 +124,7 @@ CORE = (
     "latents",
     "libraries",
     "likelihood",
+    "ode",
     "brownian",
     "noise",
     "transition",

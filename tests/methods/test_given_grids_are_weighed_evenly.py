@@ -9,12 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pndm_solvers import NoiseSchedule, PLMSSolver
-from pndm_solvers.methods.adams import adams_bashforth, exact_weights
-from pndm_solvers.methods.ruled import even_knee, evenly
+from pndm_solvers.methods.adams import Weighing, adams_bashforth, exact_weights
+from pndm_solvers.methods.ruled import even_knee, last_weights, ruled_weights
 from pndm_solvers.rule import RULE
 
 LINEAR = NoiseSchedule.linear()
 LEVELS = st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=8, unique=True).map(lambda r: sorted(r, reverse=True))
+
+
+def evenly(ratios, there, order):
+    """The weights of a step's answers on a grid that others chose."""
+    step = Weighing(tuple(ratios), ratios[0], there)
+    if there == 0:
+        return last_weights(step, order, even=True)
+    (weights,) = ruled_weights([step], order, even=True)
+    return weights
 
 
 @given(LEVELS)

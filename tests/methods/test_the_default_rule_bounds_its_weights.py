@@ -6,7 +6,7 @@ import scipy.integrate
 from conftest import SCHEDULES, where_steps_begin
 
 from pndm_solvers import PLMSSolver
-from pndm_solvers.methods.adams import exact_weights
+from pndm_solvers.methods.adams import Weighing, exact_weights
 from pndm_solvers.methods.multistep import STARTERS
 from pndm_solvers.methods.ruled import bounded, even_knee, well_apart
 from pndm_solvers.rule import RULE
@@ -97,7 +97,7 @@ def test_a_step_takes_answers_apart_where_the_last_ones_would_weigh_too_much():
     near = [0.030, 0.031, 0.032, 0.04, 0.062, 0.1]
 
     def chosen(there, bound):
-        return list(well_apart(near, there, 3, bound, RULE.coordinate, "epsilon"))
+        return list(well_apart(Weighing(tuple(near), near[0], there), 3, bound, RULE.coordinate, "epsilon"))
 
     assert chosen(0.028, 8) == [0, 1, 2]
     assert chosen(0.0, 8) == [0, 5]
@@ -108,7 +108,9 @@ def test_a_step_takes_answers_apart_where_the_last_ones_would_weigh_too_much():
 def test_weights_beyond_a_bound_are_mixed_with_those_of_a_lower_order(bound):
     """They still sum to 1, reach the bound where it binds, and are the exact ones where it does not."""
     ratios, there = [0.4, 1.1, 2.5, 10.0], 0.1
-    weights = np.array(list(bounded(ratios, there, 4, bound, RULE.coordinate, "epsilon").values()))
+    step = Weighing(tuple(ratios), ratios[0], there)
+    (mixed,) = bounded([step], [(4, bound)], lambda ratios, _: RULE.coordinate(ratios), "epsilon")
+    weights = np.array(list(mixed.values()))
     exact = np.array(exact_weights(ratios, ratios[0], there))
     assert weights.sum() == pytest.approx(1, abs=1e-12)
     assert np.abs(weights).sum() == pytest.approx(min(bound, np.abs(exact).sum()), rel=1e-9)

@@ -9,8 +9,10 @@ import torch
 import torchsde
 from scipy import stats
 
+from pndm_solvers import noise
 from pndm_solvers.brownian import _weights, brownian_increment
 from pndm_solvers.noise import NoiseSource
+from pndm_solvers.table import Span
 
 LARGEST = math.nextafter(math.inf, 0)
 
@@ -153,3 +155,23 @@ def test_torchsde_converges_along_the_path(method, order):
     coarse, fine = error(16), error(256)
     assert fine < {"euler": 0.03, "milstein": 0.003}[method]
     assert math.log(coarse / fine, 16) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("levels", GRIDS)
+def test_what_an_earlier_step_drew_changes_no_bit(levels):
+    drawn = {}
+    for start, end in itertools.pairwise(levels):
+        plain = brownian_increment(3, 1, 0, (5,), start, end)
+        np.testing.assert_array_equal(brownian_increment(3, 1, 0, (5,), start, end, drawn), plain)
+        assert drawn
+
+
+def test_runs_that_keep_what_they_drew_have_the_bits_of_those_that_do_not(monkeypatch):
+    like, spans = np.zeros((3, 4)), [Span(0, *ends) for ends in itertools.pairwise(GRIDS[0])] + [Span(1, 0.5, 1.0)]
+    for seed in (7, (7, 8, 7)):
+        source = NoiseSource.of(seed, None, "brownian")
+        kept = [source.draw(row, like, span) for row, span in enumerate(spans)]
+        monkeypatch.setattr(noise, "MOST_KEPT", 0)
+        plain = [source.draw(row, like, span) for row, span in enumerate(spans)]
+        monkeypatch.undo()
+        np.testing.assert_array_equal(kept, plain)

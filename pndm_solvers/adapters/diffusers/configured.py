@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
+from operator import attrgetter
 from typing import Any
 
 import diffusers
@@ -27,8 +28,12 @@ THEIR_SPACINGS = ("linspace", "leading", "trailing")
 # What decides how an answer becomes a picture.
 PICTURE_OPTIONS = (
     "prediction_type", "timestep_type", "clip_sample", "clip_sample_range", "thresholding",
-    "dynamic_thresholding_ratio", "sample_max_value",
+    "dynamic_thresholding_ratio", "sample_max_value", "invert_sigmas",
 )  # fmt: skip
+
+
+# The variances that are the network's second half of channels.
+LEARNED = ("learned", "learned_range")
 
 
 @lru_cache(maxsize=64)
@@ -61,10 +66,25 @@ class Configured(ForwardProcess):
     @property
     def prediction(self) -> Prediction:
         """What the network's answers mean, and how the picture is kept in range."""
+        return self._reading()[0]
+
+    def _reading(self) -> tuple[Prediction, bool]:
+        """The prediction, and whether a step takes the network's answer and its picture as they are."""
         # Read at each step, since pipelines rewrite clip_sample in the configuration of their scheduler. By attribute,
         # since some assign it there; and only this class's options, since a config keeps those of others.
-        config = self.config
-        return _prediction(tuple([(name, getattr(config, name)) for name in self._picture_options()]))
+        config, known = self.config, self._known
+        if known is not None and known[0](config) == known[1] and config.get("variance_type") == known[2]:
+            return known[3]
+        names, variance = self._picture_options(), config.get("variance_type")
+        values = attrgetter(*names)
+        prediction = _prediction(tuple([(name, getattr(config, name)) for name in names]))
+        held = prediction.clip is not None or prediction.threshold is not None
+        as_they_are = not (held or variance in LEARNED or config.timestep_type == "edm" or config.invert_sigmas)
+        self._known = values, values(config), variance, (prediction, as_they_are)
+        return prediction, as_they_are
+
+    # The last reading: what reads the options, what it read, and what came of it.
+    _known: tuple[Callable[[Any], Any], Any, Any, tuple[Prediction, bool]] | None = None
 
     @classmethod
     @cache

@@ -16,7 +16,7 @@ from pndm_solvers.noise import NoiseSource
 from pndm_solvers.table import Span
 from pndm_solvers.transition import Transition
 
-__all__ = ["Draw", "GivenNoise", "PickedNoise", "ScaledNoise", "mean_log_prob"]
+__all__ = ["PLAIN", "Draw", "GivenNoise", "PickedNoise", "ScaledNoise", "mean_log_prob"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class Draw:
         generator: Any, variance_noise: Any = None, prev_sample: Tensor | None = None, log_prob: bool = False
     ) -> Draw:
         """From the arguments of `step`. ValueError where two of the first three are given."""
+        if generator is variance_noise is prev_sample is None and log_prob is False:
+            return PLAIN
         given = {"generator": generator, "variance_noise": variance_noise, "prev_sample": prev_sample}
         named = [name for name, value in given.items() if value is not None]
         if len(named) > 1:
@@ -121,6 +123,10 @@ class Draw:
             check_together("prev_sample", self.prev_sample, "sample", sample)
         elif deviation:  # callers pass their generators to steps that draw nothing, too
             noise.check(sample)
+
+
+# That of a step to which nothing was passed.
+PLAIN = Draw()
 
 
 def mean_log_prob(row: int, mean: Tensor, deviation: float, noise: NoiseSource, x: Tensor) -> Tensor:

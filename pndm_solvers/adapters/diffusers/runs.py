@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from pndm_solvers.adapters.diffusers.by_tensor import ByTensor
+from pndm_solvers.adapters.diffusers.lines import Course
 from pndm_solvers.arguments import real
 from pndm_solvers.plan import Plan
 from pndm_solvers.solver import Solver
@@ -44,16 +45,17 @@ class Timetable:
     newest: Position | None = None
     unfinished: set[object] = field(default_factory=set)
     begun: set[int] = field(default_factory=set)  # where runs began
-    _plans: dict[tuple[int, Solver], tuple[Plan, list[int | None]]] = field(default_factory=dict)
+    _courses: dict[tuple[int, Solver], Course] = field(default_factory=dict)
+
+    @cached_property
+    def course(self) -> Course:
+        """That of a run from the first time on, by the table's own method."""
+        return Course(self.plan, 0, range(self.plan.model_calls))
 
     @cached_property
     def memoryless(self) -> bool:
         """Whether each row needs no more than its own sample and answer."""
         return all({i for i, _ in row.states + row.answers} <= {k} for k, row in enumerate(self.plan.rows))
-
-    @cached_property
-    def _all_rows(self) -> list[int | None]:
-        return list(range(self.plan.model_calls))
 
     def entries(self, t: float) -> list[int]:
         """The model calls at the time `t`, which may have been rounded to float32."""
@@ -72,41 +74,42 @@ class Timetable:
 
     def copied(self) -> Timetable:
         """For a copy of the scheduler: its runs go on independently."""
-        table = replace(self, unfinished=set(self.unfinished), begun=set(self.begun), _plans={**self._plans})
+        table = replace(self, unfinished=set(self.unfinished), begun=set(self.begun), _courses={**self._courses})
         table.newest = self.newest and replace(self.newest, table=table)
         return table
 
-    def plan_from(self, begin: int, solver: Solver) -> tuple[Plan, list[int | None]]:
-        """The solver's plan for the times from `begin` on, and the row of the plan for each of these times.
+    def course_from(self, begin: int, solver: Solver) -> Course:
+        """The solver's course on the times from `begin` on.
 
-        Where `begin` lies within Runge–Kutta steps, times come twice. The first answer is then not used (None).
+        Where `begin` lies within Runge–Kutta steps, times come twice. The first answer is then not used.
         """
         if begin == 0 and (solver is self.solver or solver == self.solver):
-            return self.plan, self._all_rows
-        if (begin, solver) not in self._plans:
+            return self.course
+        if (begin, solver) not in self._courses:
             times = self.plan.times[begin:]
             # Integers stay integers, so that no row lies between two trained times.
             distinct = np.array(list(dict.fromkeys(times)), np.int64 if self.plan.integer_times else np.float64)
             rows = [None if t == after else distinct.tolist().index(t) for t, after in zip_longest(times, times[1:])]
             plan = solver.plan(timesteps=distinct, **self.end)
             looks = plan.model_calls == len(distinct) - 1 and distinct[-1] == plan.end.t
-            self._plans[begin, solver] = with_last_look(plan) if looks else plan, rows
-        return self._plans[begin, solver]
+            self._courses[begin, solver] = Course(with_last_look(plan) if looks else plan, begin, rows)
+        return self._courses[begin, solver]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Position:
     """A run between two steps; never changed."""
 
     table: Timetable
-    solver: Solver
-    begin: int  # the index in the table's times at which the run began
+    course: Course
     entry: int  # the index of the next time
     # What later rows need, without the newest sample, which the caller holds.
     states: Mapping[int, Any] = field(default_factory=dict)
     answers: Mapping[int, Any] = field(default_factory=dict)
     run: object = field(default_factory=object)  # the run's identity
-    shape: Any = None  # of these arrays, where there are any
+    # Those of these arrays, where there are any and they have one.
+    shape: Any = None
+    dtype: Any = None
 
 
 class Runs:
@@ -134,6 +137,9 @@ class Runs:
 
     def lay_down(self, times: Tensor, table: Timetable) -> None:
         """Registers the `times` that are handed out, and makes `table` the current one."""
+        earlier = self.table
+        if earlier is not None and earlier.plan is table.plan:
+            table.course = earlier.course  # whose lines are laid down already
         self._tables[times] = table
         self.table = table
 
@@ -148,11 +154,14 @@ class Runs:
         known = self._positions.get(sample)
         if known is not None and self._given.get(sample) is SEVERAL:
             known = None
-        table, entries = self._called_at(timestep, known)
+        table, entries = self._entry(timestep) or self._called_at(timestep, known)
+        if known is not None and known.table is table and entries == [known.entry]:
+            return known
         if not entries:
             raise ValueError(f"timestep is {float(timestep):.7g}, which is none of this run's: {abridged(table.asked)}")
         if table.memoryless:
-            return Position(table, solver or table.solver, 0, entries[0])
+            course = table.course if solver is None else table.course_from(0, solver)
+            return Position(table, course, entries[0])
         at = known if known is not None and known.table is table else table.newest
         if at is not None and at.entry in entries:
             if at is not known and len(table.unfinished) > 1:
@@ -174,7 +183,17 @@ class Runs:
         begin = table.begin_index if table.begin_index in beginnings else min(beginnings)
         assert begin is not None  # None is no entry
         table.begun.add(begin)
-        return Position(table, table.solver_from(begin), begin, begin)
+        return Position(table, table.course_from(begin, table.solver_from(begin)), begin)
+
+    def _entry(self, timestep: Any) -> tuple[Timetable, list[int]] | None:
+        """The table and the entry of a time that is one of the `timesteps` handed out, as a loop over them has it."""
+        if type(timestep) is not Tensor or timestep.ndim or (times := timestep._base) is None:
+            return None
+        table = self._tables.get(times)
+        if table is None or timestep.dtype is not times.dtype or not times.is_contiguous():
+            return None
+        entry = int(timestep.storage_offset() - times.storage_offset())
+        return (table, [entry]) if 0 <= entry < len(times) else None
 
     def _called_at(self, timestep: Any, known: Position | None) -> tuple[Timetable, list[int]]:
         """The table that `timestep` belongs to, and the entries of that table at this time."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pndm_solvers.adapters.diffusers.compiled import numbered
 from pndm_solvers.adapters.diffusers.configured import THEIR_SPACINGS, Configured
 from pndm_solvers.adapters.diffusers.options import RESPACED, TABLE, check_options
 from pndm_solvers.adapters.diffusers.runs import Runs, Timetable, with_last_look
@@ -82,7 +83,7 @@ class PlanScheduler(Configured, Steps):
         self.prediction  # noqa: B018 — refuses a wrong bound now
         self._solver()  # and a wrong option, not in set_timesteps
         self.num_inference_steps: int | None = None
-        self._runs = Runs()
+        self._runs, self._number = Runs(), numbered(self)
         self._timesteps = self._trained_times()
         self._sigmas, self._edited = self._timesteps / len(self) if self._flow else None, 0
 
@@ -109,7 +110,7 @@ class PlanScheduler(Configured, Steps):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         table: Timetable | None = state["_runs"]
-        vars(self).update(state, _runs=Runs())
+        vars(self).update(state, _runs=Runs(), _number=numbered(self))
         if table is not None:
             self._runs.lay_down(self._timesteps, table.copied())
 

@@ -193,9 +193,8 @@ class DDIMScheduler(PlanScheduler, Theirs):  # type: ignore[misc] — `config` a
             `generator`, `variance_noise` and `prev_sample`, and a log-probability of a step without noise.
         """
         draw = Draw.of(generator, variance_noise, prev_sample, log_prob)
-        return self._step(
-            model_output, timestep, sample, return_dict, draw, self._solver(eta), not use_clipped_model_output
-        )
+        solver = None if type(eta) in (int, float) and eta == 0 else self._solver(eta)  # None for the table's own
+        return self._step(model_output, timestep, sample, return_dict, draw, solver, not use_clipped_model_output)
 
     def _get_variance(self, timestep: Any, prev_timestep: Any) -> Tensor:
         """β̃ of the step between two times, the variance of DDIM's noise at η = 1; programs read it by this name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,10 @@ import torch
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
-from pndm_solvers.adapters.diffusers.draws import Draw, mean_log_prob
+from pndm_solvers.adapters.diffusers.compiled import COMPILES, apart, compiled_step
+from pndm_solvers.adapters.diffusers.configured import LEARNED
+from pndm_solvers.adapters.diffusers.draws import PLAIN, Draw, mean_log_prob
+from pndm_solvers.adapters.diffusers.lines import Arrays
 from pndm_solvers.adapters.diffusers.runs import Position, Runs
 from pndm_solvers.arrays import check_state, check_together, combine, library
 from pndm_solvers.latents import converted
@@ -23,10 +27,11 @@ from pndm_solvers.solver import Solver
 
 __all__ = ["Generators", "SchedulerOutput", "StepResult", "Steps"]
 
+KINDS = frozenset([torch.float16, torch.bfloat16, torch.float32, torch.float64])
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
-@dataclass
+@dataclass(init=False)
 class SchedulerOutput(BaseOutput):
     """The result of a step.
 
@@ -45,6 +50,14 @@ class SchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
     log_prob: Tensor | None = None
 
+    def __init__(self, prev_sample: Tensor, pred_original_sample: Tensor, log_prob: Tensor | None = None) -> None:
+        # As BaseOutput would, whose own way through `__setattr__` takes as long as the sums of a small sample.
+        entries = {"prev_sample": prev_sample, "pred_original_sample": pred_original_sample, "log_prob": log_prob}
+        vars(self).update(entries)
+        for name, value in entries.items():
+            if value is not None:
+                OrderedDict.__setitem__(self, name, value)
+
 
 # What a step returns: the output, or its entries without a log_prob that is None.
 StepResult = SchedulerOutput | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
@@ -55,10 +68,14 @@ class Steps:
 
     config: Any
     _runs: Runs
+    _number: int  # see `compiled`
 
     @property
     def prediction(self) -> Prediction:
         """What the network's answers mean, and how the picture is kept in range."""
+        raise NotImplementedError
+
+    def _reading(self) -> tuple[Prediction, bool]:
         raise NotImplementedError
 
     def _take_edited_sigmas(self) -> None:
@@ -87,7 +104,7 @@ class Steps:
         timestep: Any,
         sample: Tensor,
         return_dict: bool,
-        draw: Draw = Draw(),  # noqa: B008 — a value, never changed
+        draw: Draw = PLAIN,
         solver: Solver | None = None,
         epsilon_as_answered: bool = False,
     ) -> StepResult:
@@ -95,19 +112,45 @@ class Steps:
 
         With `epsilon_as_answered` a clipped picture is combined with the network's own ε, not with one derived anew.
         """
-        ours = library(sample)
-        if not (
-            type(sample) is Tensor and sample.layout is torch.strided and sample.is_floating_point() and sample.ndim
-        ):
-            check_state("sample", sample)  # only then, since it takes as long as a sum
+        if torch.compiler.is_compiling() and COMPILES:
+            if draw is not PLAIN or solver is not None or _recorded(sample, model_output):
+                step = model_output, timestep, sample, return_dict, draw, solver, epsilon_as_answered
+                return apart(self._step, *step)
+            following, x0 = compiled_step(self._number, model_output, timestep, sample, epsilon_as_answered)
+            return SchedulerOutput(following, x0) if return_dict else (following, x0)
+        alike = _are_alike(sample, model_output)
+        if not alike:
+            check_state("sample", sample)
         self._take_edited_sigmas()
         if self._runs.is_one_each(timestep, sample):
             check_together("model_output", self._epsilon_channels(model_output, sample), "sample", sample)
             return self._step_of_each(model_output, timestep, sample, return_dict, draw, solver, epsilon_as_answered)
         at = self._runs.position(timestep, sample, solver)
-        table, states, answers = at.table, at.states, at.answers
-        plan, rows = table.plan_from(at.begin, at.solver)
-        row = rows[at.entry - at.begin]
+        table, log_prob = at.table, None
+        prediction, as_it_is = self._reading()
+        line = at.course.line(at.entry, prediction.type) if as_it_is and alike and draw is PLAIN else None
+        if line is not None and (at.shape is None or (at.shape == sample.shape and at.dtype is sample.dtype)):
+            following, x0, states, answers = line.step(sample, model_output, at.states, at.answers)
+            dtype = sample.dtype
+        else:
+            following, x0, states, answers, log_prob = self._made(at, model_output, sample, draw, epsilon_as_answered)
+            dtypes = {x.dtype for x in (*states.values(), *answers.values())}
+            dtype = dtypes.pop() if len(dtypes) == 1 else None
+        table.stepped = at.entry + 1
+        if not table.memoryless:
+            keeps = sample.shape if states or answers else None
+            at = Position(table, at.course, at.entry + 1, states, answers, at.run, keeps, dtype)
+            self._runs.remember(following, at, draw.prev_sample)
+        if return_dict:
+            return SchedulerOutput(following, x0, log_prob)
+        return (following, x0) if log_prob is None else (following, x0, log_prob)
+
+    def _made(
+        self, at: Position, model_output: Tensor, sample: Tensor, draw: Draw, epsilon_as_answered: bool
+    ) -> tuple[Tensor, Tensor, Arrays, Arrays, Tensor | None]:
+        """The next sample, x̂_0, what later rows need, and the log-probability if it was asked for."""
+        ours, table, states, answers = library(sample), at.table, at.states, at.answers
+        plan, row = at.course.plan, at.course.rows[at.entry - at.course.begin]
         output = self._epsilon_channels(model_output, sample)
         if not ours.alike(output, sample):
             check_together(f"model_output at t = {table.asked[at.entry]:g}", output, "sample", sample)
@@ -122,8 +165,8 @@ class Steps:
         draw.check(noise, deviation, sample, table.asked[at.entry])
         log_prob, wide = None, ours.wide_dtype(sample)  # the mean has this dtype where a probability is asked for
         if row is None:
-            following = sample.clone()
-        elif clips and epsilon_as_answered:
+            return sample.clone(), x0, states, answers, None
+        if clips and epsilon_as_answered:
             epsilon = converted(ours, Prediction(prediction.type), "epsilon", sample, output, here)
             if draw.prev_sample is None:
                 z = noise.draw(row, sample) if deviation else None
@@ -133,30 +176,22 @@ class Steps:
             if draw.log_prob:
                 mean = _ddim_step(plan, row, x0, epsilon, None, wide)
                 log_prob = mean_log_prob(row, mean, deviation, noise, following)
-        else:
-            # A clipped picture counts as the network's prediction.
-            prediction, output = (Prediction("sample"), x0) if clips else (prediction, output)
-            answer = converted(ours, prediction, space, sample, output, here)
-            # Copies of what later rows need, since the caller may write into its own tensors.
-            dead_states, dead_answers = plan.last_uses[row]
-            if row not in dead_answers and (answer is model_output or answer is x0):
-                answer = answer.clone()
-            kept = sample if row in dead_states else sample.clone()
-            before = State(plan, row, {**states, row: kept}, answers, prediction, noise, sample.dtype, ours)
-            after = before.combined(answer, draw.prev_sample)
-            following = after.states[after.row]
-            if draw.log_prob:
-                mean = before.at(row, {**before.states, row: ours.cast(kept, wide)}, answers).mean(answer)
-                log_prob = mean_log_prob(row, mean, deviation, noise, following)
-            states, answers = {i: x for i, x in after.states.items() if i != after.row}, after.answers
-        table.stepped = at.entry + 1
-        if not table.memoryless:
-            keeps = sample.shape if states or answers else None
-            at = Position(table, at.solver, at.begin, at.entry + 1, states, answers, at.run, keeps)
-            self._runs.remember(following, at, draw.prev_sample)
-        if return_dict:
-            return SchedulerOutput(following, x0, log_prob)
-        return (following, x0) if log_prob is None else (following, x0, log_prob)
+            return following, x0, states, answers, log_prob
+        # A clipped picture counts as the network's prediction.
+        prediction, output = (Prediction("sample"), x0) if clips else (prediction, output)
+        answer = x0 if space == "sample" else converted(ours, prediction, space, sample, output, here)
+        # Copies of what later rows need, since the caller may write into its own tensors.
+        dead_states, dead_answers = plan.last_uses[row]
+        if row not in dead_answers and (answer is model_output or answer is x0):
+            answer = answer.clone()
+        kept = sample if row in dead_states else sample.clone()
+        before = State(plan, row, {**states, row: kept}, answers, prediction, noise, sample.dtype, ours)
+        after = before.combined(answer, draw.prev_sample)
+        following = after.states[after.row]
+        if draw.log_prob:
+            mean = before.at(row, {**before.states, row: ours.cast(kept, wide)}, answers).mean(answer)
+            log_prob = mean_log_prob(row, mean, deviation, noise, following)
+        return following, x0, {i: x for i, x in after.states.items() if i != after.row}, after.answers, log_prob
 
     def _step_of_each(
         self, model_output: Tensor, times: Tensor, sample: Tensor, return_dict: bool, draw: Draw, *more: Any
@@ -179,9 +214,8 @@ class Steps:
 
     def _epsilon_channels(self, model_output: Tensor, sample: Tensor) -> Tensor:
         """The answer without the channels of a learned variance, which DDPM alone uses."""
-        variance = self.config.get("variance_type")
         # Not a view, which would keep the others in memory.
-        learned = variance in ("learned", "learned_range")
+        learned = self.config.get("variance_type") in LEARNED
         return model_output[:, : sample.shape[1]].clone() if learned else model_output
 
     def _preconditioned(self, answer: Tensor, sample: Tensor, here: Level) -> Tensor:
@@ -194,6 +228,20 @@ class Steps:
             data, sign = self.config.sigma_data, -1.0 if self.config.prediction_type == "v_prediction" else 1.0
             return combine([sample, answer], [data**2 * here.alpha, sign * data * here.sigma])
         return -answer if self.config.invert_sigmas else answer
+
+
+def _recorded(*arrays: Tensor) -> bool:
+    """Whether torch records a step of these arrays, to differentiate it later."""
+    return torch.is_grad_enabled() and any(array.requires_grad for array in arrays)
+
+
+def _are_alike(sample: Any, answer: Any) -> bool:
+    """Whether a sample and an answer surely go together, with one of the usual dtypes."""
+    if not (type(sample) is type(answer) is Tensor and (dtype := sample.dtype) is answer.dtype and dtype in KINDS):
+        return False
+    shape, strided = sample.shape, sample.layout is answer.layout is torch.strided
+    here = (sample.is_cpu and answer.is_cpu) or sample.device == answer.device
+    return here and strided and len(shape) > 0 and shape == answer.shape
 
 
 def _ddim_step(plan: Plan, row: int, x0: Tensor, epsilon: Tensor, z: Tensor | None, dtype: torch.dtype) -> Tensor:
