@@ -20,7 +20,7 @@ import numpy as np
 
 from pndm_solvers import NoiseSchedule
 
-__all__ = ["FOREIGN", "INSTALL", "Foreign", "load"]
+__all__ = ["FOREIGN", "INSTALL", "Foreign", "load", "network_file"]
 
 INSTALL = (
     "pip install --no-deps galaxygrad==0.1.9 21cmPSDenoiser==1.0.2 "
@@ -81,7 +81,7 @@ def load(name: str) -> Foreign:
         ) from error
 
 
-def _network_file(package: str, file: str) -> tuple[Path, ModuleType]:
+def network_file(package: str, file: str) -> tuple[Path, ModuleType]:
     """The folder of an installed package, and one of its modules, without importing the package itself."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
@@ -100,7 +100,7 @@ def _galaxies(name: str) -> Foreign:
     import jax
 
     file, side, chunk = GALAXIES[name]
-    home, models = _network_file("galaxygrad", "models_eqx.py")
+    home, models = network_file("galaxygrad", "models_eqx.py")
     empty = models.ScoreNet((1, side, side), 4, 64, 512, 512, 4, 10.0, key=jax.random.PRNGKey(0))
     network = equinox.tree_deserialise_leaves(home / file, empty)
     batched = jax.jit(jax.vmap(lambda x, t: network(x, 10 * t)))  # compiled once for each size up to `chunk`
@@ -138,7 +138,7 @@ def _power_spectra(name: str) -> Foreign:
     import torch
 
     with torch.random.fork_rng(devices=[]):  # the module sets torch's seed when it is imported
-        home, module = _network_file("psdenoiser", "model.py")
+        home, module = network_file("psdenoiser", "model.py")
         network = module.UNet(dim=(32, 16))
     network.load_state_dict(torch.load(home / "denoiser_model.pt", map_location="cpu", weights_only=True))
     network.eval().requires_grad_(False)
