@@ -15,7 +15,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from paper_cells import DRAWS, METHODS, SEED, Cell, Float64, path_of, stored
+from kept import stored
+from paper_cells import DRAWS, METHODS, SEED, Cell, Float64, path_of
 from paper_experiments import ENCODE_STEPS, ORDER_STEPS, ORDERS, PREVIEW_TIMES, coarse_and_fine
 
 from pndm_solvers.distances import resampled

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept import make
 from numpy.typing import NDArray
-from paper_cells import GRID, SEED, Float64, Runner, make, path_of
+from paper_cells import GRID, SEED, Float64, Runner, path_of
 
 from pndm_solvers import (
     DDIMSolver,

@@ -1,10 +1,9 @@
-"""The papers' table and claims as Markdown, and their place in docs/paper.md."""
+"""The papers' table and claims as Markdown."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,7 @@ from paper_claims import CLAIMS, HOLDS, NOT_SHOWN, SUBJECTS, WITHIN, Evidence, R
 from paper_experiments import ENCODE_STEPS, ORDER_STEPS, ORDERS, PREVIEW_TIMES, root_mean_squares
 from tables import table
 
-__all__ = ["body", "cells_table", "claims_table", "parts_of", "write_page"]
-
-BEGIN, END = "<!-- written by benchmarks/paper_table.py: begin -->", "<!-- end -->"
+__all__ = ["body", "cells_table", "claims_table"]
 
 
 def shown(value: float) -> str:
@@ -119,7 +116,7 @@ def orders_table(networks: Sequence[Results]) -> str:
 
 
 def body(networks: Sequence[Results], facts: str) -> str:
-    """All tables, for the networks of which anything is there."""
+    """All tables, for every network that has a cell."""
     parts = [facts, "### All claims", summary_table(networks)]
     for subject in SUBJECTS:
         parts += [f"### Claims: {subject}", claims_table(networks, subject)]
@@ -133,17 +130,3 @@ def body(networks: Sequence[Results], facts: str) -> str:
     kept = [part for part, after in zip(parts, [*parts[1:], ""], strict=True)
             if part and not (part.startswith("###") and not after and part is not parts[-1])]  # fmt: skip
     return "\n\n".join(kept)
-
-
-def parts_of(path: Path) -> tuple[str, str]:
-    """What stands before and after the tables of the page. SystemExit where it has no place for them."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN) if path.exists() else ("", "", "")
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{path} has no place for the tables; it must hold the lines {BEGIN} and {END}")
-    return before, after
-
-
-def write_page(path: Path, text: str) -> None:
-    before, after = parts_of(path)
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")

@@ -2,7 +2,7 @@
 
     python benchmarks/paper_table.py                        all networks: hours; prints an estimate first
     python benchmarks/paper_table.py --only digits-linear
-    python benchmarks/paper_table.py --quick                40 samples, up to 20 steps; a minute, and no page
+    python benchmarks/paper_table.py --quick                40 samples, up to 20 steps; two minutes, and no page
     python benchmarks/paper_table.py --page                 runs nothing; the page holds the cells that are there
 
 A cell is a network, a method and a number of steps. Each is kept as a file once it is done, the cheapest first, so a
@@ -22,17 +22,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from paper_cells import GRID, LATE, STEPS, Cell, Runner, calls_of, cells, make, path_of
+from kept import make
+from paper_cells import GRID, LATE, STEPS, Cell, Runner, calls_of, cells, path_of
 from paper_claims import READ, Results
 from paper_experiments import EXPERIMENTS, experiment
 from paper_networks import CASES, Case
-from paper_pages import body, parts_of, write_page
-from tables import heading
+from paper_pages import body
+from tables import fill_page, heading, parts_of
 from tqdm import tqdm
 
 from pndm_solvers import DDIMSolver
 
-PAGE = Path(__file__).parents[1] / "docs" / "paper.md"
+PAGE, SCRIPT = Path(__file__).parents[1] / "docs" / "paper.md", Path(__file__).name
 QUICK_COUNT, QUICK_STEPS = 40, (5, 10, 20)
 
 
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = ["digits-linear"] if options.quick and options.only == list(CASES) else options.only
     counts = {name: QUICK_COUNT if options.quick else CASES[name][1] for name in names}
     if not options.quick:
-        parts_of(PAGE)  # before hours of work, see that the page can be written
+        parts_of(PAGE, SCRIPT)  # before hours of work, see that the page can be written
     began = time.monotonic()
     try:
         for name in () if options.page else names:
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.quick:
         from paper_pictures import draw
 
-        write_page(PAGE, text)
+        fill_page(PAGE, SCRIPT, text)
         draw(shown, PAGE.parent / "images")
 
 

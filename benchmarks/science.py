@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,16 +22,16 @@ import networks
 import numpy as np
 import packages
 import torch
+from kept import kept
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tables import heading, table
+from tables import fill_page, heading, table
 from tqdm import tqdm
 
 from pndm_solvers import DDIMSolver, Pilot, Plan, PLMSSolver, initial_noise
 
 CACHE = networks.CACHE / "science"
 DOCS = Path(__file__).parents[1] / "docs"
-BEGIN, END = "<!-- written by benchmarks/science.py: begin -->", "<!-- end -->"
 
 # Spectra that the fit has seen, and the others, on which all figures are measured; and samples of each of those.
 FITTED, TESTED, OF_EACH = 24, 6, 8
@@ -45,17 +44,12 @@ BOUND = 0.05  # of the samples' spread
 Float64 = NDArray[np.float64]
 
 
-def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def ran(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `make` returns, arrays and numbers, from a file where it was made before."""
-    path = CACHE / f"{name}.npz"
-    if not path.exists():
-        found = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{name}.{os.getpid()}.partial.npz")
-        np.savez(partial, **found)
-        os.replace(partial, path)
-    with np.load(path) as file:
-        return {key: file[key] for key in file.files}
+    found = kept(CACHE / f"{name}.npz", make)
+    if found is None:
+        raise SystemExit(f"another process makes {name}; start this one again later")
+    return found
 
 
 def fitted_plan(name: str, calls: int, model: Any, network: packages.Foreign, x: Any, **options: Any) -> Plan:
@@ -73,7 +67,7 @@ def fitted_plan(name: str, calls: int, model: Any, network: packages.Foreign, x:
         print(found, flush=True)
         return {"plan": found.plan.to_json()}
 
-    return Plan.from_json(str(kept(f"plan-{name}-{calls}", fit)["plan"]))
+    return Plan.from_json(str(ran(f"plan-{name}-{calls}", fit)["plan"]))
 
 
 # --------------------------------------------------------------------- spectra
@@ -149,10 +143,10 @@ def spectra_part() -> Iterator[str]:
     ways: dict[str, Callable[[int], dict[str, Any]]] = {"RK45 of the authors": authors_run, "fine": exact_run}
     jobs = [(name, i) for name in ways for i in range(FITTED, FITTED + TESTED)]
     for name, i in tqdm(jobs, desc="references", unit="spectrum"):
-        runs.setdefault(name, []).append(kept(f"21cm-{name}-{i}", functools.partial(ways[name], i)))
+        runs.setdefault(name, []).append(ran(f"21cm-{name}-{i}", functools.partial(ways[name], i)))
     for name, plan in spectra_plans().items():
         for i in range(FITTED, FITTED + TESTED):
-            runs.setdefault(name, []).append(kept(f"21cm-{name}-{i}", functools.partial(ours, i, plan)))
+            runs.setdefault(name, []).append(ran(f"21cm-{name}-{i}", functools.partial(ours, i, plan)))
     samples = {name: np.stack([run["x"] for run in found]).astype(np.float64) for name, found in runs.items()}
     theirs, fine = samples["RK45 of the authors"], samples["fine"]
     spread = float(theirs.std(axis=(0, 1)).mean())
@@ -264,7 +258,7 @@ def galaxy_part() -> Iterator[str]:
 
         fine_plan = PLMSSolver(network.schedule).plan(FINE, **grid)
         assert fine_plan.levels[0] == level
-        fine = kept(f"{name}-fine", functools.partial(run, fine_plan))
+        fine = ran(f"{name}-fine", functools.partial(run, fine_plan))
         pictures[name] = {f"fine, {FINE}": fine["x"]}
         x = initial_noise((count, *network.shape), 6).astype(np.float32)
         for calls in GALAXY_CALLS:
@@ -275,7 +269,7 @@ def galaxy_part() -> Iterator[str]:
             }
             row = [name, calls]
             for method, plan in plans.items():
-                found = kept(f"{name}-{method}-{calls}", functools.partial(run, plan))
+                found = ran(f"{name}-{method}-{calls}", functools.partial(run, plan))
                 off = np.sqrt(np.mean((found["x"] - fine["x"]) ** 2, axis=(1, 2, 3), dtype=np.float64))
                 row.append(f"{np.median(off):.4f} (worst {off.max():.3f})")
                 pictures[name][f"{method}, {calls}"] = found["x"]
@@ -321,9 +315,7 @@ def main() -> None:
     text = "\n\n".join(texts)
     print(text)
     if not chosen:
-        path = DOCS / "science.md"
-        before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-        path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        fill_page(DOCS / "science.md", Path(__file__).name, text)
 
 
 if __name__ == "__main__":

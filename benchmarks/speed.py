@@ -33,6 +33,7 @@ from speed_cases import BARE, CORE, SCHEDULERS, SHAPES, Case, answers, classical
 from speed_costs import LIBRARIES, PLANNERS, PLANS
 from speed_tables import Compared, Costs, Found, Imports, Planned, Rows, Swept, Used, shown
 from speed_timing import Settings, interleaved, median, ratio
+from tables import parts_of
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -197,7 +198,7 @@ def main() -> None:
         settings = settings._replace(seconds=0.12, rounds=1)
     found, began, whole = Found(), time.monotonic(), not (arguments.quick or arguments.only)
     if whole:
-        speed_tables.parts_of(arguments.page)  # before minutes are spent
+        parts_of(arguments.page, speed_tables.SCRIPT)  # before minutes are spent
     print(speed_tables.facts(settings), flush=True)
     printed = []
     try:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from speed_cases import SHAPES, classical
 from speed_costs import Memory, Share
 from speed_timing import Line, Ratio, Settings, fit_line, median, ratio
-from tables import heading, table
+from tables import fill_page, heading, table
 from work_precision_tables import geometric
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "Swept",
     "Used",
     "facts",
-    "parts_of",
     "section",
     "shown",
     "write_page",
@@ -343,7 +342,7 @@ def section(name: str, found: Found) -> str:
 
 # ------------------------------------------------------------------ the page
 
-BEGIN, END = "<!-- written by benchmarks/speed.py: begin -->", "<!-- end -->"
+SCRIPT = "speed.py"
 CURVES = {"ours": "ours", "diffusers PNDMScheduler": "diffusers' PNDMScheduler", "five array calls": "five array calls"}
 CURVES |= {"one addmv": "one addmv", "one copy": "one copy: memory bandwidth"}
 
@@ -361,19 +360,9 @@ def picture(found: Found, path: Path) -> None:
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
-def parts_of(path: Path) -> tuple[str, str]:
-    """What stands before and after the tables of the page. SystemExit where it has no place for them."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN) if path.exists() else ("", "", "")
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{path} has no place for the tables; it must hold the lines {BEGIN} and {END}")
-    return before, after
-
-
 def write_page(path: Path, settings: Settings, found: Found, minutes: float) -> None:
     """Puts the tables between the page's markers, and the picture beside the others."""
-    before, after = parts_of(path)
     picture(found, path.parent / "images" / "performance.png")
     texts = [f"{facts(settings)} {minutes:.1f} minutes.", *(section(name, found) for name in TABLES)]
     body = "\n\n".join(filter(None, texts))
-    path.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
+    fill_page(path, SCRIPT, body)

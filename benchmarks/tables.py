@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["by_cell", "heading", "report", "table"]
+__all__ = ["by_cell", "fill_page", "heading", "parts_of", "report", "table"]
 
 
 def heading(*packages: str) -> str:
@@ -44,3 +44,22 @@ def report(tables: Mapping[str, Callable[[Any], str]], names: Iterable[str], giv
         title = inspect.cleandoc(tables[name].__doc__ or "")
         print(f"\n## {title}\n\n{tables[name](given)}\n", flush=True)
         print(f"Time: {time.monotonic() - began:.0f} s.", flush=True)
+
+
+def parts_of(path: Path, script: str) -> tuple[str, str]:
+    """What stands before and after a script's tables in a page, its markers included.
+
+    SystemExit where the page has no place for them.
+    """
+    begin, end = f"<!-- written by benchmarks/{script}: begin -->", "<!-- end -->"
+    before, found, rest = path.read_text(encoding="utf-8").partition(begin) if path.exists() else ("", "", "")
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise SystemExit(f"{path} has no place for the tables; it must hold the lines {begin} and {end}")
+    return before + begin, end + after
+
+
+def fill_page(path: Path, script: str, text: str) -> None:
+    """Puts a script's tables between its markers in a page."""
+    before, after = parts_of(path, script)
+    path.write_text(f"{before}\n\n{text}\n\n{after}", encoding="utf-8")

@@ -117,8 +117,8 @@ def probability_flow(
         sample, epsilon = (np.asarray(ours.numbers(part), np.float64).ravel() for part in parts)
         return alpha_rate * sample + sigma_rate * epsilon
 
-    rtol, atol = (real(name, value, "a number above 0", lambda v: v > 0) for name, value in
-                  (("rtol", rtol), ("atol", atol)))  # fmt: skip
+    rtol = real("rtol", rtol, "a number above 0", lambda value: value > 0)
+    atol = real("atol", atol, "a number above 0", lambda value: value > 0)
     begin = np.asarray(ours.numbers(x), np.float64).ravel()
     with ours.unrecorded():
         solved = solve_ivp(slope, (first.t, last.t), begin, method=method, t_eval=[last.t], rtol=rtol, atol=atol)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pndm_solvers.array_library import ArrayLibrary, quantile_of
 
-__all__ = ["TorchLibrary"]
+__all__ = ["TorchLibrary", "scalar"]
 
 
 class TorchLibrary(ArrayLibrary):
@@ -77,7 +77,7 @@ class TorchLibrary(ArrayLibrary):
         x = self.wide(arrays[0], dtype)
         # A number as a tensor costs half as much. torch.compile needs it as it is.
         plain = type(x) is self.torch.Tensor and not self.is_compiling()
-        total = x * (_scalar(weights[0], x.dtype) if plain else weights[0])
+        total = x * (scalar(weights[0], x.dtype) if plain else weights[0])
         for array, weight in zip(arrays[1:], weights[1:], strict=True):
             # In place: `total` is this call's own, so each term costs one pass over memory. Torch itself widens
             # the array that is added, unless it has 8 bits.
@@ -131,7 +131,7 @@ class TorchLibrary(ArrayLibrary):
         return None
 
     def scale(self, x: Any, weight: float, out: Any) -> None:
-        self.torch.mul(x, _scalar(weight, x.dtype), out=out)
+        self.torch.mul(x, scalar(weight, x.dtype), out=out)
 
     def add(self, total: Any, x: Any, weight: float, scratch: Any) -> Any:
         return total.add_(x, alpha=weight)
@@ -219,7 +219,7 @@ class TorchLibrary(ArrayLibrary):
 
 
 @lru_cache(maxsize=4096)
-def _scalar(weight: float, dtype: Any) -> Any:
+def scalar(weight: float, dtype: Any) -> Any:
     """A number as a tensor of no dimension, on the host."""
     import torch
 

@@ -3,12 +3,14 @@
 import time
 from fractions import Fraction
 
+import kept
 import numpy as np
 import paper_cells
 import paper_claims
 import paper_pages
 import paper_table
 import pytest
+import tables
 import torch
 from networks import load_features, network_data
 from paper_claims import HOLDS, NOT_SHOWN, WITHIN, Results
@@ -86,14 +88,14 @@ def test_a_killed_and_resumed_run_prints_the_same_table(table, tmp_path, monkeyp
 def test_one_cell_is_made_by_one_process(tmp_path):
     """A lock belongs to an open file, so that the second one here stands for another process."""
     path = tmp_path / "cell.npz"
-    with paper_cells.mine(path) as first, paper_cells.mine(path) as second:
+    with kept.mine(path) as first, kept.mine(path) as second:
         assert (first, second) == (True, False)
-    with paper_cells.mine(path) as again:
+    with kept.mine(path) as again:
         assert again
-        paper_cells.store(path, {"value": 1.0})
-    with paper_cells.mine(path) as late:
+        kept.store(path, {"value": 1.0})
+    with kept.mine(path) as late:
         assert not late
-    assert paper_cells.stored(path) == {"value": 1.0}
+    assert kept.stored(path) == {"value": 1.0}
 
 
 def test_fon_has_the_weights_of_the_paper():
@@ -133,7 +135,7 @@ def test_claims_read_the_files_that_runs_leave(monkeypatch, tmp_path):
     results, noise = Results("made", 6), 1 + 0.01 * np.random.default_rng(0).standard_normal((4, 9))
     steps = paper_claims.ORDER_STEPS
     orders = {f"F-PNDM {n}": noise[place] / n**2 for place, n in enumerate(steps)}
-    paper_cells.store(paper_cells.path_of("made", 6, "orders"), orders)
+    kept.store(paper_cells.path_of("made", 6, "orders"), orders)
     (row,) = paper_claims.order_is("F-PNDM", 2)(results)
     assert abs(row.value) < 0.05
     assert row.verdict == HOLDS
@@ -143,7 +145,7 @@ def test_claims_read_the_files_that_runs_leave(monkeypatch, tmp_path):
     for name, size, distance in (("F-PNDM", 50, 1.0), ("DDIM", 1000, 3.0)):
         drawn = distance + noise[0]
         cell = {"calls": 59, "pixels": distance, "features": distance, "pixels-drawn": drawn, "features-drawn": drawn}
-        paper_cells.store(paper_cells.path_of("made", 6, name, f"{size:g}"), cell)
+        kept.store(paper_cells.path_of("made", 6, name, f"{size:g}"), cell)
     claim = next(c for c in paper_claims.CLAIMS if c.subject == "50 steps against 1000")
     for row in claim.evaluate(results):
         assert row.value == -2
@@ -172,7 +174,7 @@ def test_the_flow_by_scipy_is_exact_and_counts_its_calls():
 
 
 def test_the_page_has_a_place_for_the_tables(tmp_path):
-    before, _ = paper_pages.parts_of(paper_table.PAGE)
+    before, _ = tables.parts_of(paper_table.PAGE, paper_table.SCRIPT)
     assert before.startswith("# ")
     with pytest.raises(SystemExit, match="no place"):
-        paper_pages.parts_of(tmp_path / "missing.md")
+        tables.parts_of(tmp_path / "missing.md", paper_table.SCRIPT)

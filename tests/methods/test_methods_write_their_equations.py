@@ -145,7 +145,7 @@ def test_constant_epsilon_is_solved_exactly(name):
 @settings(deadline=None, max_examples=200)  # the first example compiles for all schedules
 @given(
     st.sampled_from([solver for name in WITH_A_PICTURE for solver in pseudo_solvers(SCHEDULES[name])]),
-    # Times nearer to each other differ by a rounding of their levels, by which weights then differ.
+    # Nearer times have levels that differ by rounding alone, and rounding then decides the weights.
     st.lists(st.integers(0, 10**9).map(lambda k: k / 10**9), min_size=1, max_size=12, unique=True),
     st.booleans(),
 )

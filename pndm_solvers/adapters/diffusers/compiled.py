@@ -22,7 +22,7 @@ _numbers = itertools.count()
 
 
 def numbered(scheduler: Any) -> int:
-    """A number for a scheduler, by which the operator finds it."""
+    """Gives a scheduler a number. The operator finds the scheduler by it."""
     number = next(_numbers)
     SCHEDULERS[number] = scheduler
     return number
