@@ -42,6 +42,7 @@ from pndm_solvers.transition import Transition
 from pndm_solvers.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from pndm_solvers.batcher import Batcher
     from pndm_solvers.estimate import ErrorEstimate, StepError
     from pndm_solvers.fit import Fit, FittedSolver, Pilot, fit_plan
     from pndm_solvers.likelihood import log_likelihood
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SPACINGS",
     "TABLEAUX",
+    "Batcher",
     "ButcherTableau",
     "DDIMSolver",
     "DDPMSolver",
@@ -100,6 +102,7 @@ __all__ = [
 
 # The modules that no sampler needs, by their names above. They are imported at first use: a fifth of the whole import.
 LATER = {
+    "Batcher": "batcher",
     "ErrorEstimate": "estimate",
     "Fit": "fit",
     "FittedSolver": "fit",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -182,12 +183,17 @@ class ArrayLibrary:
         """The device of `x`; None within jax.jit, which has a device only when it runs."""
         return getattr(x, "device", None)
 
-    def times(self, x: Any, t: float, dtype: Any, *, integer: bool) -> Any:
-        """`t` for each sample of `x`: 1-D `(B,)`, an integer, or floating (float64 where `dtype` is, else float32)."""
+    def times(self, x: Any, t: float | np.ndarray, dtype: Any, *, integer: bool) -> Any:
+        """`t` for each sample of `x`: 1-D `(B,)`, an integer, or floating (float64 where `dtype` is, else float32).
+
+        `t` is one time, or a time for each sample.
+        """
         xp = self.namespace(x)
         dtype = xp.asarray(0).dtype if integer else xp.float64 if dtype == xp.float64 else xp.float32
         place = self.device(x)
         spread = len(getattr(place, "device_set", ())) > 1  # a layout over several devices does not fit the times
+        if isinstance(t, np.ndarray):
+            return xp.asarray(t, dtype=dtype, device=None if spread else place)
         return xp.full(x.shape[:1], t, dtype=dtype, device=None if spread else place)
 
     def all_times(self, x: Any, ts: Sequence[float], dtype: Any, *, integer: bool) -> Sequence[Any]:
@@ -240,6 +246,22 @@ class ArrayLibrary:
     def concatenate(self, arrays: Sequence[Any]) -> Any:
         """The arrays joined along the batch."""
         return self.namespace(arrays[0]).concat(list(arrays), axis=0)
+
+    # ------------------------------------------------------------- many runs in one batch, see `batching`
+
+    def split(self, x: Any, sizes: Sequence[int]) -> list[Any]:
+        """`x` in parts of so many samples, each in memory of its own."""
+        return [self.copy(x[end - size : end, ...]) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+
+    def column(self, values: np.ndarray, like: Any) -> Any:
+        """A number for each sample, `(B, 1, …)`, of as many dimensions as `like` and of its dtype."""
+        return self.from_numpy(values.reshape(-1, *[1] * (like.ndim - 1)), like)
+
+    def add_rows(self, total: Any, x: Any, weights: Any) -> Any:
+        """`total`, which is the caller's own, with weights·x added to its first samples; `combine`'s rounding."""
+        count = x.shape[0]
+        first = total[:count, ...] + x * weights
+        return first if count == total.shape[0] else self.concatenate([first, total[count:, ...]])
 
     # ------------------------------------------------------------- to and from files
 

@@ -94,7 +94,7 @@ def converted(ours: ArrayLibrary, prediction: Prediction, wanted: str, x: Any, a
     for number, weights in enumerate(prediction.conversions(wanted, level.alpha, level.sigma)):
         answer = ours.combine([x, answer], weights, x.dtype)
         if number == 0 and prediction.threshold is not None:
-            answer = ours.dynamic_threshold(answer, prediction.threshold, prediction.bound, prediction.threshold_max)
+            answer = prediction.thresholded(ours, answer)
         elif number == 0 and prediction.clip is not None:
             answer = ours.clip(answer, prediction.bound)
     return answer

@@ -59,8 +59,7 @@ class Plan(Table):
         check_state("the state x", x)
         ours = library(x)
         try:
-            own = ours.wide(x) if state_dtype is None else ours.cast(x, state_dtype)
-            check_state("it", own)
+            check_state("it", own := ours.wide(x) if state_dtype is None else ours.cast(x, state_dtype))
         except Exception as error:  # each array library's own, for an unknown dtype
             wrong = f"state_dtype is {state_dtype!r}; it must be a floating dtype of x's library, as x.dtype is"
             raise TypeError(wrong) from error
@@ -301,8 +300,7 @@ class State:
         """The time of the next call, 1-D `(B,)`, of x's library and on its device. Raises ValueError when done."""
         if self.done:
             raise ValueError("the run is done; its sample is state.x")
-        x = self.states[self.row]
-        return self.library.times(x, self._row.t, self.dtype, integer=self.plan.integer_times)
+        return self.library.times(self.states[self.row], self._row.t, self.dtype, integer=self.plan.integer_times)
 
     @property
     def _row(self) -> Row:
@@ -310,33 +308,33 @@ class State:
 
     def check_answer(self, answer: Any) -> None:
         """TypeError or ValueError unless `answer` is a floating array of the state's library, shape and device."""
-        if self.library.alike(answer, self.states[self.row]):
-            return
         try:
-            check_together("the model's answer", answer, "the state", self.states[self.row])
+            if not self.library.alike(answer, self.states[self.row]):
+                check_together("the model's answer", answer, "the state", self.states[self.row])
         except (TypeError, ValueError) as error:
-            hint = "with diffusers' networks: model(x, t).sample"
-            raise type(error)(f"at t = {self._row.t:g}, {error} ({hint})") from error
+            where = f"at t = {self._row.t:g}, {error} (with diffusers' networks: model(x, t).sample)"
+            raise type(error)(where) from error
 
     def converted(self, answer: Any, *, own: bool = False) -> Any:
         """The network's `answer`, which was checked, as what the row combines: its `space`, mostly ε."""
-        row = self._row
-        used = converted(self.library, self.prediction, row.space, self.states[self.row], answer, row.level)
+        x, row = self.states[self.row], self._row
+        used = converted(self.library, self.prediction, row.space, x, answer, row.level)
         if used is answer and (own or self.row not in self.plan.last_uses[self.row][1]):
             return self.library.copy(answer)  # later rows need it, and a network may write into its memory again
         return used
 
+    def terms(self, answer: Any, *, noise: bool = True) -> list[tuple[Any, float]]:
+        """The arrays that this row adds, with their weights, and its noise. `answer` is as in `combined`."""
+        k, row = self.row, self._row
+        own = [(answer if j == k else self.answers[j], w) for j, w in row.answers]
+        drawn = [(self.drawn(k, self.states[k]), row.noise)] if noise and row.noise else []
+        return [(self.states[i], w) for i, w in row.states] + own + drawn
+
     def mean(self, answer: Any, *, noise: bool = False) -> Any:
         """The state that this row makes, without its noise or with it. `answer` is as in `combined`."""
-        k, row = self.row, self._row
-        arrays = [self.states[i] for i, _ in row.states] + [
-            answer if j == k else self.answers[j] for j, _ in row.answers
-        ]
-        weights = [w for _, w in row.states + row.answers]
-        if noise and row.noise:
-            arrays, weights = [*arrays, self.drawn(k, self.states[k])], [*weights, row.noise]
+        arrays, weights = zip(*self.terms(answer, noise=noise), strict=True)
         # The run's dtype is named: a step up to α = 0 combines answers alone, and their dtype is the network's.
-        return self.library.combine(arrays, weights, self.states[k].dtype)
+        return self.library.combine(arrays, weights, self.states[self.row].dtype)
 
     def drawn(self, row: int, like: Any) -> Any:
         """The noise of a row, like `like`."""
@@ -344,15 +342,17 @@ class State:
 
     def combined(self, answer: Any, to: Any = None) -> State:
         """The state after this row, or `to` as that state. `answer` is what the row combines; neither is checked."""
-        k = self.row
-        states, answers = dict(self.states), {**self.answers, k: answer}
-        states[k + 1] = self.mean(answer, noise=True) if to is None else self.library.copy(to, states[k].dtype)
-        dead_states, dead_answers = self.plan.last_uses[k]
-        return self.at(
-            k + 1,
-            {i: x for i, x in states.items() if i not in dead_states},
-            {j: e for j, e in answers.items() if j not in dead_answers},
-        )
+        x = self.states[self.row]
+        return self.followed(answer, self.mean(answer, noise=True) if to is None else self.library.copy(to, x.dtype))
+
+    def followed(self, answer: Any, made: Any) -> State:
+        """The run after this row, which combined `answer` and made the state `made`."""
+        k, states, answers = self.row, dict(self.states), dict(self.answers)
+        states[k + 1], answers[k] = made, answer
+        for arrays, dead in zip((states, answers), self.plan.last_uses[k], strict=True):
+            for number in dead:
+                del arrays[number]
+        return self.at(k + 1, states, answers)
 
     def at(self, row: int, states: Mapping[int, Any], answers: Mapping[int, Any]) -> State:
         """The run before another row, with these arrays."""

@@ -115,3 +115,7 @@ class Prediction:
     def bound(self) -> float:
         """The bound to which clipping and thresholding hold |x̂_0|."""
         return 1.0 if self.clip is None else self.clip
+
+    def thresholded(self, ours: Any, picture: Any) -> Any:
+        """x̂_0, dynamically thresholded."""
+        return ours.dynamic_threshold(picture, self.threshold, self.bound, self.threshold_max)

@@ -164,8 +164,10 @@ class TorchLibrary(ArrayLibrary):
             value = function(x)
         return value.detach(), lambda e: self.torch.autograd.grad(value, x, e, retain_graph=True)[0]
 
-    def times(self, x: Any, t: float, dtype: Any, *, integer: bool) -> Any:
+    def times(self, x: Any, t: float | np.ndarray, dtype: Any, *, integer: bool) -> Any:
         dtype = self.time_dtype(dtype, integer)
+        if isinstance(t, np.ndarray):
+            return self.from_numpy(t, x, dtype)
         return self.torch.full(x.shape[:1], int(t) if integer else t, dtype=dtype, device=x.device)
 
     def time_dtype(self, dtype: Any, integer: bool) -> Any:
@@ -190,6 +192,14 @@ class TorchLibrary(ArrayLibrary):
         # Drawn where the generator lives, so that one on the CPU gives the same noise to every device.
         device = like.device if generator is None else generator.device
         return self.torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+    def split(self, x: Any, sizes: Sequence[int]) -> list[Any]:
+        return list(self.torch.split_with_sizes_copy(x, list(sizes)))
+
+    def add_rows(self, total: Any, x: Any, weights: Any) -> Any:
+        # Fused, with the rounding of `add_` with a number: one multiply-add an element.
+        total[: len(x)].addcmul_(x, weights)
+        return total
 
     def dynamic_threshold(self, x: Any, quantile: float, bound: float, most: float) -> Any:
         flat = self.wide(x).reshape(x.shape[0], math.prod(x.shape[1:]))

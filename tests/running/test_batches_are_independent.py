@@ -5,9 +5,10 @@ import pytest
 import torch
 from array_libraries import LIBRARIES, same
 from conftest import all_solvers, named
-from runs import LINEAR, ONE_OF_EACH_KIND, START, smooth
+from runs import LINEAR, ONE_OF_EACH_KIND, START, smooth, step
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, advance_together, initial_noise
+from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, Prediction, advance_together, initial_noise
 
 STOCHASTIC = (DDPMSolver(LINEAR, "fixed_large"), DDIMSolver(LINEAR, eta=0.5))
 
@@ -54,6 +55,73 @@ def test_runs_that_share_calls_end_as_each_alone(library):
     calls = len(batches)
     assert advance_together(model, states) == states
     assert len(batches) == calls  # every run is done
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=named)
+def test_runs_of_every_kind_that_share_calls_end_as_each_alone(library):
+    """Predictions that are converted, clipped and thresholded, states of other dtypes, and noise of several kinds."""
+    narrow = [{"state_dtype": library.dtype(name)} for name in library.dtypes]
+    solvers = (DDIMSolver(LINEAR), PLMSSolver(LINEAR, space="sample"), *ONE_OF_EACH_KIND, *STOCHASTIC)
+    for kind in ("epsilon", "v_prediction"):
+        predictions = [kind, Prediction(kind, clip=1.0), Prediction(kind, clip=0.5), Prediction(kind, threshold=0.8)]
+        options = [{"prediction": p} | more for p in predictions for more in ({}, {"noise": "brownian"}, *narrow)]
+        options = options[:: 5 if library.name == "jax.numpy" else 1]  # which compiles each sum for each shape
+        runs = [(solvers[n % len(solvers)].plan(max_model_calls=13), own) for n, own in enumerate(options)]
+        starts = [library.array(initial_noise((1 + n % 3, 3), seed=n)) for n in range(len(runs))]
+        states = [plan.start(x, seed=n, **own) for n, ((plan, own), x) in enumerate(zip(runs, starts, strict=True))]
+        while not all(state.done for state in states):
+            states = advance_together(smooth, states)
+        for n, ((plan, own), x, state) in enumerate(zip(runs, starts, states, strict=True)):
+            assert same(state.x, plan.run(smooth, x, seed=n, check_finite=None, **own)), (plan.name, own)
+
+
+def test_a_row_of_many_runs_is_as_many_operations_as_a_row_of_few():
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+            self.count += 1
+            return operation(*arguments, **(keywords or {}))
+
+    def count(runs):
+        plans = [PLMSSolver(LINEAR).plan(9 + n % 5) for n in range(runs)]
+        kinds = ["v_prediction", Prediction("v_prediction", clip=1.0)]
+        states = [
+            plan.start(torch.from_numpy(START), prediction=kinds[n % 2], condition={"label": torch.zeros(4)})
+            for n, plan in enumerate(plans)
+        ]
+        for n in range(runs):  # to other rows
+            for _ in range(n % 4):
+                states[n] = step(states[n])
+        counted = Counted()
+        counted.count = 0
+        with counted:
+            advance_together(lambda x, t, label: x, states)
+        return counted.count
+
+    assert count(40) == count(8) <= 40
+
+
+def test_a_run_that_is_kept_does_not_keep_the_others():
+    states = [PLMSSolver(LINEAR).plan(6).start(torch.zeros(5, 1000)) for _ in range(20)]
+    for _ in range(3):
+        states = advance_together(lambda x, t: x, states)
+    for x in (*states[0].states.values(), *states[0].answers.values()):
+        assert x.untyped_storage().nbytes() == x.nbytes
+
+
+def test_gradients_of_runs_that_share_calls_are_those_of_each_alone():
+    weight = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    runs = [(PLMSSolver(LINEAR).plan(n), torch.from_numpy(initial_noise((2, 3), n))) for n in (5, 6, 8)]
+
+    def model(x, t):
+        return weight * smooth(x, t)
+
+    states = [plan.start(x, prediction="v_prediction") for plan, x in runs]
+    while not all(state.done for state in states):
+        states = advance_together(model, states)
+    sum(state.x.square().sum() for state in states).backward()
+    together, weight.grad = weight.grad, None
+    sum(plan.run(model, x, prediction="v_prediction").square().sum() for plan, x in runs).backward()
+    assert torch.isclose(together, weight.grad, rtol=1e-12)
 
 
 def test_shared_times_are_integers_only_where_all_are():
