@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from pndm_solvers.array_library import dtype_name
 from pndm_solvers.arrays import library
+from pndm_solvers.files import write_whole
 from pndm_solvers.noise import NoiseSource
 from pndm_solvers.observers import Observer, Step
 from pndm_solvers.prediction import Prediction
@@ -158,7 +158,8 @@ def save(state: State, path: Path, x_T: str = "") -> None:  # noqa: N803 — the
     text += b" " * (-len(text) % 8)  # so that the numbers are aligned
     text = len(text).to_bytes(8, "little") + text
     digest = _digest(text, *parts)
-    _write(path, [text.replace(UNKNOWN.encode(), digest.encode(), 1), *parts])
+    parts = [text.replace(UNKNOWN.encode(), digest.encode(), 1), *parts]
+    write_whole(path, lambda file: file.writelines(parts))
 
 
 def load(path: Path, device: Any = None, like: Any = None) -> Saved:
@@ -311,22 +312,3 @@ def _refused(path: Path) -> Iterator[None]:
             f"{str(path)!r} cannot be loaded as a state: {error or repr(error)}. If it was cut short or altered, take "
             f"another copy, or delete it and begin anew; State.save and checkpoint= write such files"
         ) from error
-
-
-def _write(path: Path, parts: list[Any]) -> None:
-    """All of it or nothing: a reader finds the earlier file, or this one."""
-    # A name of its own, so that two writers to one path do not mix. A process killed with SIGKILL leaves it behind.
-    path = type(path)(os.path.realpath(path))
-    partial_file = path.with_name(f".{path.name[:50]}.{os.urandom(16).hex()}.partial")  # names have at most 255 bytes
-    try:
-        with open(partial_file, "xb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial_file, path)
-    except BaseException as error:
-        with suppress(OSError):
-            partial_file.unlink()
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise

@@ -10,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["check_writable", "frames", "grid_image"]
+__all__ = ["check_writable", "frames", "grid_image", "pixels"]
+
+
+def pixels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """`(B, C, H, W)` images in [-1, 1] as `(B, H, W, C)` bytes, clipped and rounded."""
+    return np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def grid_image(images: NDArray[np.floating], side: int = 720) -> Image.Image:
@@ -21,9 +26,9 @@ def grid_image(images: NDArray[np.floating], side: int = 720) -> Image.Image:
     scale = max(1, side // (columns * width))
     gap = 1
     page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 96, np.uint8)
-    for i, image in enumerate(np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8)):
+    for i, image in enumerate(pixels(images)):
         y, x = (gap + index * (size + gap) for index, size in zip(divmod(i, columns), (height, width), strict=True))
-        page[y : y + height, x : x + width] = image.transpose(1, 2, 0)
+        page[y : y + height, x : x + width] = image
     picture = Image.fromarray(page[:, :, 0] if channels == 1 else page)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 

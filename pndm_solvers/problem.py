@@ -16,6 +16,7 @@ from pndm_solvers.arguments import boolean, choice, function, location, whole
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.condition import Condition, checked_condition
 from pndm_solvers.distances import Target
+from pndm_solvers.files import write_whole
 from pndm_solvers.flow import ExactFlow, FineRun, Flow, Reference
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.observers import Callback
@@ -315,10 +316,7 @@ class Problem:
             elif key.startswith("draws"):
                 entries[key], arrays[key] = (None,), _numbers(value)
         facts = json.dumps({"problem": self._facts(), "entries": entries})
-        partial = self.saved.with_name(f".{self.saved.name}.{os.urandom(16).hex()}.partial")
-        with open(partial, "xb") as file:
-            np.savez(file, facts=np.array(facts), **arrays)
-        partial.replace(self.saved)
+        write_whole(self.saved, lambda file: np.savez(file, facts=np.array(facts), **arrays))
 
 
 def _numbers(x: Any) -> Float64:

@@ -1,4 +1,7 @@
-"""The command line: `pndm-solvers sample`, `plan`, `fit`, `order`, `compare`, `comfyui` and `a1111`."""
+"""The command line: `pndm-solvers sample`, `generate`, `verify`, `plan`, `fit`, `order`, `compare` and two more.
+
+Those two, `comfyui` and `a1111`, write extensions of other programs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import warnings
 
 import typer
 
-from pndm_solvers.cli import fit, folders, measure, plan, sample
+from pndm_solvers.cli import fit, folders, generate, measure, plan, sample
 
 __all__ = ["app", "main"]
 
@@ -19,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(sample.sample)
+app.command()(generate.generate)
+app.command()(generate.verify)
 app.command("plan")(plan.print_plan)
 app.command("fit")(fit.fit)
 app.command("order")(measure.print_orders)

@@ -1,24 +1,47 @@
-"""The network that a command draws from, its classes and its prediction, as its options say."""
+"""The network that a command draws from, its classes, its prediction and its plan, as its options say."""
 
 from __future__ import annotations
 
+import importlib
 import math
+import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pndm_solvers import generation
+from pndm_solvers.arguments import shown
+from pndm_solvers.cli.options import SolverOptions
+from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
-from pndm_solvers.reference import NETWORK_NAMES, load_network
+from pndm_solvers.reference import NETWORK_NAMES, ReferenceNetwork, load_network
 
-__all__ = ["Clip", "Device", "Folder", "Network", "labels_of", "load_network_of", "prediction_of"]
+__all__ = [
+    "Clip",
+    "Device",
+    "Folder",
+    "Network",
+    "check_picture",
+    "labels_of",
+    "load_network_of",
+    "note_on",
+    "plan_of",
+    "prediction_of",
+    "scale_of",
+]
+
+FITTED_CALLS = 10  # of the plan by default
 
 Network = Annotated[str | None, typer.Option(help=f"A bundled network: {', '.join(NETWORK_NAMES)}. [default: fashion]")]
 Folder = Annotated[
     Path | None,
     typer.Option(
         help="Instead of --network: a folder that a diffusers pipeline was saved to, with a UNet2DModel and a "
-        "scheduler. Only the scheduler's betas, prediction type and clipping are used."
+        "scheduler, of which only the betas, prediction type and clipping are used; or module:function, a function "
+        "of your own that returns a pndm_solvers.generation.Network.",
+        metavar="FOLDER|MODULE:FUNCTION",
     ),
 ]
 Clip = Annotated[
@@ -28,8 +51,11 @@ Clip = Annotated[
 Device = Annotated[str, typer.Option(help="A torch device.")]
 
 
-def load_network_of(name: str | None, folder: Path | None, device: str) -> Any:
-    """The network to draw from, a `ReferenceNetwork` or a saved one with the same attributes, on the device."""
+def load_network_of(name: str | None, folder: Path | None, device: str, *, pictures: bool = True) -> Any:
+    """The network to draw from, a `ReferenceNetwork` or another one with the same attributes, on the device.
+
+    A saved network must draw pictures, unless `pictures` is False. ValueError for one that cannot be loaded.
+    """
     import torch
 
     if name is not None and folder is not None:
@@ -40,15 +66,72 @@ def load_network_of(name: str | None, folder: Path | None, device: str) -> Any:
         raise ValueError(f"--device is {device!r}, which torch cannot use: {error}") from error
     if folder is None:
         return load_network("fashion" if name is None else name, device)
+    if not folder.exists() and (named := re.fullmatch(r"([\w.]+):([\w.]+)", str(folder))):
+        return _made_by(named[1], named[2], device)
     from pndm_solvers.adapters.diffusers.networks import load_saved_network
 
     loaded = load_saved_network(folder, device)
+    if pictures:
+        check_picture(loaded)
+    return loaded
+
+
+def check_picture(loaded: Any) -> None:
+    """ValueError unless the network draws pictures, of 1 channel or 3."""
+    if len(loaded.shape) != 3:
+        raise ValueError(
+            f"the network {loaded.name!r} draws samples of shape {tuple(loaded.shape)}, and a picture is (channels, "
+            f"height, width); generate writes any shape"
+        )
     if loaded.shape[0] not in (1, 3):
         raise ValueError(
             f"the network {loaded.name!r} draws images of {loaded.shape[0]} channels, and a picture has 1 or 3; "
             f"images of 4 channels are most often latents, which need the decoder of their own pipeline"
         )
-    return loaded
+
+
+def _made_by(module: str, function: str, device: str) -> Any:
+    """What a function of the caller's returns, with or without the device as its argument, as a network."""
+    import inspect
+
+    spec = f"--model is {module}:{function}"
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        made: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{spec}, but {module} cannot be imported ({error}); run the command in the folder that holds it, or "
+            f"install it"
+        ) from error
+    for part in function.split("."):
+        if not hasattr(made, part):
+            raise ValueError(f"{spec}, but {module} has no {function}; define it, without arguments or with a device")
+        made = getattr(made, part)
+    if callable(made) and not hasattr(made, "schedule"):
+        call: Any = made
+        made = call(device) if inspect.signature(call).parameters else call()
+    if all(hasattr(made, name) for name in ("model", "shape", "schedule", "prediction", "labels", "name")):
+        return made
+    if not callable(made) or not hasattr(made, "schedule") or not hasattr(made, "shape"):
+        raise ValueError(
+            f"{spec}, which gave {shown(made)}; return a pndm_solvers.generation.Network, or a module "
+            f"with the attributes schedule and shape"
+        )
+    known = ("prediction", "labels", "unconditional", "name")
+    given = {name: value for name in known if (value := getattr(made, name, None)) is not None}
+    network: Any = made
+    try:
+        return generation.Network(network, network.schedule, network.shape, **given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{spec}: {error}") from error
+
+
+def scale_of(loaded: Any, guidance: float | None) -> float:
+    """The scale of guidance: 2 for a bundled network with classes, where nothing was said."""
+    if guidance is not None:
+        return guidance
+    return 2.0 if isinstance(loaded, ReferenceNetwork) and loaded.labels else 1.0
 
 
 def labels_of(loaded: Any, wanted: str | None, guidance: float | None, count: int, device: str) -> Any:
@@ -79,3 +162,30 @@ def prediction_of(loaded: Any, clip: float | None) -> Prediction:
     if prediction.clip is not None or prediction.threshold is not None:
         typer.echo("note: the predicted picture is clipped as in the checkpoint; --clip inf turns that off", err=True)
     return prediction
+
+
+def plan_of(options: SolverOptions, loaded: Any, scale: float, prediction: Prediction) -> Plan:
+    """The plan of a number of steps or calls.
+
+    Where no method is named, it is the one that was fitted to a bundled network, if there is one of so many calls.
+    """
+    unsaid = options.steps is None and not options.plan and not options.named_method
+    if unsaid and prediction == Prediction(prediction.type) and isinstance(loaded, ReferenceNetwork):
+        calls = options.calls or FITTED_CALLS
+        for plan in fitted.plans if (fitted := loaded.fitted(scale)) else ():
+            if plan.model_calls == calls:
+                return plan
+    solver = options.make_solver(loaded.schedule)
+    plan = options.make_plan(solver, prediction=prediction, sample_shape=loaded.shape)
+    note_on(plan)
+    return plan
+
+
+def note_on(plan: Plan) -> None:
+    """Prints a note where a plan begins with Runge-Kutta steps and is short."""
+    if any(row.stage for row in plan.rows) and plan.model_calls < 30:
+        typer.echo(
+            f"note: {plan.name} begins with Runge-Kutta steps, which rarely give good samples at {plan.model_calls} "
+            f"calls; --solver plms does",
+            err=True,
+        )

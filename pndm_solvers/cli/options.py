@@ -33,7 +33,7 @@ class SolverOptions:
 
     solver: Annotated[
         str | None,
-        typer.Option(help=f"One of: {', '.join(SOLVERS)}. [default: plms; in sample the plan fitted to the network]"),
+        typer.Option(help=f"One of: {', '.join(SOLVERS)}. [default: plms, or the plan fitted to the network]"),
     ] = None
     plan: Annotated[
         list[Path] | None,

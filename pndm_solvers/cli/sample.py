@@ -8,17 +8,28 @@ from typing import Annotated, Any
 
 import typer
 
-from pndm_solvers.cli.networks import Clip, Device, Folder, Network, labels_of, load_network_of, prediction_of
+from pndm_solvers.cli.networks import (
+    Clip,
+    Device,
+    Folder,
+    Network,
+    check_picture,
+    labels_of,
+    load_network_of,
+    note_on,
+    plan_of,
+    prediction_of,
+    scale_of,
+)
 from pndm_solvers.cli.options import SolverOptions, grouped
+from pndm_solvers.generation.network import noise_size
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
-from pndm_solvers.reference import ReferenceNetwork
 
 # All images are one batch. The bundled fashion network takes half a megabyte per image, so that these take 5 GB.
 MOST_IMAGES = 10_000
 PILOT_IMAGES = 8
-FITTED_CALLS = 10  # of the plan by default
 
 
 @grouped
@@ -54,17 +65,22 @@ def sample(
         raise ValueError("pass --tolerance or a number of --steps or --calls, not both")
     _check_pictures(out, gif)
     loaded = load_network_of(network, model, device)
+    check_picture(loaded)
     label = labels_of(loaded, class_, guidance, count, device)
-    scale = guidance if guidance is not None else 2.0 if model is None and loaded.labels else 1.0
+    scale = scale_of(loaded, guidance)
     x = torch.from_numpy(initial_noise((count, *loaded.shape), seed)).float().to(device)
     prediction = prediction_of(loaded, clip)
     with torch.inference_mode():
-        plan = _plan(options, tolerance, loaded, label, scale, x, prediction)
+        plan = (
+            plan_of(options, loaded, scale, prediction)
+            if tolerance is None
+            else _plan_within(tolerance, options, loaded, label, scale, x, prediction)
+        )
         previews: list[Any] = []
         started = time.perf_counter()
         images = plan.run(
             loaded.model(label, scale),
-            x,
+            x * noise_size(plan.levels[0]),
             prediction=prediction,
             seed=seed,
             progress=True,
@@ -88,38 +104,22 @@ def _check_pictures(out: Path, gif: Path | None) -> None:
             raise ValueError(f"--out and --gif are both {gif}; one would overwrite the other")
 
 
-def _plan(
+def _plan_within(
+    tolerance: float,
     options: SolverOptions,
-    tolerance: float | None,
     loaded: Any,
     label: Any,
     scale: float,
     x: Any,
     prediction: Prediction,
 ) -> Plan:
-    """The plan of a number of steps or calls, or of as many calls as a pilot run finds for the tolerance.
-
-    Where no method is named, it is the one that was fitted to a bundled network, if there is one of so many calls.
-    """
-    unsaid = tolerance is None and options.steps is None and not options.plan and not options.named_method
-    if unsaid and prediction == Prediction(prediction.type) and isinstance(loaded, ReferenceNetwork):
-        calls = options.calls or FITTED_CALLS
-        for plan in fitted.plans if (fitted := loaded.fitted(scale)) else ():
-            if plan.model_calls == calls:
-                return plan
-    solver = options.make_solver(loaded.schedule)
-    if tolerance is None:
-        plan = options.make_plan(solver, prediction=prediction, sample_shape=loaded.shape)
-    else:
-        typer.echo("pilot run for the number of calls …", err=True)
-        pilot = loaded.model(None if label is None else label[:PILOT_IMAGES], scale)
-        plan = solver.plan_within(tolerance, pilot, x[:PILOT_IMAGES], prediction=prediction, spacing=options.spacing)
-    if any(row.stage for row in plan.rows) and plan.model_calls < 30:
-        typer.echo(
-            f"note: {plan.name} begins with Runge-Kutta steps, which rarely give good samples at {plan.model_calls} "
-            f"calls; --solver plms does",
-            err=True,
-        )
+    """The plan of as many calls as a pilot run finds for the tolerance."""
+    solver, top = options.make_solver(loaded.schedule), loaded.schedule.level(loaded.schedule.t_max)
+    typer.echo("pilot run for the number of calls …", err=True)
+    pilot = loaded.model(None if label is None else label[:PILOT_IMAGES], scale)
+    start = x[:PILOT_IMAGES] * noise_size(top)
+    plan = solver.plan_within(tolerance, pilot, start, prediction=prediction, spacing=options.spacing)
+    note_on(plan)
     return plan
 
 

@@ -15,6 +15,7 @@ from pndm_solvers.advice import advise_on_mean, advise_on_noise, advise_on_pilot
 from pndm_solvers.arguments import boolean, check_options, function, location, whole
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.condition import Condition, checked_condition
+from pndm_solvers.files import write_whole
 from pndm_solvers.fit.fitted import Fit, fitted
 from pndm_solvers.fit.runs import Part, Runner, as_prediction, numbers
 from pndm_solvers.grid import GridOptions
@@ -228,10 +229,7 @@ class Pilot:
         facts = {"format": FORMAT, "schedule": [kind, asdict(kept)], "options": options, "error": self.error}
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
         arrays |= {f"start{i}": np.frombuffer(_bytes(start), np.uint8) for i, start in enumerate(self.starts)}
-        partial = path.with_name(f".{path.name}.{os.urandom(16).hex()}.partial")
-        with open(partial, "xb") as file:
-            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
-        partial.replace(path)
+        write_whole(path, lambda file: np.savez(file, facts=np.array(json.dumps(facts)), **arrays))
 
     @staticmethod
     def load(path: str | os.PathLike[str], device: Any = None, like: Any = None) -> Pilot:

@@ -1,18 +1,26 @@
 """Every script of `examples/` runs, and its output is true."""
 
+import io
 import re
 import runpy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import diffusers  # noqa: F401 — the examples need these
 import jax  # noqa: F401
 import monai  # noqa: F401
+import numpy as np
 import onnxruntime  # noqa: F401
 import pytest
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHARED = {"tiny_flow_models", "tiny_stable_diffusion"}  # imported by the scripts
+ENDLESS = {"server"}
 
 
 def own_network(printed):
@@ -111,7 +119,7 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted({path.stem for path in EXAMPLES.glob("*.py")} - SHARED))
+@pytest.mark.parametrize("name", sorted({path.stem for path in EXAMPLES.glob("*.py")} - SHARED - ENDLESS))
 def test_an_example_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLES)  # Python adds the folder of a script too
@@ -122,6 +130,34 @@ def test_an_example_runs(name, tmp_path, monkeypatch, capsys):
     CHECKS[name](capsys.readouterr().out)
 
 
+def test_the_server_answers_many_at_once():
+    names = runpy.run_path(str(EXAMPLES / "server.py"))
+    server = ThreadingHTTPServer(("localhost", 0), names["Handler"])
+    for serve in (server.serve_forever, names["serve"]):
+        threading.Thread(target=serve, daemon=True).start()
+    address = f"http://localhost:{server.server_port}/"
+
+    def picture(query):
+        with urlopen(f"{address}?{query}") as answer:
+            return answer.read()
+
+    try:
+        queries = [f"label={n % 3}&calls={5 + n % 4}&seed={n % 2}" for n in range(24)]
+        with ThreadPoolExecutor(12) as pool:
+            pictures = [np.asarray(Image.open(io.BytesIO(found)), int) for found in pool.map(picture, queries)]
+        for query, found in zip(queries, pictures, strict=True):
+            for other, shown in zip(queries, pictures, strict=True):
+                # A network rounds differently in other batches.
+                assert (np.abs(found - shown).max() <= 1) == (query == other)
+        for query in ("label=10", "calls=0", "seed=-1", "label=shoe"):
+            with pytest.raises(HTTPError, match="400"):
+                picture(query)
+        assert picture(queries[0])  # the others live on
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_the_readme_lists_every_example():
     listed = re.findall(r"\((\w+)\.py\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
-    assert sorted(listed) == sorted(CHECKS)
+    assert sorted(listed) == sorted([*CHECKS, *ENDLESS])

@@ -13,16 +13,17 @@ from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver
 from pndm_solvers.analytic import Gaussian
 from pndm_solvers.problems import random_mixture
 
-RECIPES = Path(__file__).parents[2] / "docs" / "recipes.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.filterwarnings("error:::recipes")
-def test_the_recipes_of_the_documentation_run():
+@pytest.mark.parametrize("page", ["recipes.md", "serving.md"])
+def test_the_recipes_of_the_documentation_run(page):
     namespace = {}
-    blocks = re.findall(r"```python\n(.*?)```", RECIPES.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, RECIPES.name, "exec"), namespace)
+        exec(compile(block, page, "exec"), namespace)
 
 
 def test_inversion_returns_at_the_methods_order():

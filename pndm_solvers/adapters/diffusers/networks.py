@@ -23,6 +23,9 @@ from pndm_solvers.schedules import NoiseSchedule
 __all__ = ["Component", "SavedNetwork", "image_shape", "is_unet", "load_saved_network", "unet_model"]
 
 
+NOT_GUIDED = "guidance takes an answer without a class, which a UNet2DModel does not give"
+
+
 @dataclass(frozen=True)
 class SavedNetwork:
     """A `UNet2DModel` that a pipeline was saved with, for solvers: it has the surface of a `ReferenceNetwork`.
@@ -67,6 +70,10 @@ class SavedNetwork:
         """
         model, channels = unet_model(self.unet, label, guidance), self.unet.config.in_channels
         return lambda x, t: model(x, t)[:, :channels]
+
+    def guided(self, scale: float) -> Model:
+        """ValueError: see `model`."""
+        raise ValueError(NOT_GUIDED)
 
 
 def load_saved_network(folder: str | os.PathLike[str], device: Any = "cpu") -> SavedNetwork:
@@ -176,7 +183,7 @@ def unet_model(unet: Any, label: Tensor | None, guidance: float) -> Model:
         labels = None if label is None else label.tolist()
         raise ValueError(f"class_labels is {labels}; the network draws one of its classes, 0 to {classes - 1}")
     if guidance != 1:
-        raise ValueError("guidance takes an answer without a class, which a UNet2DModel does not give")
+        raise ValueError(NOT_GUIDED)
 
     def model(x: Tensor, t: Tensor) -> Tensor:
         if config.time_embedding_type == "learned" and t.is_floating_point():
