@@ -1,6 +1,7 @@
 """The claims of the PNDM, DDIM and DDPM papers on real networks: cells, claims and figures of docs/paper.md.
 
     python benchmarks/paper_table.py                        all networks: hours; prints an estimate first
+    python benchmarks/paper_table.py --all                  also 1,000 steps of what has come to its end with 250
     python benchmarks/paper_table.py --only digits-linear
     python benchmarks/paper_table.py --quick                40 samples, up to 20 steps; two minutes, and no page
     python benchmarks/paper_table.py --page                 runs nothing; the page holds the cells that are there
@@ -55,8 +56,11 @@ def forward_seconds(runner: Runner) -> float:
 Work = tuple[int, float, Cell | str]  # rank, calls for one sample each, and what
 
 
-def missing(case: Case, sizes: Sequence[int], experiments: bool, claims: bool) -> list[Work]:
-    """What is to be run, in its order: what claims read, then the others, and last the costly ones of little news."""
+def missing(case: Case, sizes: Sequence[int], experiments: bool, most: int) -> list[Work]:
+    """What is to be run, in its order: what claims read, then the others, and last the costly ones of little news.
+
+    `most` is the highest of these ranks, 0 to 2, that is run.
+    """
     found: list[Work] = []
     for cell in cells(case, sizes):
         if not path_of(case.name, case.count, cell.method, f"{cell.size:g}").exists():
@@ -65,12 +69,12 @@ def missing(case: Case, sizes: Sequence[int], experiments: bool, claims: bool) -
     for name, (_, calls) in EXPERIMENTS.items() if experiments else ():
         if not path_of(case.name, case.count, name).exists():
             found.append((0, calls, name))
-    return sorted((work for work in found if not (claims and work[0])), key=lambda work: work[:2])
+    return sorted((work for work in found if work[0] <= most), key=lambda work: work[:2])
 
 
-def run(case: Case, sizes: Sequence[int], experiments: bool, claims: bool, compiled: bool) -> None:
-    """Run the missing cells of one network."""
-    work = missing(case, sizes, experiments, claims)
+def run(case: Case, sizes: Sequence[int], experiments: bool, most: int, compiled: bool) -> None:
+    """Run the missing cells of one network, up to a rank."""
+    work = missing(case, sizes, experiments, most)
     floor = path_of(case.name, case.count, "floor")
     if not work and floor.exists():
         return
@@ -99,11 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), metavar="NETWORK",
                         help=f"of {', '.join(CASES)}")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="40 samples, up to 20 steps, digits-linear unless said")
-    parser.add_argument("--claims", action="store_true", help="run only what the claims read")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--claims", action="store_const", dest="most", const=0, help="run only what the claims read")
+    which.add_argument("--all", action="store_const", dest="most", const=2, help="run every cell: many hours")
     parser.add_argument("--page", action="store_true", help="run nothing; write the page from the cells that are there")
     parser.add_argument("--eager", action="store_true", help="do not compile the networks")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     options = parser.parse_args(arguments)
+    most = 1 if options.most is None else options.most
     torch.set_num_threads(options.threads)
     names = ["digits-linear"] if options.quick and options.only == list(CASES) else options.only
     counts = {name: QUICK_COUNT if options.quick else CASES[name][1] for name in names}
@@ -123,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     case,
                     QUICK_STEPS if options.quick else STEPS,
                     not options.quick,
-                    options.claims,
+                    most,
                     not (options.quick or options.eager),
                 )
     except KeyboardInterrupt:

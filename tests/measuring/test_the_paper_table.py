@@ -51,7 +51,7 @@ def table(case, monkeypatch):
         monkeypatch.setattr(paper_cells, "CACHE", folder)
         paper_claims._FILES.clear()
         monkeypatch.setattr(paper_table, "forward_seconds", lambda runner: 0.0)
-        paper_table.run(case, (5,), experiments=False, claims=False, compiled=False)
+        paper_table.run(case, (5,), experiments=False, most=1, compiled=False)
         return paper_pages.body([Results("tiny", case.count)], "")
 
     return make
