@@ -17,7 +17,7 @@ from pndm_solvers.plots import COLOURS, MARKERS
 
 __all__ = ["draw"]
 
-COMPARED = ("DDIM", "S-PNDM", "F-PNDM", "FON", "PLMS", "PF", "DDPM", "ours", "fitted")
+COMPARED = ("DDIM", "S-PNDM", "F-PNDM", "FON", "PLMS", "PF", "DDPM", "ours", "fitted", "DDIM clipped")
 ETA_STEPS = (10, 20, 50, 100)
 ETA_CELLS = (("DDIM", 0.0), ("DDIM η=0.2", 0.2), ("DDIM η=0.5", 0.5), ("DDPM", 1.0))
 
@@ -29,11 +29,13 @@ def quality(networks: Sequence[Results], path: Path) -> None:
     figure, lines = Figure(figsize=(5.2 * columns, 4.2 * height), layout="constrained"), {}
     for place, results in enumerate(networks, 1):
         axes = figure.add_subplot(height, columns, place, xscale="log", yscale="log")
+        highest = 0.0
         for number, name in enumerate(COMPARED):
             cells = [cell for size in METHODS[name].sizes if (cell := results.cell(name, size))]
             points = sorted((cell["calls"], cell["pixels"], 1.96 * np.std(cell["pixels-drawn"])) for cell in cells
                             if np.isfinite(cell["pixels"]))  # fmt: skip
             if points:
+                highest = max(highest, *(y for _, y, _ in points))
                 x, y, spread = np.array(points, float).T
                 lines[name] = axes.errorbar(
                     x, y, yerr=np.minimum(spread, 0.7 * y), color=COLOURS[number % len(COLOURS)],
@@ -43,7 +45,8 @@ def quality(networks: Sequence[Results], path: Path) -> None:
         floor = results.file("floor")
         if floor:
             axes.axhline(np.mean(floor["pixels"]), color="#999999", lw=0.9, ls=(0, (4, 3)))
-            axes.set_ylim(0.7 * np.mean(floor["pixels"]), 300 * np.mean(floor["pixels"]))
+            low = np.mean(floor["pixels"])
+            axes.set_ylim(0.7 * low, min(max(1.5 * highest, 2 * low), 300 * low))
         axes.set_title(results.network, loc="left", fontsize=10)
         axes.set(xlabel="model calls", ylabel="Fréchet distance on pixels" if place == 1 else "")
         axes.grid(color="#e4e4e4", lw=0.8)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PARTIAL", "write_whole"]
+__all__ = ["PARTIAL", "make_parent", "write_whole"]
 
 # How the names end that files have while they are written. They begin with a dot.
 PARTIAL = ".partial"
@@ -36,3 +36,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def make_parent(path: Path) -> None:
+    """Make the folder of a file that is to be written, if there is none. ValueError where that fails."""
+    folder = path.absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"the folder {folder} for {path.name} cannot be made ({error.strerror}); pass another path"
+        ) from error

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pndm_solvers.files import make_parent
+
 __all__ = ["check_writable", "frames", "grid_image", "pixels"]
 
 
@@ -34,11 +36,7 @@ def grid_image(images: NDArray[np.floating], side: int = 720) -> Image.Image:
 
 
 def check_writable(path: Path, animated: bool = False) -> None:
-    """Raise ValueError unless a picture can be written to `path`: the folder exists and the extension fits."""
-    if not path.absolute().parent.is_dir():
-        raise ValueError(
-            f"there is no folder {path.absolute().parent} to write {path.name} to; create it or pass another path"
-        )
+    """Raise ValueError unless a picture can be written to `path`. Its folder is made, if there is none."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; pass the path of a file, such as {path / 'samples.png'}")
     if animated and path.suffix.lower() != ".gif":
@@ -47,6 +45,7 @@ def check_writable(path: Path, animated: bool = False) -> None:
         raise ValueError(
             f"{path.name} has no extension of a picture that Pillow can write; pass a name such as {path.stem}.png"
         )
+    make_parent(path)
 
 
 def frames(batches: Iterable[NDArray[np.floating]]) -> Iterator[Image.Image]:

@@ -7,20 +7,38 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
 from pndm_solvers.cli import fit, folders, generate, measure, plan, sample
+from pndm_solvers.version import __version__
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Numerical solvers for diffusion models, compiled to plans.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pndm_solvers {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Numerical solvers for diffusion models, compiled to plans."""
+
+
 app.command()(sample.sample)
 app.command()(generate.generate)
 app.command()(generate.verify)

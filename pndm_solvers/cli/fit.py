@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pndm_solvers.cli.networks import Clip, Device, Folder, Network, labels_of, load_network_of, prediction_of
+from pndm_solvers.files import make_parent
 from pndm_solvers.fit import Fit, Pilot
 from pndm_solvers.fit.pilot import LEVELS
 from pndm_solvers.noise import initial_noise
@@ -40,8 +41,7 @@ def fit(
 
     Ctrl-C keeps the best plan so far, once the pilot is recorded.
     """
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"--out is {out}, but there is no folder {out.absolute().parent}; make it first")
+    make_parent(out)
     loaded = load_network_of(network, model, device)
     prediction = prediction_of(loaded, clip)
     scale = guidance if guidance is not None else 2.0 if model is None and loaded.labels else 1.0

@@ -55,7 +55,7 @@ def test_mistakes(run, tmp_path):
         ("plan", "--plan", plan, "--solver", "ddim"): "leave --solver out",
         ("compare", "--plan", plan): "name it with --problem",
         ("fit", "--network", "fashion", "--pilot", pilot): "of another network",
-        ("fit", "--out", tmp_path / "none" / "plan.json"): "no folder",
+        ("fit", "--out", "/dev/null/plan.json"): "cannot be made",
     }
     for arguments, message in cases.items():
         status, _, err = run(*arguments)

@@ -28,7 +28,7 @@ def run(capsys, monkeypatch):
         (("sample", "--tolerance", -1, "--network", "digits"), "above 0"),
         (("sample", "--tolerance", 0.1, "--network", "digits", "--solver", "ddpm"), "draws noise"),
         (("sample", "--network", "digits", "--guidance", "3"), "no classes"),
-        (("sample", "--out", "/nowhere/x.png"), "no folder"),
+        (("sample", "--out", "/dev/null/x.png"), "cannot be made"),
         (("sample", "--out", "x.pnq"), "extension"),
         (("sample", "--out", "/"), "is a folder"),
         (("sample", "--calls", 4, "--count", 2, "--guidance", "1e30"), "not finite"),
@@ -47,7 +47,7 @@ def run(capsys, monkeypatch):
         (("order", "--steps", "10"), "two numbers of steps"),
         (("order", "--steps", "10,x"), "whole numbers"),
         (("order", "--schedule", "sigmoid"), "schedule is 'sigmoid'"),
-        (("order", "--out", "/nowhere/x.png"), "no folder"),
+        (("order", "--out", "/dev/null/x.png"), "cannot be made"),
         (("compare", "--solver", "ddpm"), "known are ddim"),
         (("compare", "--spacing", "even"), "log_snr, exponential, karras"),
         (("compare", "--problem", "cats"), "fashion"),
@@ -62,6 +62,16 @@ def test_mistakes_are_one_clear_line(run, arguments, message):
     assert message in err
     assert "Traceback" not in err
     assert not out
+
+
+def test_the_version_is_printed(run):
+    assert run("--version")[:2] == (0, f"pndm_solvers {pndm_solvers.__version__}\n")
+
+
+def test_the_folder_of_a_file_is_made(run, tmp_path):
+    out = tmp_path / "new" / "folder" / "samples.png"
+    assert run("sample", "--network", "digits", "--count", 2, "--calls", 4, "--out", out)[0] == 0
+    assert out.exists()
 
 
 def test_help_names_every_choice(run):

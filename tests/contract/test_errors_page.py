@@ -202,6 +202,11 @@ SECTIONS: dict[str, list[Case]] = {
             "end `begin` with `return state`",
         ),
         Case("advance_together(model, plan.start(x))", TypeError, "states is a State", "pass `[plan.start(x)]`"),
+        Case("Batcher(model, 8).submit(plan)", TypeError, "it must be what plan.start", "pass `plan.start(x)`"),
+        Case("Batcher(model, 1).submit(plan.start(x))", ValueError, "a batch of 2, and a call at most", "split it"),
+        Case(
+            "Batcher(model, 8, batch_sizes=[4])", ValueError, "the largest of batch_sizes is 4", "end with max_samples"
+        ),
         Case("plan.advance(noisy.start(x), x)", ValueError, "the state is of", "advance it with its own plan"),
     ],
     "Predictions and noise": [
