@@ -17,6 +17,7 @@ from pndm_solvers.plots import COLOURS, MARKERS
 
 __all__ = ["draw"]
 
+PALETTE = (*COLOURS, "#882255", "#999933")
 COMPARED = ("DDIM", "S-PNDM", "F-PNDM", "FON", "PLMS", "PF", "DDPM", "ours", "fitted", "DDIM clipped")
 ETA_STEPS = (10, 20, 50, 100)
 ETA_CELLS = (("DDIM", 0.0), ("DDIM η=0.2", 0.2), ("DDIM η=0.5", 0.5), ("DDPM", 1.0))
@@ -38,9 +39,8 @@ def quality(networks: Sequence[Results], path: Path) -> None:
                 highest = max(highest, *(y for _, y, _ in points))
                 x, y, spread = np.array(points, float).T
                 lines[name] = axes.errorbar(
-                    x, y, yerr=np.minimum(spread, 0.7 * y), color=COLOURS[number % len(COLOURS)],
+                    x, y, yerr=np.minimum(spread, 0.7 * y), color=PALETTE[number],
                     marker=MARKERS[number % len(MARKERS)], ms=4, lw=1.3, elinewidth=0.8,
-                    ls="-" if number < len(COLOURS) else "--",
                 )  # fmt: skip
         floor = results.file("floor")
         if floor:

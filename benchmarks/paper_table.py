@@ -64,7 +64,7 @@ def missing(case: Case, sizes: Sequence[int], experiments: bool, most: int) -> l
     found: list[Work] = []
     for cell in cells(case, sizes):
         if not path_of(case.name, case.count, cell.method, f"{cell.size:g}").exists():
-            rank = 0 if cell[1:] in READ else 2 if cell[1:] in LATE else 1
+            rank = 0 if cell[1:] in READ or cell.method == "fine" else 2 if cell[1:] in LATE else 1
             found.append((rank, calls_of(case, cell) * case.count, cell))
     for name, (_, calls) in EXPERIMENTS.items() if experiments else ():
         if not path_of(case.name, case.count, name).exists():
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The page holds every network, whichever were run.
     shown = [Results(name, counts.get(name, CASES[name][1])) for name in (names if options.quick else CASES)]
     shown = [results for results in shown if results.has]
-    facts = " ".join(heading("numpy", "torch", "scipy").split("\n")[::-1])
+    facts = f"`python benchmarks/{SCRIPT}` {heading('numpy', 'torch', 'scipy').splitlines()[0]}"
     text = body(shown, facts)
     print(f"\n{text}\n\n{(time.monotonic() - began) / 60:.0f} minutes.")
     if not options.quick:

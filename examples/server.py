@@ -29,20 +29,34 @@ def serve() -> None:
             batcher.step()
 
 
+def numbers(query: str) -> tuple[int, int, int]:
+    """The label, the number of calls and the seed of a request; ValueError for others than the network takes."""
+    asked = {"label": "0", "calls": "10", "seed": "0"} | dict(parse_qsl(query))
+    if not all(value.isdecimal() for value in asked.values()):
+        raise ValueError("label, calls and seed are whole numbers")
+    label, calls, seed = (int(asked[name]) for name in ("label", "calls", "seed"))
+    if label > 9 or not 1 <= calls <= 100:
+        raise ValueError("label is 0 to 9, and calls 1 to 100")
+    return label, calls, seed
+
+
 class Handler(BaseHTTPRequestHandler):
     """A thread for each request, which waits for its own sample."""
 
     def do_GET(self) -> None:
+        asked = urlsplit(self.path)
+        if asked.path != "/":  # browsers ask for an icon
+            self.send_error(404)
+            return
         try:
-            asked = {"label": 0, "calls": 10, "seed": 0} | {k: int(v) for k, v in parse_qsl(urlsplit(self.path).query)}
-            if not 0 <= asked["label"] < 10 or not 1 <= asked["calls"] <= 100:
-                raise ValueError("label is 0 to 9, and calls 1 to 100")
-            x = torch.from_numpy(initial_noise((1, *network.shape), asked["seed"])).float()
-            plan = solver.plan(asked["calls"], sample_shape=network.shape)
-            sample = batcher.submit(plan.start(x, condition={"label": torch.tensor([asked["label"]])})).result()
+            label, calls, seed = numbers(asked.query)
         except ValueError as error:
             self.send_error(400, str(error))
             return
+        x = torch.from_numpy(initial_noise((1, *network.shape), seed)).float()
+        plan = solver.plan(calls, prediction=network.prediction, sample_shape=network.shape)
+        state = plan.start(x, prediction=network.prediction, condition={"label": torch.tensor([label])})
+        sample = batcher.submit(state).result()
         picture = io.BytesIO()
         grid_image(sample.numpy(), side=280).save(picture, "png")
         self.send_response(200)

@@ -149,6 +149,7 @@ def test_the_server_answers_many_at_once():
             for other, shown in zip(queries, pictures, strict=True):
                 # A network rounds differently in other batches.
                 assert (np.abs(found - shown).max() <= 1) == (query == other)
+        assert all(np.std(found) > 30 and np.mean((found == 0) | (found == 255)) < 0.8 for found in pictures)
         for query in ("label=10", "calls=0", "seed=-1", "label=shoe"):
             with pytest.raises(HTTPError, match="400"):
                 picture(query)

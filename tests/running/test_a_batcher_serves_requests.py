@@ -211,7 +211,7 @@ def test_with_one_batch_size_a_network_gives_a_request_the_same_bits_under_any_l
         plan = (DDIMSolver if n % 2 else PLMSSolver)(network.schedule).plan(4 + n % 3)
         x = torch.from_numpy(initial_noise((1 + n % 2, *network.shape), n)).float()
         label = {"label": torch.full((len(x),), n % 10)} if network.labels else None
-        return plan.start(x, condition=label)
+        return plan.start(x, prediction=network.prediction, condition=label)
 
     def served(numbers, between):
         batcher, futures = Batcher(network, size, batch_sizes=[size]), []
