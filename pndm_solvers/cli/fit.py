@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pndm_solvers.cli.networks import Clip, Device, Folder, Network, labels_of, load_network_of, prediction_of
+from pndm_solvers.cli.networks import (
+    Clip,
+    Device,
+    Folder,
+    Network,
+    is_picture,
+    labels_of,
+    load_network_of,
+    prediction_of,
+)
 from pndm_solvers.files import make_parent
 from pndm_solvers.fit import Fit, Pilot
 from pndm_solvers.fit.pilot import LEVELS
@@ -62,7 +71,8 @@ def fit(
     which = f"--model {model}" if model is not None else f"--network {loaded.name}"
     which += f" --guidance {scale:g}" if loaded.labels and model is None else ""
     which += f" --clip {clip:g}" if clip is not None else ""
-    typer.echo(f"written: {out}; draw with it: pndm-solvers sample {which} --plan {out}")
+    command = "sample" if is_picture(loaded) else "generate --num-images 1000 --out set"
+    typer.echo(f"written: {out}; draw with it: pndm-solvers {command} {which} --plan {out}")
 
 
 def _record(

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from pndm_solvers.cli.networks import (
     Clip,
     Folder,
     Network,
+    is_picture,
     labels_of,
     load_network_of,
     plan_of,
@@ -131,17 +132,18 @@ def _draw(out: Path, team: Team, wanted: Wanted, options: SolverOptions, device:
         raise ValueError(f"--out is {out}, which is a file; pass the path of a folder")
     device = _own_device(device)
     alone = wanted.empty and options == SolverOptions()
-    settings = _manifest(out) if alone else None
-    loaded = _load(wanted, settings, device)
+    there = _manifest(out) if alone else read_manifest(out)
+    loaded = _load(wanted, there, device)
     if team.rank != 0:
         job = Job(out, seen_by_all(out, *team.follow()), team)
         _check_network(job.settings, loaded, device)
         job.run(Drawer(job.settings, loaded, device))
         return
-    if settings is None:
-        settings = _settings(wanted, options, loaded, device)
+    if alone and there is not None:
+        _check_network(there, loaded, device)
+        settings = there
     else:
-        _check_network(settings, loaded, device)
+        settings = _settings(wanted, options, loaded, device, there)
     settings = open_folder(out, settings, _made(device), _note)
     with locked(out):
         job = Job(out, settings, team)
@@ -155,29 +157,33 @@ def _draw(out: Path, team: Team, wanted: Wanted, options: SolverOptions, device:
         with progress_bar(settings, found, loaded.name) as bar:
             job.run(draw, bar)
     seconds, made = time.perf_counter() - began, settings.num_images - found.images
-    what = f"{settings.num_images:,} images · {loaded.name} · {draw.plan.name} · {settings.shards} shards in {out}"
-    rate = f"{made / seconds:,.{0 if made > 10 * seconds else 2}f} images/s" if made else "all were there"
+    what = f"{settings.count_of_all} in {out} · {loaded.name} · {draw.plan.name} · {draw.plan.cost()}"
+    rate = f"{made / seconds:,.{0 if made > 10 * seconds else 2}f} {settings.noun}/s" if made else "all were there"
     typer.echo(f"{what} · {rate} · check them: pndm-solvers verify {out}")
 
 
-def _settings(wanted: Wanted, options: SolverOptions, loaded: Any, device: str) -> Settings:
+def _settings(
+    wanted: Wanted, options: SolverOptions, loaded: Any, device: str, there: Settings | None = None
+) -> Settings:
+    """The settings that the options say; what they do not say is as in the job that is there."""
     import json
 
     import torch
 
-    if wanted.num_images is None:
+    num_images = wanted.num_images or (there and there.num_images)
+    if num_images is None:
         raise ValueError("pass --num-images, the number of images to draw")
     shape, kind = tuple(loaded.shape), torch.device(device).type
     one = labels_of(loaded, wanted.class_, wanted.guidance, 1, "cpu")
     prediction, scale = prediction_of(loaded, wanted.clip), scale_of(loaded, wanted.guidance)
     batch = wanted.batch or BATCH
-    most = -(-wanted.num_images // batch) // SHARDS
+    most = -(-num_images // batch) // SHARDS
     plan = plan_of(options, loaded, scale, prediction)
     default = Prediction(prediction.type)
     told = {name: value for name, value in vars(prediction).items() if value != getattr(default, name)}
     source = f"--network {loaded.name}" if wanted.model is None else f"--model {_lasting(wanted.model)}"
-    return Settings(
-        num_images=wanted.num_images,
+    settings = Settings(
+        num_images=num_images,
         batch=batch,
         shard_batches=wanted.shard_batches or max(1, min(round(SHARD_IMAGES / batch), most)),
         seed=wanted.seed or 0,
@@ -193,14 +199,25 @@ def _settings(wanted: Wanted, options: SolverOptions, loaded: Any, device: str) 
         compile=wanted.compile_,
         device=kind,
         threads=(wanted.threads or 1) if kind == "cpu" else None,
-        values="uint8" if len(shape) == 3 and shape[0] in (1, 3) and not wanted.as_float else "float32",
+        values="uint8" if is_picture(loaded) and not wanted.as_float else "float32",
     )
+    if there is None:
+        return settings
+    said = {one.name.strip("_") for one in fields(wanted) if getattr(wanted, one.name) not in (None, False)}
+    unsaid = {"batch", "shard_batches", "seed", "dtype", "compile", "threads"} - said
+    unsaid |= set() if "as_float" in said else {"values"}
+    if settings.source == there.source:  # else these are the other network's own
+        unsaid |= {"guidance"} - said
+        unsaid |= set() if "class" in said else {"class_"}
+        unsaid |= set() if "clip" in said else {"prediction"}
+        unsaid |= {"plan"} if options == SolverOptions() else set()
+    return replace(settings, **{name: getattr(there, name) for name in unsaid})
 
 
-def _load(wanted: Wanted, settings: Settings | None, device: str) -> Any:
-    if settings is None:
+def _load(wanted: Wanted, there: Settings | None, device: str) -> Any:
+    if there is None or wanted.network is not None or wanted.model is not None:
         return load_network_of(wanted.network, wanted.model, device, pictures=False)
-    option, _, value = settings.source.partition(" ")
+    option, _, value = there.source.partition(" ")
     if option == "--network":
         return load_network_of(value, None, device)
     return load_network_of(None, Path(value), device, pictures=False)
@@ -262,13 +279,13 @@ def _told(found: Found, folder: Path, repair: bool) -> str:
     """What `verify` prints."""
     settings = found.settings
     if found.whole:
-        return f"{settings.num_images:,} images in {settings.shards} shards in {folder}, all digests right"
+        return f"{settings.count_of_all} in {folder}, all digests right"
     lines = [f"{span}: missing" for span in _spans([n for n in found.missing if n not in found.unfinished])]
     lines += [f"{name}: damaged: {why}" for name, why in found.damaged.items()]
     lines += [f"{name}: of another job: {why}" for name, why in found.foreign.items()]
     for number, images in found.unfinished.items():
         first, end = settings.span(number)
-        lines.append(f"{unfinished_name(number)}: unfinished, {images} of {end - first} images")
+        lines.append(f"{unfinished_name(number)}: unfinished, {images} of {end - first} {settings.noun}")
     lines += [f"{name}: left over, not needed" for name in found.left_over]
     told = f"{len(found.intact)} of {settings.shards} shards in {folder} are intact"
     if found.foreign:

@@ -68,12 +68,22 @@ def load_network_of(name: str | None, folder: Path | None, device: str, *, pictu
         return load_network("fashion" if name is None else name, device)
     if not folder.exists() and (named := re.fullmatch(r"([\w.]+):([\w.]+)", str(folder))):
         return _made_by(named[1], named[2], device)
+    if not folder.exists():
+        raise ValueError(
+            f"--model is {folder}, and there is no such folder; pass one that a diffusers pipeline was saved to, or "
+            f"module:function, a function of your own that returns a network"
+        )
     from pndm_solvers.adapters.diffusers.networks import load_saved_network
 
     loaded = load_saved_network(folder, device)
     if pictures:
         check_picture(loaded)
     return loaded
+
+
+def is_picture(loaded: Any) -> bool:
+    """Whether the network draws pictures, of 1 channel or 3."""
+    return len(loaded.shape) == 3 and loaded.shape[0] in (1, 3)
 
 
 def check_picture(loaded: Any) -> None:

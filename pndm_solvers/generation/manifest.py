@@ -24,7 +24,12 @@ OPTIONS = {  # of the command line, by the name of the setting
     "shard_batches": "--shard-batches",
     "class_": "--class",
     "values": "--float",
+    "source": "the network",
+    "shape": "the shape of a sample",
+    "classes": "the number of classes",
+    "prediction": "the prediction and its --clip",
 }
+OF_THE_NETWORK = ("source", "shape", "classes", "plan", "prediction", "guidance", "class_")
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,16 @@ class Settings:
         return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
+    def noun(self) -> str:
+        """What the shards hold, for messages."""
+        return "images" if self.values == "uint8" else "samples"
+
+    @property
+    def count_of_all(self) -> str:
+        """How much that is, as "2,000 images in 2 shards"."""
+        return f"{self.num_images:,} {self.noun} in {self.shards} shard{'s' * (self.shards != 1)}"
+
+    @property
     def batches(self) -> int:
         """How many batches there are; the last one may have fewer images."""
         return math.ceil(self.num_images / self.batch)
@@ -117,16 +132,23 @@ class Settings:
 
     def differences(self, theirs: Settings) -> Iterator[tuple[str, Any, Any]]:
         """(option, our value, their value) of each setting that differs, in the order of the fields."""
+        if self.parameters != theirs.parameters:
+            # All else about the network differs with it.
+            same = self.source == theirs.source
+            ours, other = (self.parameters, theirs.parameters) if same else (self.source, theirs.source)
+            yield "the parameters of the network" if same else "the network", ours, other
         for one in fields(self):
             name, ours, other = one.name, getattr(self, one.name), getattr(theirs, one.name)
-            if name == "source" and self.parameters is not None and theirs.parameters is not None:
+            if name == "parameters" or (self.parameters != theirs.parameters and name in OF_THE_NETWORK):
+                continue
+            if name == "source" and self.parameters is not None:
                 continue
             if name == "plan":
                 if not _close(_numbers(ours), _numbers(other)):
-                    yield "the plan", self.made_plan().name, theirs.made_plan().name
+                    ours, other = self.made_plan(), theirs.made_plan()
+                    yield "the plan", f"{ours.name}, {ours.cost()}", f"{other.name}, {other.cost()}"
             elif not _close(ours, other):
-                known = {"parameters": "the parameters of the network", "source": "the network"}
-                yield OPTIONS.get(name, known.get(name, f"--{name.replace('_', '-')}")), ours, other
+                yield OPTIONS.get(name, f"--{name.replace('_', '-')}"), ours, other
 
 
 def read_manifest(folder: Path) -> Settings | None:

@@ -36,14 +36,19 @@ def test_other_settings_are_refused_by_name(run, folder):
         (("--batch", 8), "--batch (4 there, 8 here)"),
         (("--float",), "--float (uint8 there, float32 here)"),
         (("--dtype", "bfloat16"), "--dtype (float32 there, bfloat16 here)"),
-        (("--calls", 5), "the plan (fitted 4 there, fitted 5 here)"),
-        (("--network", "fashion"), "the parameters of the network"),
+        (("--calls", 5), "the plan (fitted 4, 4 model calls there, fitted 5, 5 model calls here)"),
+        (("--network", "fashion"), "the network (--network digits there, --network fashion here)"),
         (("--threads", 2), "--threads (1 there, 2 here)"),
-        (("--clip", 1), "--prediction"),
+        (("--clip", 1), "the prediction and its --clip"),
     ):
         status, _, err = run("generate", *DIGITS, *SET, *options, "--out", folder)
         assert status == 1
         assert told in err
+        # What is not said is as in the folder, so the one option alone is told in the same way.
+        status, _, alone = run("generate", *options, "--out", folder)
+        assert status == 1
+        assert told in alone
+        assert alone == err or "--clip" in options  # without which the plan is another one
         assert f"give --out {folder} alone" in err
         assert ("number of images cannot change" in err) == ("--num-images" in options)
 
@@ -55,9 +60,10 @@ def test_a_folder_alone_is_enough(run, folder):
     assert status == 0
     assert "fitted 4" in out
     assert shards_of(folder) == right
-    status, out, _ = run("generate", *DIGITS, *SET, "--out", folder)
-    assert status == 0
-    assert "all were there" in out
+    for options in (DIGITS + SET, ("--batch", 4), ("--network", "digits", "--calls", 4), ("--seed", 0)):
+        status, out, _ = run("generate", *options, "--out", folder)
+        assert status == 0
+        assert "all were there" in out
 
 
 def test_a_folder_without_a_job(run, tmp_path):
@@ -65,7 +71,7 @@ def test_a_folder_without_a_job(run, tmp_path):
     for arguments, told in (
         (("generate", "--out", tmp_path), "no " + str(tmp_path / "generate.json")),
         (("verify", tmp_path), "no " + str(tmp_path / "generate.json")),
-        (("generate", "--seed", 1, "--network", "digits", "--out", tmp_path), "pass --num-images"),
+        (("generate", "--seed", 1, "--network", "digits", "--out", tmp_path / "new"), "pass --num-images"),
         (("generate", *SET, "--out", tmp_path / "file"), "which is a file"),
     ):
         status, _, err = run(*arguments)

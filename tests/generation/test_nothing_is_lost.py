@@ -91,7 +91,7 @@ def test_signals_keep_what_is_finished(run, place, monkeypatch):
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     status, out, _ = run("verify", place / "int")
     assert status == 1
-    assert "shard-00001.unfinished.npz: unfinished, 8 of 12 images" in out
+    assert "shard-00001.unfinished.npz: unfinished, 8 of 12 samples" in out
 
     monkeypatch.setenv("HANG", str(4 * 4 + 1))  # four batches are left, and a fifth would hang
     for name in ("term", "int"):
