@@ -113,9 +113,15 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
     default = _quietly(PLMSSolver(pilot.schedule), max_model_calls, pilot.options)
     fitting, judging = pilot.parts()
     count, judges = (sum(len(part.rows) for part in parts) for parts in (fitting, judging))
-    expected = expected_calls(default, pilot, count)
+    rules = list(plain_rules(pilot.schedule, default, pilot.options))
+    expected = expected_calls(default, pilot, count) + judges * default.model_calls * (len(rules) + 1)
     bar = tqdm(total=expected, desc=default.cost(), unit="sample", unit_scale=True, disable=not progress)
-    runner, interrupted = Runner(model, bar.update), False
+
+    def count_up(samples: int) -> None:
+        bar.total = max(bar.total, bar.n + samples)  # of an estimate that was too low
+        bar.update(samples)
+
+    runner, interrupted = Runner(model, count_up), False
     with pilot.starts[0].library.unrecorded(), bar:
         pilot.check_network(runner, fitting[0])
         judged = {"default": (default, runner.errors(default, judging))}
@@ -127,7 +133,7 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
                 bar.set_postfix_str(f"held-out error {np.exp(typical(errors)):.1e}, {name}")
 
         try:
-            for plan in plain_rules(pilot.schedule, default, pilot.options):
+            for plan in rules:
                 judge("best plain rule", plan)
             for draft in drafts(default, pilot, fitting, runner):
                 judge("fitted", draft.plan(f"fitted {default.model_calls}"))
