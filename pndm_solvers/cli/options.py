@@ -103,7 +103,15 @@ class SolverOptions:
             return solver.plan(self.steps, spacing=self.spacing, **cut)
         if isinstance(solver, FittedSolver):
             return solver.plan(self.calls or solver.plans[-1].model_calls, **cut)
-        return solver.plan(max_model_calls=self.calls or 20, spacing=self.spacing, **cut)
+        plan = solver.plan(max_model_calls=self.calls or 20, spacing=self.spacing, **cut)
+        if self.calls is not None and plan.model_calls < self.calls:
+            steps = sum(not row.stage for row in plan.rows)
+            typer.echo(
+                f"note: {plan.name} makes {plan.cost()}, in {steps} step{'s' * (steps != 1)}; with one step more it would "
+                f"make over {self.calls}",
+                err=True,
+            )
+        return plan
 
 
 # Those that go to the solver.

@@ -64,6 +64,13 @@ def test_mistakes_are_one_clear_line(run, arguments, message):
     assert not out
 
 
+def test_a_budget_that_a_method_cannot_spend_is_told(run):
+    status, out, err = run("plan", "--solver", "prk-rk4", "--calls", 2)
+    assert (status, "1 model call," in out) == (0, True)
+    assert "makes 1 model call, in 1 step; with one step more it would make over 2" in err
+    assert not run("plan", "--solver", "prk-rk4", "--calls", 5)[2]
+
+
 def test_the_version_is_printed(run):
     assert run("--version")[:2] == (0, f"pndm_solvers {pndm_solvers.__version__}\n")
 
