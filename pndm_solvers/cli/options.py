@@ -106,11 +106,8 @@ class SolverOptions:
         plan = solver.plan(max_model_calls=self.calls or 20, spacing=self.spacing, **cut)
         if self.calls is not None and plan.model_calls < self.calls:
             steps = sum(not row.stage for row in plan.rows)
-            typer.echo(
-                f"note: {plan.name} makes {plan.cost()}, in {steps} step{'s' * (steps != 1)}; with one step more it would "
-                f"make over {self.calls}",
-                err=True,
-            )
+            told = f"{plan.name} makes {plan.cost()}, in {steps} step{'s' * (steps != 1)}"
+            typer.echo(f"note: {told}; with one step more it would make over {self.calls}", err=True)
         return plan
 
 
