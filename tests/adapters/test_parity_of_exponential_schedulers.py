@@ -111,7 +111,9 @@ def at_infinity(mine, options):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_spacing_order_and_option_that_they_share(name, betas):
     wrong, compared, rounded = [], 0, []
-    for spacing, order, more, steps in product(SPACINGS, ORDERS, OPTIONS[name], STEPS):
+    for spacing, order, (turn, more), steps in product(SPACINGS, ORDERS, enumerate(OPTIONS[name]), STEPS):
+        if steps > 10 and SPACINGS[turn % 3] != spacing:  # long runs take long: each option has them on one spacing
+            continue
         options = {"beta_schedule": betas, "timestep_spacing": spacing, "solver_order": order, **more}
         options |= {"prediction_type": ("epsilon", "sample", "v_prediction")[compared % 3]}
         if betas == "squaredcos_cap_v2" and spacing != "leading":

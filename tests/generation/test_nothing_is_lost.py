@@ -40,7 +40,7 @@ class Own(torch.nn.Module):
             if "INTERRUPT" in os.environ:
                 os.kill(os.getpid(), signal.SIGINT)
             pathlib.Path("hangs").touch()
-            time.sleep(600)
+            time.sleep(60)
         return self.size * x / (1 + x * x)
 
 def network():
@@ -67,6 +67,15 @@ def check_stopped(folder, err):
     assert len(read_shard(folder / "shard-00001.unfinished.npz").images) == 8
 
 
+@pytest.fixture
+def interruptible():
+    """A shell lets what it starts in the background ignore SIGINT."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_signals_keep_what_is_finished(run, place, monkeypatch):
     """They come within the third batch of the second shard. The next command goes on from there, to the same bytes."""
     assert run(*COMMAND, "--out", "whole")[0] == 0
