@@ -1,6 +1,6 @@
 """What a server's users see: requests that come at random times, served one by one, in static batches, and by Batcher.
 
-    python benchmarks/serving.py            two streams of 300 requests for each policy and load: a quarter of an hour
+    python benchmarks/serving.py            a stream of 600 requests for each policy and load: a quarter of an hour
     python benchmarks/serving.py --quick    one stream of 40 requests, and no page
 
 Requests for one fashion image with 8 to 50 model calls arrive as a Poisson process. Every call is made and every sample
@@ -170,7 +170,7 @@ def serve(count: int, seeds: int) -> str:
     served = table(("load", "policy", "requests/s", "latency p50, s", "latency p99, s"), rows)
     beside = table(("load", "`Batcher` ÷", "requests/s", "latency p50", "latency p99"), ratios)
     return (
-        f"Peak:\n\n{peaks}\n\n{seeds} streams of {count} requests, figures of all together; the load is a share of the "
+        f"Peak:\n\n{peaks}\n\n{seeds * count} requests to each policy; the load is a share of the "
         f"peak of static batches:\n\n{served}\n\nRatios:\n\n{beside}"
     )
 
@@ -218,7 +218,7 @@ def main() -> None:
     with torch.inference_mode():
         one_by_one(requests_of(2, float("inf"), 0))
         continuous(requests_of(MOST, float("inf"), 0))
-        served = serve(*((40, 1) if options.quick else (300, 2)))
+        served = serve(*((40, 1) if options.quick else (600, 1)))
         text = f"{served}\n\nA row beside a network that does nothing:\n\n{arithmetic()}"
     facts = " ".join(heading("numpy", "torch").split("\n")[::-1])
     print(text)
