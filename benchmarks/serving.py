@@ -1,6 +1,6 @@
 """What a server's users see: requests that come at random times, served one by one, in static batches, and by Batcher.
 
-    python benchmarks/serving.py            a stream of 600 requests for each policy and load: a quarter of an hour
+    python benchmarks/serving.py            three streams of 220 requests to each policy: ten minutes
     python benchmarks/serving.py --quick    one stream of 40 requests, and no page
 
 Requests for one fashion image with 8 to 50 model calls arrive as a Poisson process. Every call is made and every sample
@@ -28,7 +28,7 @@ from pndm_solvers.reference import load_network
 PAGE, SCRIPT = Path(__file__).parents[1] / "docs" / "serving.md", Path(__file__).name
 MOST = 16  # samples a batch
 CALLS = range(8, 51)
-LOADS = (0.8, 1.0)  # of the static batches' peak
+LOADS = (0.8,)  # of the static batches' peak
 
 NETWORK = load_network("fashion")
 PLANS = {calls: PLMSSolver(NETWORK.schedule).plan(calls) for calls in CALLS}
@@ -218,7 +218,7 @@ def main() -> None:
     with torch.inference_mode():
         one_by_one(requests_of(2, float("inf"), 0))
         continuous(requests_of(MOST, float("inf"), 0))
-        served = serve(*((40, 1) if options.quick else (600, 1)))
+        served = serve(*((40, 1) if options.quick else (220, 3)))
         text = f"{served}\n\nA row beside a network that does nothing:\n\n{arithmetic()}"
     facts = " ".join(heading("numpy", "torch").split("\n")[::-1])
     print(text)

@@ -75,7 +75,7 @@ def test_an_image_is_a_function_of_its_number(tmp_path, run):
     options = ("--network", "fashion", "--solver", "ddpm", "--steps", 3, "--seed", 5, "--batch", 4)
     status, out, err = run("generate", *options, "--num-images", 6, "--shard-batches", 1, "--out", folder)
     assert status == 0, err
-    assert "6 images · fashion" in out
+    assert f"6 images in 2 shards in {folder} · fashion" in out
     plan = DDPMSolver(network.schedule).plan(3, prediction=network.prediction, sample_shape=network.shape)
     for first in (0, 4):
         seeds, label = range(5 + first, 9 + first), torch.arange(first, first + 4) % 10
