@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py              weak scaling; writes its table to docs/scale.md
     python benchmarks/generation.py print        the same, printed alone
-    sudo python benchmarks/generation.py nodes   two network namespaces as two nodes, one of which is killed and returns
+    sudo python benchmarks/generation.py nodes   two network namespaces are two nodes; one is killed, and returns
 
 Weak scaling: one process draws N images, two processes draw 2·N. Each time is that of the drawing, without the start of
 Python and torch. Runs of both kinds alternate, and the table has their medians.

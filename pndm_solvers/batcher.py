@@ -89,9 +89,9 @@ class Batcher:
     max_samples:
         The most samples in a call of the model.
     batch_sizes:
-        The batch sizes that the model is called with, the largest of which is `max_samples`, for a network that is
-        compiled for a few sizes: a batch is filled up to the next of them, with copies of its last sample. By default
-        there is none, and a call has as many samples as there are.
+        For a network that is compiled for a few batch sizes: these sizes. The largest is `max_samples`. A batch is
+        filled up to the next of them, with copies of its last sample. By default a call has as many samples as there
+        are.
 
     Raises
     ------

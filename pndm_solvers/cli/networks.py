@@ -87,17 +87,18 @@ def is_picture(loaded: Any) -> bool:
 
 
 def check_picture(loaded: Any) -> None:
-    """ValueError unless the network draws pictures, of 1 channel or 3."""
+    """ValueError unless the network draws pictures."""
+    if is_picture(loaded):
+        return
     if len(loaded.shape) != 3:
         raise ValueError(
             f"the network {loaded.name!r} draws samples of shape {tuple(loaded.shape)}, and a picture is (channels, "
             f"height, width); generate writes any shape"
         )
-    if loaded.shape[0] not in (1, 3):
-        raise ValueError(
-            f"the network {loaded.name!r} draws images of {loaded.shape[0]} channels, and a picture has 1 or 3; "
-            f"images of 4 channels are most often latents, which need the decoder of their own pipeline"
-        )
+    raise ValueError(
+        f"the network {loaded.name!r} draws images of {loaded.shape[0]} channels, and a picture has 1 or 3; images of "
+        f"4 channels are most often latents, which need the decoder of their own pipeline"
+    )
 
 
 def _made_by(module: str, function: str, device: str) -> Any:

@@ -62,7 +62,7 @@ class Drawer:
         return Shard(drawn[:count], None if label is None else label[:count].numpy(), first)
 
     def _in_dtype(self, model: Any) -> Any:
-        """The model, by which the network alone computes in the job's dtype; states stay float32."""
+        """The model, whose network alone computes in the job's dtype. States stay float32."""
         if self.settings.dtype == "float32":
             return model
         import torch

@@ -34,6 +34,14 @@ def finished(command, status=0, **options):
     return done.stdout, done.stderr
 
 
+def folder_of_a_module(name, text, folder, monkeypatch):
+    """The folder as the working directory, with a module that commands in this process and in others import."""
+    (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
 def shards_of(folder):
     """The bytes of every file in a folder but the manifest, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "generate.json"}

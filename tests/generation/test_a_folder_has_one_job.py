@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from processes import DIGITS, shards_of
+from processes import DIGITS, folder_of_a_module, shards_of
 from run_command import runner
 
 from pndm_solvers import NoiseSchedule, Prediction
@@ -148,10 +148,7 @@ value = 5
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """The working directory, with a module of networks."""
-    (tmp_path / "networks_of_mine.py").write_text(OWN, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+    return folder_of_a_module("networks_of_mine", OWN, tmp_path, monkeypatch)
 
 
 def test_a_network_of_ones_own(run, own):

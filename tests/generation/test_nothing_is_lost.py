@@ -8,7 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from processes import QUICK, alone, environment, finished, shards_of, wait_until
+from processes import QUICK, alone, environment, finished, folder_of_a_module, shards_of, wait_until
 from run_command import runner
 
 from pndm_solvers.generation import folder as folders
@@ -52,10 +52,7 @@ COMMAND = ("generate", "--model", "own:network", "--calls", 4, "--num-images", 3
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """The working directory, with the network's module."""
-    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+    return folder_of_a_module("own", OWN, tmp_path, monkeypatch)
 
 
 def check_stopped(folder, err):
