@@ -1,6 +1,6 @@
 """What `pndm-solvers generate` gains by a second process, and whether two machines make the same images as one.
 
-    python benchmarks/generation.py              weak scaling; writes its table to docs/scale.md
+    python benchmarks/generation.py              weak scaling; writes its table to docs/how-to/scale.md
     python benchmarks/generation.py print        the same, printed alone
     sudo python benchmarks/generation.py nodes   two network namespaces are two nodes; one is killed, and returns
 
@@ -159,7 +159,7 @@ def main() -> None:
     text = f"{heading('torch', 'pndm_solvers')}\n\n{scaling()}"
     print(text)
     if part is None:
-        fill_page(DOCS / "scale.md", Path(__file__).name, text)
+        fill_page(DOCS / "how-to" / "scale.md", Path(__file__).name, text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figures of docs/paper.md, from the files of the cells."""
+"""The figures of docs/development/paper.md, from the files of the cells."""
 
 from __future__ import annotations
 

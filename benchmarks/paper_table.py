@@ -1,4 +1,4 @@
-"""The claims of the PNDM, DDIM and DDPM papers on real networks: cells, claims and figures of docs/paper.md.
+"""The claims of the PNDM, DDIM and DDPM papers on real networks: cells, claims and figures of docs/development/paper.md.
 
     python benchmarks/paper_table.py                        all networks: hours; prints an estimate first
     python benchmarks/paper_table.py --all                  also 1,000 steps of what has come to its end with 250
@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from pndm_solvers import DDIMSolver
 
-PAGE, SCRIPT = Path(__file__).parents[1] / "docs" / "paper.md", Path(__file__).name
+PAGE, SCRIPT = Path(__file__).parents[1] / "docs" / "development" / "paper.md", Path(__file__).name
 QUICK_COUNT, QUICK_STEPS = 40, (5, 10, 20)
 
 

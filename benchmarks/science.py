@@ -3,7 +3,7 @@
 Both kinds of networks come from packages whose authors trained and published them (packages.py). The authors of
 21cmPSDenoiser draw with SciPy's RK45, and their own code is run here. The galaxies are compared with a fine run.
 
-    python benchmarks/science.py              both; writes docs/science.md and its pictures
+    python benchmarks/science.py              both; writes docs/development/science.md and its pictures
     python benchmarks/science.py spectra      one of them
 
 What was computed is kept in .cache/science, each run by itself: after Ctrl-C or a kill the command goes on.
@@ -315,7 +315,7 @@ def main() -> None:
     text = "\n\n".join(texts)
     print(text)
     if not chosen:
-        fill_page(DOCS / "science.md", Path(__file__).name, text)
+        fill_page(DOCS / "development" / "science.md", Path(__file__).name, text)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 The network is idle: it answers with a tensor that was laid out before the run, so all the time is the sampler's. Ours
 and its peer take turns in one process. A ratio is the median of the ratios of the turns; in brackets are the quartiles.
 
-    python benchmarks/speed.py                                   all, and writes the tables of docs/performance.md
+    python benchmarks/speed.py                                   all, and writes the tables of docs/development/performance.md
     python benchmarks/speed.py --quick                           a minute, coarse, and writes nothing
     python benchmarks/speed.py --only core memory                some sections, and writes nothing
     pytest benchmarks/speed.py --benchmark-only                  the same runs as cases of pytest-benchmark
@@ -37,7 +37,7 @@ from tables import parts_of
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+PAGE = Path(__file__).parents[1] / "docs" / "development" / "performance.md"
 QUICK_ELEMENTS = 1 << 20  # --quick leaves larger arrays out, but for one pair
 
 # ------------------------------------------------------------------ sections: each appends to what was found

@@ -52,7 +52,7 @@ function checkPlan(plan, predicted) {
   }
 }
 
-/** The model's output at a state as what the row combines: docs/plan-format.md, step 2. */
+/** The model's output at a state as what the row combines: docs/reference/plan-format.md, step 2. */
 function converted({ alpha, sigma, space }, predicted, state, output) {
   if (predicted === space) return Float64Array.from(output);
   const [a, b] = PREDICTIONS[predicted](alpha, sigma);

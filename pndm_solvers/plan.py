@@ -364,7 +364,7 @@ class State:
         """Writes the state to one safetensors file, whole or not at all; a file that is there is replaced.
 
         The file holds every array in its own dtype, the condition's too, the plan, the prediction, the seed, and a
-        digest of all. `docs/checkpoints.md` is its specification.
+        digest of all. `docs/reference/checkpoint-format.md` is its specification.
 
         Raises ValueError for a dtype that the format lacks, and for a state for which torch records gradients: a file
         cannot hold them. Raises ValueError too where a generator still has noise to draw: a file cannot hold its

@@ -1,6 +1,6 @@
 """Our samplers and nodes in a real ComfyUI: its own loader, its HTTP API, on models whose end is known exactly.
 
-    python benchmarks/in_comfyui/run.py --comfyui CHECKOUT --python PYTHON --report docs/results-comfyui.md
+    python benchmarks/in_comfyui/run.py --comfyui CHECKOUT --python PYTHON --report docs/development/results-comfyui.md
 
 The folder that `pndm-solvers comfyui` writes is dropped into custom_nodes (`--clone`: a clone of this repository).
 PYTHON has torch, NumPy and ComfyUI's other requirements, but not pndm_solvers; stubs/ stands for torchvision,

@@ -459,7 +459,7 @@ def test_an_answer_of_another_shape_is_refused():
 
 def test_the_loops_of_the_page_run():
     torch.manual_seed(0)
-    page = (Path(__file__).parents[2] / "docs" / "k-diffusion.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "k-diffusion.md").read_text(encoding="utf-8")
     blocks, names = re.findall(r"```python\n(.*?)```", page, re.DOTALL), {}
     assert len(blocks) == 2
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Wrong calls, their errors and the remedies: the table from which docs/errors.md is made.
+"""Wrong calls, their errors and the remedies: the table from which docs/reference/errors.md is made.
 
     python tests/contract/test_errors_page.py
 
@@ -21,7 +21,7 @@ from pndm_solvers import analytic, measure
 from pndm_solvers.adapters import diffusers, k_diffusion
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "errors.md"
+PAGE = ROOT / "docs" / "reference" / "errors.md"
 
 
 class Case(NamedTuple):

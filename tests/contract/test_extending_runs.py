@@ -1,4 +1,4 @@
-"""docs/extending.md runs, and each of its additions has the properties that the page claims."""
+"""docs/how-to/extending.md runs, and each of its additions has the properties that the page claims."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.schedules import SCHEDULES
 from pndm_solvers.transfer import SPACES
 
-PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "extending.md"
 REGISTRIES = {
     "TABLEAUX": TABLEAUX,
     "SOLVERS": SOLVERS,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-PAGE = Path(__file__).parents[2] / "docs" / "fit.md"
+PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "fit.md"
 
 
 def test_the_page_runs(tmp_path, monkeypatch, capsys):

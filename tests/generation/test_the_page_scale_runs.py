@@ -1,4 +1,4 @@
-"""The code of docs/scale.md on sets of images."""
+"""The code of docs/how-to/scale.md on sets of images."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ def run(capsys, monkeypatch):
     return runner(capsys, monkeypatch)
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scale.md"
 
 
 def test_the_code_of_the_page_runs(run, tmp_path, monkeypatch):

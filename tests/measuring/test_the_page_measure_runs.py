@@ -6,7 +6,7 @@ from pathlib import Path
 import torch  # noqa: F401 — the page needs it
 from PIL import Image
 
-PAGE = Path(__file__).parents[2] / "docs" / "measure.md"
+PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "measure.md"
 
 
 def test_the_page_runs(tmp_path, monkeypatch, capsys):

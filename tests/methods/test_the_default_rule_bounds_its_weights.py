@@ -86,7 +86,7 @@ def above(ratio):
     ],
 )
 def test_the_order_of_a_step_follows_its_ratio_and_its_length(ratios, order):
-    """Two answers above σ/α = 32, three down to 0.015, four below and wherever steps are short: docs/theory.md.
+    """Two answers above σ/α = 32, three down to 0.015, four below and wherever steps are short: docs/explanation/theory.md.
 
     After a longer step the weights are bounded tighter.
     """

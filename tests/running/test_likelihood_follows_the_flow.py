@@ -338,7 +338,7 @@ def test_what_has_no_density_is_refused():
 
 
 def test_the_page_runs():
-    page = Path(__file__).parents[2] / "docs" / "likelihood.md"
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "likelihood.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     namespace = {}
     for block in blocks:

@@ -152,7 +152,7 @@ def test_what_has_no_probability_is_refused():
 
 def test_the_page_runs():
     """The blocks of "Noise in a run", in order."""
-    page = Path(__file__).parents[2] / "docs" / "stochastic.md"
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "stochastic.md"
     namespace = {}
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(block, page.name, "exec"), namespace)

@@ -1,0 +1,86 @@
+"""Every code block of the documentation and the README runs: Python in order in one namespace, shell line by line.
+
+A page may count on names and files that a reader has already, as `pipe` or a network of their own. `READERS` makes them.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from readers import READERS
+from run_command import runner
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in DOCS.rglob("*.md"))]
+BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+# What installs or takes an hour, and what only CI's own steps can run.
+ELSEWHERE = ("pip ", "git ", "python3 -m venv", "mkdocs ", "python benchmarks/", "sudo ", "pytest", "curl ")
+
+
+def blocks_of(page):
+    """(language, code) of each block."""
+    found = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    return [(language, re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)) for indent, language, code in found]
+
+
+def lines_of(code):
+    """The commands of a shell block, without comments, `\\`-joined lines as one."""
+    joined = code.replace("\\\n", " ")
+    return [words for line in joined.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_the_page_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.manual_seed(0)
+    names = {"__name__": "page"}
+    blocks, run = blocks_of(page), runner(capsys, monkeypatch)
+    READERS.get(page, lambda folder: None)(names)
+    for language, code in blocks:
+        if language == "python":
+            exec(compile(code, page, "exec"), names)
+        elif language == "sh":
+            for words in lines_of(code):
+                execute(words, run)
+
+
+def execute(words, run):
+    line = " ".join(words)
+    if line.startswith(ELSEWHERE) or ".venv" in line:
+        return
+    program, *arguments = words
+    if program == "pndm-solvers":
+        status, _, err = run(*arguments)
+        assert status == 0, f"{line}\n{err}"
+        return
+    assert program in ("torchrun", "python"), f"{line}: no test knows {program}"
+    command = [sys.executable, *arguments] if program == "python" else [*TORCHRUN, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_says_what_it_is(page):
+    """So no Python is left out by another name."""
+    known = {"python", "sh", "text", "json", "mermaid"}
+    assert {language for language, _ in blocks_of(page)} <= known
+
+
+def test_no_page_is_without_an_example():
+    """Code, a command, a picture, a typeset equation or a table that was measured, or what docstrings are made to."""
+    bare = [
+        page
+        for page in PAGES
+        if not blocks_of(page)
+        and not re.search(r"!\[|^::: |^\$\$|^\| ", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+    ]
+    assert bare == []
