@@ -1,6 +1,6 @@
 """The numbers of the library's own rule: its grid, its coordinate, and the order of each step.
 
-Methods and spacings read them; a search varies them. Why these: docs/explanation/theory.md.
+Methods and spacings read them; a search varies them. Why these: docs/explanation/default-rule.md.
 """
 
 from __future__ import annotations

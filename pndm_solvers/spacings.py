@@ -1,4 +1,4 @@
-"""Spacings: where a run of N steps visits a schedule, by name. docs/reference/spacings.md has other programs' names for them."""
+"""Spacings: where a run of N steps visits a schedule, by name. docs/reference/names.md has other programs' names."""
 
 from __future__ import annotations
 
@@ -250,8 +250,8 @@ def published(schedule: Schedule, steps: int, end: Level, sigmas: Sequence[float
 def balanced(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     """σ/α = 0.2·s^1.5/(1 − s)³ for even s, from the highest level to just above the lowest; not rounded.
 
-    Dense where pictures are decided, σ/α from 0.05 to 1, and thinner to either end: docs/explanation/theory.md. It
-    begins at pure noise as well, where σ/α is infinite and s = 1.
+    Dense where pictures are decided, σ/α from 0.05 to 1, and thinner to either end; why, see
+    docs/explanation/default-rule.md. It begins at pure noise as well, where σ/α is infinite and s = 1.
     """
     return _ruled(schedule, steps, end, schedule.level(schedule.t_max), BALANCED, "balanced")
 

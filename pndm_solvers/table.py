@@ -281,7 +281,7 @@ class Table:
             yield "  ".join(text.rjust(width) for text, width in zip(cell, widths, strict=False)) + "  " + cell[4]
 
     def to_json(self, indent: int | None = None) -> str:
-        """The plan as JSON, from which `from_json` restores every bit. `docs/reference/plan-format.md` is its specification."""
+        """The plan as JSON, from which `from_json` restores every bit. docs/reference/plan-format.md specifies it."""
         document = {
             "format": FORMAT,
             "name": self.name,

@@ -178,7 +178,7 @@ class PLMSSolver(Solver):
     Model calls for N steps: N with "ramp", N + 1 with "heun", N + 3·(order − 1) with "rk4". A step
     to σ = 0 is always multistep, so runs with fewer steps than the starter has cost less.
     On integer times the stages of a starter are rounded to trained times, so its order shows only on longer steps.
-    Reference: Liu et al. (2022), eq. (9), (12) and (13); exact weights: docs/explanation/theory.md.
+    Reference: Liu et al. (2022), eq. (9), (12) and (13); exact weights: docs/explanation/exact-weights.md.
     """
 
     schedule: NoiseSchedule

@@ -2,7 +2,7 @@
 
 On the rule's own grid the polynomial is one in the rule's coordinate. Any other grid has been chosen by somebody who
 placed levels where ε turns fastest, so its steps are taken as even there: Adams–Bashforth's idea, with exact integrals.
-Why, and the measurements: docs/explanation/theory.md.
+Why, and the measurements: docs/explanation/default-rule.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What diffusers' own scheduler tests check, in our words, on their classes and on ours.
 
-docs/development/diffusers-suite.md lists each of their checks with the test here. A check that passes on both is an oracle. Checks
-that pin a defect come last: theirs must fail what is mathematically right, and ours must not.
+docs/development/diffusers-suite.md lists each of their checks with the test here. A check that passes on both is an
+oracle. Checks that pin a defect come last: theirs must fail what is mathematically right, and ours must not.
 """
 
 import inspect

@@ -4,7 +4,6 @@ import inspect
 import pickle
 import re
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -452,15 +451,3 @@ def test_sigmas_of_no_run_are_refused(sigmas, message):
 def test_an_answer_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="the model's answer is of shape"):
         sample_ddim(lambda x, sigma: x[:, :1], NOISE, falling(3), disable=True)
-
-
-# --------------------------------------------------------------------- its page
-
-
-def test_the_loops_of_the_page_run():
-    torch.manual_seed(0)
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "k-diffusion.md").read_text(encoding="utf-8")
-    blocks, names = re.findall(r"```python\n(.*?)```", page, re.DOTALL), {}
-    assert len(blocks) == 2
-    for block in blocks:
-        exec(block, names)

@@ -1,4 +1,4 @@
-"""How known callers of diffusers' schedulers use a scheduler, in a few lines each: docs/reference/callers.md lists them."""
+"""How known callers of diffusers' schedulers use a scheduler, in a few lines: docs/reference/callers.md lists them."""
 
 import copy
 import json

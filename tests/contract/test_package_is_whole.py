@@ -1,13 +1,10 @@
-"""The package as a whole: its imports, its docstrings and its README."""
+"""The package as a whole: its imports and its docstrings."""
 
 import importlib
 import inspect
-import io
 import pkgutil
-import re
 import subprocess
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import diffusers  # noqa: F401 — the modules need it
@@ -68,14 +65,3 @@ def test_every_module_has_a_docstring_and_is_one_room():
     assert [module.__name__ for module in MODULES if not module.__doc__] == []
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "pndm_solvers").rglob("*.py")}
     assert [path for path, count in lines.items() if count > 400] == []
-
-
-def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    namespace, printed = {}, io.StringIO()
-    with redirect_stdout(printed):
-        for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
-            exec(compile(block, "README.md", "exec"), namespace)
-    shown = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
-    assert "".join(shown) == printed.getvalue()

@@ -86,9 +86,9 @@ def above(ratio):
     ],
 )
 def test_the_order_of_a_step_follows_its_ratio_and_its_length(ratios, order):
-    """Two answers above σ/α = 32, three down to 0.015, four below and wherever steps are short: docs/explanation/theory.md.
+    """Two answers above σ/α = 32, three down to 0.015, four below and wherever steps are short.
 
-    After a longer step the weights are bounded tighter.
+    After a longer step the weights are bounded tighter. Why: docs/explanation/default-rule.md.
     """
     assert RULE.limits([*ratios, 100.0, 110.0], 4) == (order, 7 if ratios[1] < 1.285 * ratios[0] else 5)
 

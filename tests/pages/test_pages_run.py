@@ -1,6 +1,6 @@
 """Every code block of the documentation and the README runs: Python in order in one namespace, shell line by line.
 
-A page may count on names and files that a reader has already, as `pipe` or a network of their own. `READERS` makes them.
+A page may count on names and files that its reader has, as `pipe` or a network of one's own: `READERS` makes them.
 """
 
 import re
@@ -16,10 +16,12 @@ from run_command import runner
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in DOCS.rglob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(page.relative_to(ROOT)) for page in DOCS.rglob("*.md"))]
 BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
-# What installs or takes an hour, and what only CI's own steps can run.
-ELSEWHERE = ("pip ", "git ", "python3 -m venv", "mkdocs ", "python benchmarks/", "sudo ", "pytest", "curl ")
+# A test draws fewer images, by fewer processes.
+SMALLER = {"50000": "24", "2000": "24", "--nproc-per-node=8": "--nproc-per-node=2", "/shared/set": "shared"}
+# What installs, takes an hour or needs several machines: CI's own steps, and commands of the benchmarks.
+ELSEWHERE = ("pip ", "git ", "python3 -m venv", "mkdocs ", "python benchmarks/", "sudo ", "pytest", "srun ")
 
 
 def blocks_of(page):
@@ -48,13 +50,15 @@ def test_every_block_of_the_page_runs(page, tmp_path, monkeypatch, capsys):
         elif language == "sh":
             for words in lines_of(code):
                 execute(words, run)
+    if page == "README.md":
+        assert "".join(code for language, code in blocks if language == "text") in capsys.readouterr().out
 
 
 def execute(words, run):
     line = " ".join(words)
-    if line.startswith(ELSEWHERE) or ".venv" in line:
+    if line.startswith(ELSEWHERE) or ".venv" in line or "--nnodes" in line:
         return
-    program, *arguments = words
+    program, *arguments = (SMALLER.get(word, word) for word in words)
     if program == "pndm-solvers":
         status, _, err = run(*arguments)
         assert status == 0, f"{line}\n{err}"
@@ -76,11 +80,7 @@ def test_every_block_says_what_it_is(page):
 
 
 def test_no_page_is_without_an_example():
-    """Code, a command, a picture, a typeset equation or a table that was measured, or what docstrings are made to."""
-    bare = [
-        page
-        for page in PAGES
-        if not blocks_of(page)
-        and not re.search(r"!\[|^::: |^\$\$|^\| ", (ROOT / page).read_text("utf-8"), re.MULTILINE)
-    ]
+    """Code, a command, a picture, a table, or a file of the root that is shown."""
+    example = re.compile(r"!\[|^\| |^--8<-- ", re.MULTILINE)
+    bare = [page for page in PAGES if not blocks_of(page) and not example.search((ROOT / page).read_text("utf-8"))]
     assert bare == []

@@ -139,7 +139,7 @@ def test_a_default_device_of_torch_is_not_blamed_on_the_file(path):
 
 
 def test_another_reader_of_the_format_reads_it(path):
-    """The reader is the package safetensors, and the digest is made as docs/reference/checkpoint-format.md specifies."""
+    """The reader is the package safetensors; the digest is that of docs/reference/checkpoint-format.md."""
     state = states_of(PNDMSolver(LINEAR).plan(5), torch.from_numpy(START).bfloat16(), seed=1)[7]
     state.save(path)
     with safetensors.safe_open(path, framework="pt") as file:

@@ -1,8 +1,6 @@
 """The log-likelihood is the density that the probability flow carries up to pure noise, for any network."""
 
 import math
-import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -335,12 +333,3 @@ def test_what_has_no_density_is_refused():
         run(trace="hutchinson", seed=[1, 2, 3])
     with pytest.raises(ValueError, match=r"the model's answer is of shape \(2, 1\)"):
         run(lambda x, t: x[:, :1])
-
-
-def test_the_page_runs():
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "likelihood.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, page.name, "exec"), namespace)
-    assert blocks

@@ -1,8 +1,5 @@
 """A row with noise draws from a normal distribution: its density, its gradients, and runs that are replayed."""
 
-import re
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,12 +145,3 @@ def test_what_has_no_probability_is_refused():
         plan.advance(plan.start(x), x, to=x[:1])
     with pytest.raises(TypeError, match="unexpected"):
         plan.log_prob(model, points, progress=True)
-
-
-def test_the_page_runs():
-    """The blocks of "Noise in a run", in order."""
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "stochastic.md"
-    namespace = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(block, page.name, "exec"), namespace)
-    assert namespace["plan"].model_calls == 10

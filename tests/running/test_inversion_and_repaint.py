@@ -1,29 +1,14 @@
-"""What is made of runs: the recipes of the documentation, inversion, and RePaint."""
+"""What is made of runs: inversion and RePaint."""
 
-import re
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
-import pytest
 from conftest import relative_error
 from runs import LINEAR
 
 from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver, PNDMSolver
 from pndm_solvers.analytic import Gaussian
 from pndm_solvers.problems import random_mixture
-
-DOCS = Path(__file__).parents[2] / "docs"
-
-
-@pytest.mark.filterwarnings("error:::recipes")
-@pytest.mark.parametrize("page", ["recipes.md", "serving.md"])
-def test_the_recipes_of_the_documentation_run(page):
-    namespace = {}
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, page, "exec"), namespace)
 
 
 def test_inversion_returns_at_the_methods_order():
