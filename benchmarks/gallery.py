@@ -121,7 +121,7 @@ def save_film(frames: Sequence[Image.Image], path: Path, durations: Sequence[int
         middle.paste(frame, (0, i * frame.height))
     palette = middle.quantize(levels)
     numbers = np.reshape(palette.getpalette(), (-1, 3))
-    numbers[numbers.sum(1).argmax()] = 255  # white as the page is
+    numbers[(numbers > 247).all(1)] = 255  # white as the page is
     palette.putpalette(numbers.ravel().tolist())
     first, *rest = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     first.save(path, save_all=True, append_images=rest, duration=list(durations), loop=0, optimize=True)
