@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import warnings
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "advise_on_sets",
     "advise_on_size",
     "advise_on_times",
+    "note_on_times",
     "warn",
 ]
 
@@ -158,6 +160,20 @@ def advise_on_mean(samples: Any, plan: Table) -> None:
             f"the samples' means by channel are {shown}, with a deviation of {float(deviation[worst]):.2g}, but their "
             f"run began at σ/α = {ratio:.3g} from noise around 0, which leaves out a part of that; pass the data's own "
             f"as data_mean=, where channels differ an array that broadcasts to the samples"
+        )
+
+
+def note_on_times(error: Exception, plan: Table) -> None:
+    """Adds what to do to the error of a network that looks times up in a table, and was called between the integers.
+
+    NumPy, torch and JAX all say that an index, or indices, must be of an integer type. Notes need Python 3.11.
+    """
+    if plan.integer_times or not re.search(r"ind(ex|ic).*\bint", str(error), re.IGNORECASE | re.DOTALL):
+        return
+    if add_note := getattr(error, "add_note", None):
+        add_note(
+            f"pndm_solvers called the network at times between the integers, as {plan.rows[0].t:g}. If it looks times up "
+            f"in a table, round them: in torch `lambda x, t: network(x, t.round().long())`"
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pndm_solvers import checkpoint as files
-from pndm_solvers.advice import advise_on_size
+from pndm_solvers.advice import advise_on_size, note_on_times
 from pndm_solvers.arguments import boolean, check_options, function, location
 from pndm_solvers.array_library import ArrayLibrary
 from pndm_solvers.arrays import check_state, check_together, library
@@ -22,7 +22,7 @@ from pndm_solvers.older import Self, Unpack
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.run_options import Model, StartOptions
 from pndm_solvers.table import Row, Table
-from pndm_solvers.transition import Transition, replay
+from pndm_solvers.transition import Transition, check_trajectory, replay
 
 __all__ = ["Plan", "State"]
 
@@ -103,11 +103,7 @@ class Plan(Table):
         plan without noise, for one with noise in a Runge–Kutta stage, and for a trajectory of another length.
         """
         check_options("replay", options, StartOptions.__annotations__)
-        points = 1 + sum(not row.stage for row in self.rows)
-        if not self.is_stochastic:
-            raise ValueError(f"{self!r} draws no noise, so a run of it has no probability")
-        if len(trajectory) != points:
-            raise ValueError(f"trajectory has {len(trajectory)} points; {self!r} has {points}: run(…, trajectory=True)")
+        check_trajectory(self, trajectory)
         return replay(self.start(trajectory[0], **options), function("model", model, "model(x, t)"), trajectory[1:])
 
     def log_prob(self, model: Model, trajectory: Sequence[Any], **options: Unpack[StartOptions]) -> Any:
@@ -221,6 +217,9 @@ class Plan(Table):
             sample = state.library.cast(state.states[state.row], state.dtype) if unseen else state.x
             for observer in observers:
                 observer.finished(sample)
+        except Exception as error:
+            note_on_times(error, self)
+            raise
         finally:
             for observer in begun:
                 observer.end()

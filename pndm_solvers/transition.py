@@ -12,8 +12,9 @@ from pndm_solvers.arrays import check_together, library
 if TYPE_CHECKING:
     from pndm_solvers.plan import State
     from pndm_solvers.run_options import Model
+    from pndm_solvers.table import Table
 
-__all__ = ["Transition", "replay"]
+__all__ = ["Transition", "check_trajectory", "replay"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,6 +48,15 @@ class Transition:
         away = ours.combine([x, self.mean], [1.0, -1.0], ours.wide(self.mean).dtype)
         constant = count * (math.log(self.deviation) + math.log(2 * math.pi) / 2)
         return ours.sum_of_squares(away) * (-0.5 / self.deviation**2) - constant
+
+
+def check_trajectory(plan: Table, trajectory: Sequence[Any]) -> None:
+    """ValueError unless a run of `plan` draws noise, and has as many points as `trajectory`."""
+    points = 1 + sum(not row.stage for row in plan.rows)
+    if not plan.is_stochastic:
+        raise ValueError(f"{plan!r} draws no noise, so a run of it has no probability")
+    if len(trajectory) != points:
+        raise ValueError(f"trajectory has {len(trajectory)} points; {plan!r} has {points}: run(…, trajectory=True)")
 
 
 def replay(state: State, model: Model, points: Sequence[Any]) -> Iterator[tuple[Transition, Any]]:

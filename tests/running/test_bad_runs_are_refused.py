@@ -134,3 +134,16 @@ def test_noise_that_was_not_scaled_is_warned_of_at_the_callers_line():
         plan.start(torch.from_numpy(noise).to("meta"))
         PLMSSolver(LINEAR).plan(6).start(0.1 * noise)
         jax.jit(lambda x: plan.run(lambda x, t: x, x))(noise)
+
+
+def test_a_table_of_times_is_told_to_round():
+    table, plan = np.ones((1000, 2)), PLMSSolver(LINEAR).plan(5)
+    with pytest.raises(IndexError) as raised:
+        plan.run(lambda x, t: table[t], np.ones((3, 2)))
+    (note,) = raised.value.__notes__
+    assert "at times between the integers" in note
+    rounded = plan.run(lambda x, t: table[t.round().astype(int)], np.ones((3, 2)))
+    assert np.isfinite(rounded).all()
+    with pytest.raises(IndexError) as raised:  # of whole times, so a fault of another kind
+        PLMSSolver(LINEAR).plan(5, spacing="trailing").run(lambda x, t: table[float(t[0])], np.ones((3, 2)))
+    assert not hasattr(raised.value, "__notes__")
