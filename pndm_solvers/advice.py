@@ -172,8 +172,8 @@ def note_on_times(error: Exception, plan: Table) -> None:
         return
     if add_note := getattr(error, "add_note", None):
         add_note(
-            f"pndm_solvers called the network at times between the integers, as {plan.rows[0].t:g}. If it looks times up "
-            f"in a table, round them: in torch `lambda x, t: network(x, t.round().long())`"
+            f"pndm_solvers called the network at times between the integers, as {plan.rows[0].t:g}. If it looks times "
+            f"up in a table, round them: in torch `lambda x, t: network(x, t.round().long())`"
         )
 
 

@@ -17,6 +17,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
 except ImportError as error:
     raise ImportError("plots need matplotlib: pip install 'pndm_solvers[analysis]'") from error
@@ -72,8 +73,8 @@ def plot_curves(curves: Sequence[Curve] | Curve, title: str = "", ylabel: str = 
     """Plot the figure of each curve against model calls: one colour per solver, one line style per spacing.
 
     A band is the interval of 90 %. A grey line is the error of the reference, or, for a measure of distributions, what
-    the flow itself has. Points that are not finite are left out, and the axis ends a thousand times above the best
-    curve. Write the figure with `savefig(path, dpi=…)`.
+    the flow itself has. Points that are not finite are left out, and the axis ends at most a thousand times above the
+    best curve; the legend names curves that lie above it. Write the figure with `savefig(path, dpi=…)`.
 
     Raises ValueError for no curve, and for curves of several problems or measures.
     """
@@ -86,18 +87,19 @@ def plot_curves(curves: Sequence[Curve] | Curve, title: str = "", ylabel: str = 
     figure, axes = _axes(len(curves), title, "model calls, at most", ylabel or LABELS[first.measure][1])
     colours = dict(zip(dict.fromkeys(curve.solver for curve in curves), cycle(COLOURS), strict=False))
     spacings = list(dict.fromkeys(curve.spacing for curve in curves))
-    for curve in sorted(curves, key=lambda curve: -curve.value[-1]):
+    curves, lines = sorted(curves, key=lambda curve: -curve.value[-1]), []
+    for curve in curves:
         kind, colour = spacings.index(curve.spacing) % len(STYLES), colours[curve.solver]
         value, low, high = (np.where(np.isfinite(v), v, np.nan) for v in (curve.value, curve.low, curve.high))
         axes.fill_between(curve.calls, low, high, color=colour, alpha=0.12, lw=0)
-        axes.plot(
+        lines += axes.plot(
             curve.calls, value, color=colour, ls=STYLES[kind], marker=MARKERS[kind], ms=4, lw=1.6, label=curve.name
         )
     limit = max(curve.limit for curve in curves)
     if limit and np.isfinite(limit):
         label = "error of the reference" if paired else "the flow, from other starts"
         axes.axhline(limit, color="#999999", lw=0.9, ls=(0, (4, 3)), zorder=1, label=label)
-    _limit_height(axes, curves)
+    _limit_height(axes, curves, lines)
     _ticks(axes, first.calls)
     _legend(axes, "sorted at the most calls")
     return figure
@@ -236,8 +238,11 @@ def _ratio_axis(axes: Axes, ratios: Iterable[float]) -> Callable[[float], float]
     return lambda ratio: ends[ratio] if ratio in ends else math.log10(ratio)
 
 
-def _limit_height(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Cut off what diverges, and make the axis linear near 0 where a figure is not positive."""
+def _limit_height(axes: Axes, curves: Sequence[Curve], lines: Sequence[Line2D]) -> None:
+    """Cut off what diverges, and make the axis linear near 0 where a figure is not positive.
+
+    The label of a line that is not seen says so.
+    """
     values = np.array([curve.value for curve in curves], float)
     best = np.where(np.isfinite(values), values, np.inf).min(0)
     best = best[np.isfinite(best)]
@@ -246,9 +251,12 @@ def _limit_height(axes: Axes, curves: Sequence[Curve]) -> None:
     if values.min() <= 0:  # a distance less its floor
         size = float(np.abs(values[np.isfinite(values)]).min())
         axes.set_yscale("symlog", linthresh=max(size, 1e-3 * float(np.abs(best).max()), 1e-12))
-    worst = float(values[np.isfinite(values)].max())
-    if worst > 1e3 * best.max() > 0:
-        axes.set_ylim(top=1e3 * float(best.max()))
+    cut, finite = 1e3 * float(best.max()), values[np.isfinite(values)]
+    if finite.max() > cut > 0:
+        axes.set_ylim(top=min(cut, 3 * float(finite[finite <= cut].max())))
+    for curve, line in zip(curves, lines, strict=True):
+        if not (np.array(curve.value) <= abs(cut)).any():
+            line.set_label(f"{curve.name}: off the plot")
 
 
 def _axes(lines: int, title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from pndm_solvers.cli import fit, folders, generate, measure, plan, sample
+from pndm_solvers.cli.command import Command, in_options
 from pndm_solvers.version import __version__
 
 __all__ = ["app", "main"]
@@ -20,6 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 100},
     pretty_exceptions_enable=False,
 )
 
@@ -39,21 +41,27 @@ def options(
     """Numerical solvers for diffusion models, compiled to plans."""
 
 
-app.command()(sample.sample)
-app.command()(generate.generate)
-app.command()(generate.verify)
-app.command("plan")(plan.print_plan)
-app.command("fit")(fit.fit)
-app.command("order")(measure.print_orders)
-app.command("compare")(measure.print_comparison)
-app.command("comfyui")(folders.comfyui)
-app.command("a1111")(folders.a1111)
+for name, command in {
+    "sample": sample.sample,
+    "generate": generate.generate,
+    "verify": generate.verify,
+    "fit": fit.fit,
+    "plan": plan.print_plan,
+    "compare": measure.print_comparison,
+    "order": measure.print_orders,
+    "comfyui": folders.comfyui,
+    "a1111": folders.a1111,
+}.items():
+    app.command(name, cls=Command)(command)
 
 
 def main() -> None:
     """Run the command line; the library's own errors and warnings become one line without a traceback."""
-    warnings.formatwarning = lambda message, *_, **__: f"pndm-solvers: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"pndm-solvers: {in_options(message)}\n"
     try:
         app()
-    except (ValueError, ImportError, OSError, FloatingPointError) as error:
-        sys.exit(f"pndm-solvers: {error}")
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else in_options(error)
+        sys.exit(f"pndm-solvers: {told}")
+    except (ValueError, ImportError, FloatingPointError) as error:
+        sys.exit(f"pndm-solvers: {in_options(error)}")

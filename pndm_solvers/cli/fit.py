@@ -7,19 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
+from pndm_solvers.cli.command import COMPUTED, SOLVED, WRITTEN
 from pndm_solvers.cli.networks import (
     Clip,
     Device,
     Folder,
+    Guidance,
     Network,
     is_picture,
     labels_of,
     load_network_of,
     prediction_of,
 )
-from pndm_solvers.files import make_parent
+from pndm_solvers.files import make_parent, write_whole
 from pndm_solvers.fit import Fit, Pilot
-from pndm_solvers.fit.pilot import LEVELS
+from pndm_solvers.fit.fitted import FINER
+from pndm_solvers.fit.pilot import LEAST, LEVELS
 from pndm_solvers.noise import initial_noise
 
 
@@ -27,30 +30,71 @@ def fit(
     *,
     network: Network = None,
     model: Folder = None,
-    calls: Annotated[int, typer.Option(help="At most this many model calls.", min=1)] = 10,
-    out: Annotated[Path, typer.Option(help="The file to write, with the plan's JSON.")] = Path("plan.json"),
+    guidance: Guidance = None,
+    clip: Clip = None,
+    calls: Annotated[
+        int,
+        typer.Option(help="At most this many model calls in the plan.", metavar="N", min=1, rich_help_panel=SOLVED),
+    ] = 10,
     samples: Annotated[
-        int, typer.Option(help="How many samples: half of them are fitted to, and half judge.", min=2)
+        int,
+        typer.Option(
+            help="How many samples are drawn: half of them are fitted to, and half judge.",
+            metavar="N",
+            min=LEAST,
+            rich_help_panel=SOLVED,
+        ),
     ] = 64,
-    levels: Annotated[int, typer.Option(help="Model calls of the fine run.", min=8)] = LEVELS,
+    levels: Annotated[
+        int,
+        typer.Option(
+            help="Model calls of the pilot: the fine run that shows where each sample should end.",
+            metavar="N",
+            min=8,
+            rich_help_panel=SOLVED,
+        ),
+    ] = LEVELS,
+    seed: Annotated[int, typer.Option(help="Of the samples' noise.", metavar="N", min=0, rich_help_panel=SOLVED)] = 0,
+    out: Annotated[Path, typer.Option(help="The plan, as JSON.", metavar="FILE.json", rich_help_panel=WRITTEN)] = Path(
+        "plan.json"
+    ),
+    note: Annotated[
+        str | None,
+        typer.Option(
+            help="Free text that the plan keeps. [default: the network and the guidance]",
+            metavar="TEXT",
+            rich_help_panel=WRITTEN,
+        ),
+    ] = None,
     pilot: Annotated[
         Path | None,
-        typer.Option(help="An .npz file of the fine run: written, or where it exists read, so that it is made once."),
+        typer.Option(
+            help="Keeps the pilot: where the file exists it is read, else written. So plans of several --calls share "
+            "one pilot.",
+            metavar="FILE.npz",
+            rich_help_panel=WRITTEN,
+        ),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples a call of the network. [default: all]", min=1)] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none. [default: 2; --model: 1]")
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="How many samples the network gets at once. [default: all]",
+            metavar="N",
+            min=1,
+            rich_help_panel=COMPUTED,
+        ),
     ] = None,
-    clip: Clip = None,
-    seed: Annotated[int, typer.Option(help="Of the noise.", min=0)] = 0,
-    note: Annotated[str | None, typer.Option(help="Free text for the plan. [default: the network, the scale]")] = None,
     device: Device = "cpu",
 ) -> None:
     """Fit a plan to a network: levels and weights with which its samples err least.
 
-    Ctrl-C keeps the best plan so far, once the pilot is recorded.
+    A pilot of many model calls comes first, and then the fit, for some minutes. Ctrl-C during the fit keeps the best
+    plan so far.
     """
-    make_parent(out)
+    for path in filter(None, (out, pilot)):
+        make_parent(path)
+        if path.is_dir():
+            raise ValueError(f"{'--out' if path is out else '--pilot'} is {path}, a folder; pass the path of a file")
     loaded = load_network_of(network, model, device)
     prediction = prediction_of(loaded, clip)
     scale = guidance if guidance is not None else 2.0 if model is None and loaded.labels else 1.0
@@ -60,13 +104,16 @@ def fit(
         _check_same(recorded, loaded, prediction, pilot)
         count = sum(start.states[0].shape[0] for start in recorded.starts)
         typer.echo(f"note: {pilot} has {count} samples and {recorded.plan.model_calls} levels", err=True)
+    elif levels < FINER * calls:  # said before the pilot is made, not after
+        raise ValueError(f"--levels is {levels}, and --calls {calls} needs {FINER * calls} at least")
     else:
         recorded = _record(loaded, guided, samples, levels, batch, guidance, prediction, seed, device)
         if pilot is not None:
             recorded.save(pilot)
     note = f"{loaded.name}, guidance {scale:g}" if note is None else note
     found: Fit = recorded.fit(guided, calls, progress=True, note=note)
-    out.write_text(found.plan.to_json(indent=1) + "\n", encoding="utf-8")
+    text = found.plan.to_json(indent=1) + "\n"
+    write_whole(out, lambda file: file.write(text.encode()))
     typer.echo(str(found))
     which = f"--model {model}" if model is not None else f"--network {loaded.name}"
     which += f" --guidance {scale:g}" if loaded.labels and model is None else ""

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,10 +16,8 @@ import numpy as np
 import typer
 
 from pndm_solvers.arguments import choice
+from pndm_solvers.cli.command import WRITTEN, in_options
 from pndm_solvers.cli.networks import (
-    Clip,
-    Folder,
-    Network,
     is_picture,
     labels_of,
     load_network_of,
@@ -28,6 +26,7 @@ from pndm_solvers.cli.networks import (
     scale_of,
 )
 from pndm_solvers.cli.options import SolverOptions, grouped
+from pndm_solvers.cli.set_options import BATCH, DTYPES, SHARD_IMAGES, SHARDS, DeviceOf, Wanted
 from pndm_solvers.generation.draw import Drawer, type_of
 from pndm_solvers.generation.folder import Found, kept, look
 from pndm_solvers.generation.job import Job, locked, open_folder, progress_bar, seen_by_all
@@ -39,59 +38,21 @@ from pndm_solvers.generation.team import RankZeroError, Team
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.version import __version__
 
-BATCH, SHARD_IMAGES, SHARDS = 64, 1000, 48  # by default: a shard holds so many images, where there are so many shards
-DTYPES = ("float32", "bfloat16")
 EXPECTED = (ValueError, ImportError, OSError, FloatingPointError)  # whose message is enough
 TOGETHER = 10.0  # seconds in which the processes of a job make the same mistake
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The options of `generate` that determine the images, all but those of the plan."""
-
-    num_images: Annotated[int | None, typer.Option(help="How many images.", min=1)] = None
-    network: Network = None
-    model: Folder = None
-    class_: Annotated[str | None, typer.Option("--class", help="A class by name or number. [default: all in turn]")] = (
-        None
-    )
-    guidance: Annotated[
-        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none. [default: 2; --model: 1]")
-    ] = None
-    clip: Clip = None
-    seed: Annotated[int | None, typer.Option(help="Image i is drawn from this seed plus i. [default: 0]", min=0)] = None
-    batch: Annotated[
-        int | None, typer.Option(help=f"How many images the network draws at once. [default: {BATCH}]", min=1)
-    ] = None
-    shard_batches: Annotated[
-        int | None,
-        typer.Option(help=f"Batches in one file. [default: some {SHARD_IMAGES:,} images, fewer in small sets]", min=1),
-    ] = None
-    as_float: Annotated[
-        bool, typer.Option("--float", help="Write float32 as the network draws it. [default: bytes, for pictures]")
-    ] = False
-    dtype: Annotated[
-        str | None,
-        typer.Option(help=f"In which the network computes: {' or '.join(DTYPES)}. [default: {DTYPES[0]}]"),
-    ] = None
-    compile_: Annotated[bool, typer.Option("--compile", help="Compile the network with torch.compile.")] = False
-    threads: Annotated[int | None, typer.Option(help="Threads of each process on the CPU. [default: 1]", min=1)] = None
-
-    @property
-    def empty(self) -> bool:
-        """Whether none of them was given."""
-        return all(getattr(self, option.name) in (None, False) for option in fields(self))
-
-
-DeviceOf = Annotated[
-    str | None, typer.Option(help="A torch device. [default: the GPU of each process where there are some, else cpu]")
-]
 
 
 @grouped
 def generate(
     *,
-    out: Annotated[Path, typer.Option(help="The folder to write, or to go on with: then it is enough alone.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder to write. For a folder that was begun, --out alone is enough to go on.",
+            metavar="DIR",
+            rich_help_panel=WRITTEN,
+        ),
+    ],
     wanted: Wanted,
     options: SolverOptions,
     device: DeviceOf = None,
@@ -112,7 +73,10 @@ def verify(
     ] = False,
     device: DeviceOf = None,
 ) -> None:
-    """Read every byte of a set of images, and tell which files are missing, damaged or of another job."""
+    """Read every byte of a set that `generate` wrote, and list the files that are missing, damaged or of another job.
+
+    The exit status is 0 for a set that is whole, else 1.
+    """
     with _reported(folder) as team:
         settings = _manifest(folder)
         if team.rank == 0:
@@ -328,7 +292,7 @@ def _reported(folder: Path) -> Iterator[Team]:
 
 def _report(error: Exception, team: Team) -> None:
     """Raises typer.Exit where an error needs no report beside those that are printed here."""
-    text = str(error)
+    text = in_options(error)
     if memory := type(error).__name__ == "OutOfMemoryError":  # torch's own, a RuntimeError
         text = f"a batch does not fit into the device's memory; pass a smaller --batch and another folder ({text})"
     if team.rank == 0:

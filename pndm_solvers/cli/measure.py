@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import typer
 
+from pndm_solvers.cli.command import MEASURED, SOLVED, WRITTEN
 from pndm_solvers.cli.options import (
     SEVERAL,
     ScheduleName,
@@ -20,6 +21,7 @@ from pndm_solvers.cli.options import (
     read_schedule,
 )
 from pndm_solvers.cli.tables import marked_rows, strict_json, text_table
+from pndm_solvers.files import make_parent
 from pndm_solvers.fit import FittedSolver
 from pndm_solvers.fit.solver import read_plan
 from pndm_solvers.flow import ExactFlow
@@ -29,29 +31,56 @@ from pndm_solvers.orders import GRIDS, ORDER_STEPS, observed_order
 from pndm_solvers.problem import Problem
 from pndm_solvers.problems import PROBLEMS, exact_problem, network_problem
 from pndm_solvers.reference import NETWORK_NAMES
-from pndm_solvers.schedules import NoiseSchedule
+from pndm_solvers.schedules import SCHEDULES, NoiseSchedule
 from pndm_solvers.solver import Solver
 from pndm_solvers.spacings import DEFAULT_SPACING, SPACINGS
 
 DETERMINISTIC = [name for name, make in SOLVERS.items() if make(NoiseSchedule.linear()).convergence_order is not None]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead, and draw a plot only with --out.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print JSON instead of a table, and draw a plot only with --out.", rich_help_panel=WRITTEN
+    ),
+]
 
 T = TypeVar("T")
 
 
 def print_orders(
-    solver: Annotated[
-        list[str] | None, typer.Option(help=f"Of {', '.join(DETERMINISTIC)}; {SEVERAL}. [default: all]")
-    ] = None,
-    problem: Annotated[str, typer.Option(help=f"One of: {', '.join(PROBLEMS)}.")] = "gaussian",
+    problem: Annotated[
+        str,
+        typer.Option(
+            help=f"A distribution with an exact flow: {', '.join(PROBLEMS)}.", metavar="NAME", rich_help_panel=MEASURED
+        ),
+    ] = "gaussian",
     schedule: ScheduleName = "linear",
-    grid: Annotated[str, typer.Option(help=f"One of: {', '.join(GRIDS)}.")] = "uniform",
+    solver: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Of {', '.join(DETERMINISTIC)}; {SEVERAL}. [default: all]", metavar="NAME", rich_help_panel=SOLVED
+        ),
+    ] = None,
+    grid: Annotated[
+        str,
+        typer.Option(help=f"Where the steps lie, one of: {', '.join(GRIDS)}.", metavar="NAME", rich_help_panel=SOLVED),
+    ] = "uniform",
     steps: Annotated[
         list[str] | None,
-        typer.Option(help=f"Numbers of steps; {SEVERAL}. [default: {','.join(map(str, ORDER_STEPS))}]"),
+        typer.Option(
+            help=f"Numbers of steps, two or more; {SEVERAL}. [default: {','.join(map(str, ORDER_STEPS))}]",
+            metavar="N",
+            rich_help_panel=SOLVED,
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The plot to write. [default: order.png]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The plot; the extension names its format. [default: order.png]",
+            metavar="FILE",
+            rich_help_panel=WRITTEN,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how fast each solver's error falls with the number of steps, against an exact flow."""
@@ -89,44 +118,107 @@ def print_orders(
 
 
 def print_comparison(
-    solver: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Of {', '.join(DETERMINISTIC)}; {SEVERAL}. [default: {','.join(STANDARD)}]"),
-    ] = None,
-    plan: Annotated[
-        list[Path] | None,
-        typer.Option(help="A file with a plan, as `fit` writes it, to compare too; several by repeating it."),
-    ] = None,
-    spacing: Annotated[
-        list[str] | None, typer.Option(help=f"Of {', '.join(SPACINGS)}; {SEVERAL}. [default: {DEFAULT_SPACING}]")
-    ] = None,
-    calls: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Budgets of model calls; {SEVERAL}. [default: {','.join(map(str, CALLS))}]"),
-    ] = None,
     problem: Annotated[
-        str | None, typer.Option(help=f"One of: {', '.join((*PROBLEMS, *NETWORK_NAMES))}. [default: ring]")
+        str | None,
+        typer.Option(
+            help=f"A distribution with an exact flow: {', '.join(PROBLEMS)}; or a bundled network: "
+            f"{', '.join(NETWORK_NAMES)}. [default: ring]",
+            metavar="NAME",
+            rich_help_panel=MEASURED,
+        ),
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="Instead of --problem: a folder that a diffusers pipeline was saved to, with a UNet2DModel."),
-    ] = None,
-    measure: Annotated[str, typer.Option(help=f"One of: {', '.join(MEASURES)}; all but the first compare sets.")] = (
-        "paired"
-    ),
-    data: Annotated[
-        Path | None, typer.Option(help="A .npy file with the data of a network, for measures that compare sets.")
+        typer.Option(
+            help="Instead of --problem: a folder that a diffusers pipeline was saved to, with a UNet2DModel.",
+            metavar="FOLDER",
+            rich_help_panel=MEASURED,
+        ),
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="Of exact problems; a name or a file as in order. [default: linear]")
+        str | None,
+        typer.Option(
+            help=f"The noise schedule of a distribution: {', '.join(SCHEDULES)}; or the file of a diffusers "
+            "scheduler's config. [default: linear]",
+            metavar="NAME|FILE",
+            rich_help_panel=MEASURED,
+        ),
     ] = None,
+    measure: Annotated[
+        str,
+        typer.Option(
+            help=f"One of: {', '.join(MEASURES)}. paired is the distance of each sample to the end of the exact flow, "
+            "or of a fine run, from the same start; the others compare sets of samples.",
+            metavar="NAME",
+            rich_help_panel=MEASURED,
+        ),
+    ] = "paired",
     starts: Annotated[
-        int | None, typer.Option(help="How many starting points. [default: 32, or 512 to compare sets]", min=2)
+        int | None,
+        typer.Option(
+            help="How many starting points. [default: 32, or 512 to compare sets]",
+            metavar="N",
+            min=2,
+            rich_help_panel=MEASURED,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The data of a network, floats (K, C, H, W), for measures that compare sets.",
+            metavar="FILE.npy",
+            rich_help_panel=MEASURED,
+        ),
+    ] = None,
+    solver: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Of {', '.join(DETERMINISTIC)}; for measures that compare sets any solver; {SEVERAL}. "
+            f"[default: {', '.join(STANDARD)}]",
+            metavar="NAME",
+            rich_help_panel=SOLVED,
+        ),
+    ] = None,
+    plan: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file with a plan, as `fit` writes it, to compare too; several by repeating it.",
+            metavar="FILE",
+            rich_help_panel=SOLVED,
+        ),
+    ] = None,
+    calls: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"The most model calls that a run may make; {SEVERAL}. [default: {','.join(map(str, CALLS))}]",
+            metavar="N",
+            rich_help_panel=SOLVED,
+        ),
+    ] = None,
+    spacing: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Where the steps lie, of {', '.join(SPACINGS)}; {SEVERAL}. [default: {DEFAULT_SPACING}]",
+            metavar="NAME",
+            rich_help_panel=SOLVED,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The plot; the extension names its format. [default: compare.png]",
+            metavar="FILE",
+            rich_help_panel=WRITTEN,
+        ),
     ] = None,
     saved: Annotated[
-        Path | None, typer.Option(help="A .npz file that keeps a network's fine runs for the next time.")
+        Path | None,
+        typer.Option(
+            help="Keeps the fine runs of a network: where the file exists they are read, else written.",
+            metavar="FILE.npz",
+            rich_help_panel=WRITTEN,
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The plot to write. [default: compare.png]")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure solvers on time grids against model calls, by their distance to the right ends or to the data."""
@@ -181,12 +273,26 @@ def _problem(
         if data is not None or saved is not None:
             raise ValueError(f"--data and --saved are for networks; the problem {name!r} is exact")
         return exact_problem(name, read_schedule(schedule or "linear"), starts)
-    points = None if data is None else np.load(data, allow_pickle=False)
+    points = None if data is None else _read_points(data)
+    if saved is not None:
+        make_parent(saved)
     if folder is None:
         return network_problem(name, starts, data=points, saved=saved)
     from pndm_solvers.adapters.diffusers.networks import load_saved_network
 
     return network_problem(load_saved_network(folder), starts, data=points, saved=saved)
+
+
+def _read_points(path: Path) -> Any:
+    """The array of floats in a .npy file. ValueError for anything else."""
+    try:
+        points = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"--data is {path}, which is no .npy file; write one with numpy.save") from error
+    if not isinstance(points, np.ndarray) or points.dtype.kind != "f":
+        what = f"an array of {points.dtype}" if isinstance(points, np.ndarray) else "several arrays"
+        raise ValueError(f"--data is {path}, which holds {what}; write one array of floats with numpy.save")
+    return points
 
 
 def _title(problem: Problem, measure: str, starts: int) -> str:
@@ -212,7 +318,10 @@ def _picture(out: Path | None, default: str, as_json: bool) -> Path | None:
     from pndm_solvers.images import check_writable
 
     out = Path(default) if out is None else out
-    check_writable(out)
+    try:
+        check_writable(out)
+    except ValueError as error:
+        raise ValueError(f"--out: {error}") from error
     return out
 
 

@@ -13,15 +13,18 @@ import typer
 
 from pndm_solvers import generation
 from pndm_solvers.arguments import shown
+from pndm_solvers.cli.command import COMPUTED, DRAWN
 from pndm_solvers.cli.options import SolverOptions
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import NETWORK_NAMES, ReferenceNetwork, load_network
 
 __all__ = [
+    "Class",
     "Clip",
     "Device",
     "Folder",
+    "Guidance",
     "Network",
     "check_picture",
     "labels_of",
@@ -34,7 +37,12 @@ __all__ = [
 
 FITTED_CALLS = 10  # of the plan by default
 
-Network = Annotated[str | None, typer.Option(help=f"A bundled network: {', '.join(NETWORK_NAMES)}. [default: fashion]")]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A bundled network: {', '.join(NETWORK_NAMES)}. [default: fashion]", metavar="NAME", rich_help_panel=DRAWN
+    ),
+]
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -42,13 +50,34 @@ Folder = Annotated[
         "scheduler, of which only the betas, prediction type and clipping are used; or module:function, a function "
         "of your own that returns a pndm_solvers.generation.Network.",
         metavar="FOLDER|MODULE:FUNCTION",
+        rich_help_panel=DRAWN,
+    ),
+]
+Class = Annotated[
+    str | None,
+    typer.Option(
+        "--class", help="A class by name or number. [default: all in turn]", metavar="CLASS", rich_help_panel=DRAWN
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        help="Scale of classifier-free guidance; 1 is none. [default: 2 for a bundled network with classes, else 1]",
+        metavar="X",
+        rich_help_panel=DRAWN,
     ),
 ]
 Clip = Annotated[
     float | None,
-    typer.Option(help="Clip the predicted picture to ± this; inf turns clipping off. [default: as in --model]"),
+    typer.Option(
+        help="Clip the predicted picture to ± this at each call; inf turns clipping off. [default: as in --model]",
+        metavar="X",
+        rich_help_panel=DRAWN,
+    ),
 ]
-Device = Annotated[str, typer.Option(help="A torch device.")]
+Device = Annotated[
+    str, typer.Option(help="A torch device, such as cpu or cuda.", metavar="DEVICE", rich_help_panel=COMPUTED)
+]
 
 
 def load_network_of(name: str | None, folder: Path | None, device: str, *, pictures: bool = True) -> Any:
@@ -169,6 +198,8 @@ def prediction_of(loaded: Any, clip: float | None) -> Prediction:
     """What the network predicts, clipped as `--clip` says, or as its checkpoint does."""
     prediction = loaded.prediction if isinstance(loaded.prediction, Prediction) else Prediction(loaded.prediction)
     if clip is not None:
+        if not clip > 0:
+            raise ValueError(f"--clip is {clip:g}; it must be above 0, and inf turns clipping off")
         return Prediction(prediction.type, clip=clip)
     if prediction.clip is not None or prediction.threshold is not None:
         typer.echo("note: the predicted picture is clipped as in the checkpoint; --clip inf turns that off", err=True)

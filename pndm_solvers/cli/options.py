@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
+from pndm_solvers.cli.command import SINGLE, SOLVED
 from pndm_solvers.fit import FittedSolver
 from pndm_solvers.methods import SOLVERS
 from pndm_solvers.methods.multistep import Interpolation
@@ -22,55 +25,95 @@ from pndm_solvers.spacings import DEFAULT_SPACING, SPACINGS
 from pndm_solvers.transfer import SPACES
 
 ScheduleName = Annotated[
-    str, typer.Option(help=f"One of: {', '.join(SCHEDULES)}; or a diffusers scheduler config file.")
+    str,
+    typer.Option(
+        help=f"The noise schedule, one of: {', '.join(SCHEDULES)}; or the file of a diffusers scheduler's config.",
+        metavar="NAME|FILE",
+        rich_help_panel=SOLVED,
+    ),
 ]
 SEVERAL = "several by commas or by repeating the option"
+
+
+def single(help_: str, metavar: str | None = "NAME", flags: str | None = None) -> Any:
+    """An option that one method has, or a few."""
+    return typer.Option(*filter(None, [flags]), help=help_, metavar=metavar, rich_help_panel=SINGLE)
 
 
 @dataclass(frozen=True)
 class SolverOptions:
     """The options of every command that makes one plan."""
 
+    calls: Annotated[
+        int | None,
+        typer.Option(
+            help="At most this many model calls for each image: what a run costs. [default: 20, of a fitted plan 10]",
+            metavar="N",
+            min=1,
+            rich_help_panel=SOLVED,
+        ),
+    ] = None
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Instead of --calls: the steps of the time grid. Some solvers make several model calls in a step.",
+            metavar="N",
+            rich_help_panel=SOLVED,
+        ),
+    ] = None
     solver: Annotated[
         str | None,
-        typer.Option(help=f"One of: {', '.join(SOLVERS)}. [default: plms, or the plan fitted to the network]"),
+        typer.Option(
+            help=f"One of: {', '.join(SOLVERS)}. [default: plms, or the plan fitted to the network]",
+            metavar="NAME",
+            rich_help_panel=SOLVED,
+        ),
     ] = None
     plan: Annotated[
         list[Path] | None,
-        typer.Option(help="Instead of --solver: a file with a plan, as `fit` writes it; several by repeating it."),
+        typer.Option(
+            help="Instead of --solver: a file with a plan, as `fit` writes it; several by repeating it.",
+            metavar="FILE",
+            rich_help_panel=SOLVED,
+        ),
     ] = None
-    steps: Annotated[int | None, typer.Option(help="Steps of the time grid. [default: as --calls allows]")] = None
-    calls: Annotated[
-        int | None, typer.Option(help="At most this many model calls. [default: 20, of a fitted plan 10]", min=1)
+    spacing: Annotated[
+        str,
+        typer.Option(
+            help=f"Where the steps lie, one of: {', '.join(SPACINGS)}.", metavar="NAME", rich_help_panel=SOLVED
+        ),
+    ] = DEFAULT_SPACING
+    order: Annotated[
+        int | None, single("plms, lms, deis, dpmpp-2m and unipc: the order of the formula, from 1; pndm: 4 or 2.", "N")
     ] = None
-    spacing: Annotated[str, typer.Option(help=f"One of: {', '.join(SPACINGS)}.")] = DEFAULT_SPACING
-    order: Annotated[int | None, typer.Option(help="Multistep methods and unipc: the order of the formula.")] = None
-    starter: Annotated[str | None, typer.Option(help="plms: ramp, heun or rk4.")] = None
-    weights: Annotated[str | None, typer.Option(help="plms: exact or classical.")] = None
+    starter: Annotated[
+        str | None, single("plms, lms and er-sde: the method of the first steps, ramp, heun or rk4.")
+    ] = None
+    weights: Annotated[str | None, single("plms, lms and er-sde: exact for the actual steps, or classical.")] = None
     space: Annotated[
         str | None,
-        typer.Option(
-            help=f"plms: the prediction that is averaged, {', '.join(SPACES)}; dpmpp and unipc: the first two."
+        single(
+            f"plms, lms and er-sde: the prediction that is averaged, {', '.join(SPACES)}; dpmpp, unipc and sa: the "
+            "first two."
         ),
     ] = None
     coordinate: Annotated[
         str | None,
-        typer.Option(
-            help=f"plms: what polynomials are in, {', '.join(get_args(Interpolation))}; deis: three of these."
-        ),
+        single(f"plms: what polynomials are in, {', '.join(get_args(Interpolation))}; deis: three of these."),
     ] = None
     corrector: Annotated[
-        bool | None, typer.Option("--corrector/--no-corrector", help="plms and lms: repeat steps with the next answer.")
+        bool | None,
+        single("plms, lms and er-sde: repeat each step with the next answer.", None, "--corrector/--no-corrector"),
     ] = None
-    solver_type: Annotated[str | None, typer.Option(help="dpm and dpmpp: midpoint or heun.")] = None
-    variant: Annotated[str | None, typer.Option(help="unipc: bh1 or bh2.")] = None
+    solver_type: Annotated[str | None, single("dpm and dpmpp: midpoint or heun.")] = None
+    variant: Annotated[str | None, single("unipc and sa: bh1 or bh2.")] = None
     lower_order_final: Annotated[
         bool | None,
-        typer.Option("--lower-order-final/--full-order-final", help="deis, dpmpp and unipc: end with orders …, 2, 1."),
+        single("deis, dpmpp, unipc and sa: end with orders …, 2, 1.", None, "--lower-order-final/--full-order-final"),
     ] = None
-    fractions: Annotated[str | None, typer.Option(help=f"prk: {', '.join(FRACTIONS)}.")] = None
-    eta: Annotated[float | None, typer.Option(help="ddim: how much fresh noise, 0 to 1.")] = None
-    variance: Annotated[str | None, typer.Option(help="ddpm: fixed_small or fixed_large.")] = None
+    fractions: Annotated[str | None, single(f"prk: in what the stages divide a step, {', '.join(FRACTIONS)}.")] = None
+    eta: Annotated[float | None, single("ddim: how much fresh noise, from 0, none, to 1, as ddpm.", "X")] = None
+    variance: Annotated[str | None, single("ddpm: the variance of its noise, fixed_small or fixed_large.")] = None
 
     def make_solver(self, schedule: NoiseSchedule) -> Solver:
         """The named solver with the options that were passed; ValueError for one that the solver does not take."""
@@ -105,10 +148,19 @@ class SolverOptions:
             return solver.plan(self.calls or solver.plans[-1].model_calls, **cut)
         plan = solver.plan(max_model_calls=self.calls or 20, spacing=self.spacing, **cut)
         if self.calls is not None and plan.model_calls < self.calls:
-            steps = sum(not row.stage for row in plan.rows)
-            told = f"{plan.name} makes {plan.cost()}, in {steps} step{'s' * (steps != 1)}"
-            typer.echo(f"note: {told}; with one step more it would make over {self.calls}", err=True)
+            self._note_on_budget(plan, self.calls, lambda steps: solver.plan(steps, spacing=self.spacing, **cut))
         return plan
+
+    @staticmethod
+    def _note_on_budget(plan: Plan, calls: int, longer: Callable[[int], Plan]) -> None:
+        """Prints why a plan makes fewer calls than it may, and what the next longer one makes."""
+        steps = sum(not row.stage for row in plan.rows)
+        text = f"note: {plan.name} makes {plan.cost()}, in {steps} step{'s' * (steps != 1)}"
+        with suppress(ValueError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            more = longer(steps + 1).model_calls
+            text += f"; {steps + 1} steps take {more}, more than --calls {calls}" if more > calls else ""
+        typer.echo(text, err=True)
 
 
 # Those that go to the solver.
@@ -154,7 +206,7 @@ def read_schedule(name: str) -> NoiseSchedule:
         return SCHEDULES[name]()
     if Path(name).exists():
         return NoiseSchedule.from_config(name)
-    raise ValueError(f"schedule is {name!r}; it is {', '.join(SCHEDULES)}, or the path of a scheduler config")
+    raise ValueError(f"--schedule is {name!r}; it is {', '.join(SCHEDULES)}, or the path of a scheduler config")
 
 
 def check_known(option: str, value: str, known: Iterable[str]) -> None:

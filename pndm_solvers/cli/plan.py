@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pndm_solvers.cli.command import SOLVED, WRITTEN
 from pndm_solvers.cli.options import ScheduleName, SolverOptions, grouped, read_schedule
 from pndm_solvers.fit.solver import read_plan
 from pndm_solvers.plan import Plan
@@ -17,17 +18,41 @@ def print_plan(
     *,
     options: SolverOptions,
     schedule: ScheduleName = "linear",
+    start: Annotated[
+        float | None,
+        typer.Option(
+            help="Begin at this time of the schedule: 0 to 999 for 1,000 levels of betas. [default: by the spacing]",
+            metavar="T",
+            rich_help_panel=SOLVED,
+        ),
+    ] = None,
+    stop: Annotated[
+        float | None,
+        typer.Option(
+            help="End at this time; above --start for an inversion. [default: as --final]",
+            metavar="T",
+            rich_help_panel=SOLVED,
+        ),
+    ] = None,
     final: Annotated[
-        str, typer.Option(help="Where the plan ends: clean, or first (the lowest trained level).")
+        str,
+        typer.Option(
+            help="Where a plan without --stop ends: clean (α = 1, σ = 0), or first, the lowest trained level.",
+            metavar="NAME",
+            rich_help_panel=SOLVED,
+        ),
     ] = "clean",
-    start: Annotated[float | None, typer.Option(help="Begin at this time.")] = None,
-    stop: Annotated[float | None, typer.Option(help="End at this time; above --start for an inversion.")] = None,
     prediction: Annotated[
-        str, typer.Option(help=f"What the network predicts, {', '.join(PREDICTIONS)}: the default spacing asks.")
+        str,
+        typer.Option(
+            help=f"What the network predicts: {', '.join(PREDICTIONS)}. The default spacing depends on it.",
+            metavar="NAME",
+            rich_help_panel=SOLVED,
+        ),
     ] = "epsilon",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.", rich_help_panel=WRITTEN)] = False,
 ) -> None:
-    """Print the table to which a solver compiles, without running anything."""
+    """Print the plan of a solver: its times, its levels and the formula of each step. No network is called."""
     if options.plan:
         named = [
             *options.named_method,

@@ -123,6 +123,8 @@ def test_compare_keeps_the_fine_runs_of_a_saved_network(run, tmp_path):
     assert status == 0, err
     assert "tiny: root-mean-square distance to the end of a fine run, median of 2 starts" in out
     assert "the fine run itself errs by about" in out
+    assert "tiny: fine run 1 of 2" in err
+    assert "tiny: fine run 2 of 2" in err
     assert "tiny: a reference of 512 model calls" in err
     status, again, err = run(*command, "--out", tmp_path / "a.png")
     assert (status, again) == (0, out)
@@ -137,6 +139,36 @@ def test_compare_takes_data(run, tmp_path):
     status, _, err = run("compare", "--problem", "digits", "--data", tmp_path / "data.npy")
     assert status == 1
     assert "beyond the batch they must be alike" in err
+
+
+def test_data_that_cannot_be_read(run, tmp_path):
+    text, whole, several = (tmp_path / name for name in ("text.npy", "whole.npy", "several.npz"))
+    text.write_text("no array")
+    np.save(whole, np.zeros((5, 1, 8, 8), int))
+    np.savez(several, a=np.zeros(3))
+    for path, message in ((text, "which is no .npy file"), (whole, "an array of int64"), (several, "several arrays")):
+        status, _, err = run("compare", "--problem", "digits", "--data", path)
+        assert status == 1
+        assert f"--data is {path}" in err
+        assert message in err
+
+
+def test_a_curve_that_diverges_is_cut_off(run, tmp_path, monkeypatch):
+    """The plot ends where the curves end that do not diverge, and the legend says which one is not seen."""
+    from pndm_solvers import plots
+
+    figures = []
+    plot = plots.plot_curves
+    monkeypatch.setattr(plots, "plot_curves", lambda *given: figures.append(plot(*given)) or figures[-1])
+    command = ("compare", "--solver", "ddim,pndm", "--spacing", "trailing", "--schedule", "cosine", "--starts", 4)
+    status, out, err = run(*command, "--calls", "5,10", "--out", tmp_path / "a.png")
+    assert status == 0, err
+    best, worst = (float(row.split()[2].rstrip("*")) for row in out.splitlines()[2:4])
+    assert worst > 1e6 * best
+    (axes,) = figures[0].axes
+    assert best < axes.get_ylim()[1] < 10 * best
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["F-PNDM, trailing: off the plot", "DDIM, trailing"]
 
 
 def test_compare_refuses_what_contradicts(run, tmp_path):

@@ -1,9 +1,9 @@
-"""What the readers of a page have already: a function of the page's namespace for each."""
+"""What the readers of a page have before and after it: functions of the page's namespace."""
 
 import sys
 from pathlib import Path
 
-READERS = {}
+READERS, OUTCOMES = {}, {}
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -69,3 +69,24 @@ def users_who_fit(names):
 
 
 READERS["docs/tutorials/fit.md"] = users_who_fit
+
+
+def ring_was_measured(names):
+    from PIL import Image
+
+    assert min(Image.open("compare.png").size) > 400
+    assert Path("ring.npz").exists()
+    assert names["gap"].low < names["gap"].value < names["gap"].high < 0
+    for curve in names["curves"]:
+        assert curve.limit < curve.value[0]
+
+
+OUTCOMES["docs/tutorials/measure.md"] = ring_was_measured
+
+
+def plan_was_fitted(names):
+    assert names["fit"].gain < 0.1
+    assert (names["x0"] ** 2).mean() < 100
+
+
+OUTCOMES["docs/tutorials/fit.md"] = plan_was_fitted

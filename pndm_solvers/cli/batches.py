@@ -1,0 +1,128 @@
+"""Samples drawn in batches: memory holds one batch at a time beside the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pndm_solvers.arrays import library
+from pndm_solvers.generation.network import noise_size
+from pndm_solvers.noise import NoiseSource, _seeded
+from pndm_solvers.observers import Observer, Step
+from pndm_solvers.plan import Plan, State
+from pndm_solvers.prediction import Prediction
+from pndm_solvers.schedule import Level
+from pndm_solvers.table import Span
+
+__all__ = ["Drawing", "draw", "levels_of_states", "starts"]
+
+BEFORE_THE_FIRST = -1  # the row that `initial_noise` draws
+
+
+@dataclass(frozen=True)
+class _Streams(NoiseSource):
+    """The noise of samples that do not begin at number 0: sample i has the i-th stream of one seed in any batch."""
+
+    first: int = 0
+
+    def draw(self, row: int, like: Any, span: Span | None = None) -> Any:
+        assert isinstance(self.seed, int)
+        values = np.empty(like.shape)
+        for n in range(len(values)):
+            values[n] = _seeded(self.seed, self.first + n, row).standard_normal(like.shape[1:])
+        return library(like).from_numpy(values, like)
+
+
+class _Batch(Observer):
+    """Gives a run the noise of its samples, and counts its calls on a bar that is shared with other runs."""
+
+    needs_steps = False
+
+    def __init__(self, noise: NoiseSource, bar: Any) -> None:
+        self.noise, self.bar = noise, bar
+
+    def begin(self, state: State) -> State:
+        return replace(state, noise=self.noise)
+
+    def __call__(self, step: Step) -> None:
+        self.bar.update()
+
+    def passed(self) -> None:
+        self.bar.update()
+
+
+@dataclass
+class Drawing:
+    """What was drawn: samples `(N, …)`, the previews of each model call, and all states `(S + 1, N, …)`, if wanted."""
+
+    samples: NDArray[np.float32]
+    previews: list[NDArray[np.float32]] = field(default_factory=list)
+    states: NDArray[np.float32] | None = None
+
+
+def starts(loaded: Any, count: int, seed: int, level: Level, device: str, first: int = 0) -> Any:
+    """The noise of the samples `first` to `first + count − 1`, as it is at a level, as float32 on the device."""
+    import torch
+
+    noise = _Streams(seed, first=first).draw(BEFORE_THE_FIRST, np.empty((count, *loaded.shape)))
+    return torch.from_numpy(noise).float().to(device) * noise_size(level)
+
+
+def draw(
+    plan: Plan,
+    loaded: Any,
+    label: Any,
+    scale: float,
+    prediction: Prediction,
+    *,
+    count: int,
+    batch: int,
+    seed: int,
+    device: str,
+    previews: bool = False,
+    states: bool = False,
+) -> Drawing:
+    """Samples by a plan, `batch` at a time, with one progress bar. Sample i is the same in any batch, but for rounding.
+
+    `label` is `(count,)`, or None.
+    """
+    from tqdm.auto import tqdm
+
+    shape = (count, *loaded.shape)
+    drawing = Drawing(np.empty(shape, np.float32))
+    if previews:
+        drawing.previews = [np.empty(shape, np.float32) for _ in plan.rows]
+    if states:
+        drawing.states = np.empty((len(levels_of_states(plan)), *shape), np.float32)
+    begins = range(0, count, batch)
+    with tqdm(total=plan.model_calls * len(begins), unit="call", desc=plan.name) as bar:
+        for first in begins:
+            here = slice(first, min(first + batch, count))
+            x = starts(loaded, here.stop - first, seed, plan.levels[0], device, first)
+
+            def keep(step: Step, here: slice = here) -> None:
+                drawing.previews[step.row][here] = step.x0.cpu().numpy()
+
+            found = plan.run(
+                loaded.model(None if label is None else label[here], scale),
+                x,
+                prediction=prediction,
+                seed=seed,
+                trajectory=states,
+                callback=[_Batch(_Streams(seed, first=first), bar), *([keep] if previews else [])],
+            )
+            points: Sequence[Any] = found if states else [found]
+            drawing.samples[here] = points[-1].cpu().numpy()
+            if drawing.states is not None:
+                drawing.states[:, here] = [point.cpu().numpy() for point in points]
+    return drawing
+
+
+def levels_of_states(plan: Plan) -> list[Level]:
+    """The levels of the states of a run with `trajectory=True`: the first state's, and that after each step."""
+    after = [level for row, level in zip(plan.rows, plan.levels[1:], strict=True) if not row.stage]
+    return [plan.levels[0], *after]
