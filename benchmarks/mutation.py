@@ -2,8 +2,8 @@
 
 One small change at a time is made to the syntax tree of a module, in a forked process that runs the module's tests
 which call the changed function, the quickest first, until one fails. No file is written. What no test notices is
-printed, and docs/development/mutation.md says why. Docstrings, annotations, imports, `__all__` and the texts of errors are left
-alone; a `raise` is taken out as a whole.
+printed, and docs/development/mutation.md says why. Docstrings, annotations, imports, `__all__` and the texts of errors
+are left alone; a `raise` is taken out as a whole.
 
     python benchmarks/mutation.py [MODULE …]
 """

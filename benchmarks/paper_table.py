@@ -1,4 +1,4 @@
-"""The claims of the PNDM, DDIM and DDPM papers on real networks: cells, claims and figures of docs/development/paper.md.
+"""The papers' claims on real networks: cells, claims and figures of docs/development/paper.md.
 
     python benchmarks/paper_table.py                        all networks: hours; prints an estimate first
     python benchmarks/paper_table.py --all                  also 1,000 steps of what has come to its end with 250

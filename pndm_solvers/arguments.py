@@ -104,6 +104,13 @@ def location(name: str, value: Any) -> Path:
     return Path(value).expanduser()
 
 
+# Options of one function that are a step of their own before another.
+ELSEWHERE = {
+    ("run", "data_mean"): "pass the state that has it: pndm_solvers.latents.around(mean, noise, plan.levels[0])",
+    ("run", "data_range"): "it chooses where a plan begins: pass it to Solver.plan",
+}
+
+
 def check_options(called: str, given: Iterable[str], known: Iterable[str]) -> None:
     """TypeError, as Python's own, for an option that a function does not have; it names the nearest that it has."""
     known = sorted(known)
@@ -113,6 +120,7 @@ def check_options(called: str, given: Iterable[str], known: Iterable[str]) -> No
 
             near = get_close_matches(name, known, 1, 0.4)
             hint = f"did you mean {near[0]}" if near else f"options are {', '.join(known)}"
+            hint = ELSEWHERE.get((called, name), hint)
             raise TypeError(f"{called}() got an unexpected keyword argument {name!r}; {hint}")
 
 

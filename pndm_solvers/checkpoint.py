@@ -1,4 +1,4 @@
-"""A run between two rows as one file, in the safetensors format: `docs/reference/checkpoint-format.md` is its specification.
+"""A run between two rows as one file, in the safetensors format: docs/reference/checkpoint-format.md specifies it.
 
 The format is simple enough to be written and read here, so saving needs no package beyond NumPy, and every
 byte of the file can be covered by the digest. Nothing in a file is executed or imported.

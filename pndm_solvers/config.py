@@ -207,9 +207,9 @@ MARKS = (
 def read_config(config: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
     """What a config says about its network: every option of `NetworkOptions`, as the config's class means it.
 
-    `config` is a dict, a JSON file, or a folder with a `scheduler_config.json`. Raises TypeError for anything else and
-    for an option of the wrong type, FileNotFoundError for a path without a file, and ValueError for a network that no
-    solver here can call, naming the remedy.
+    `config` is a dict, a JSON file, or the folder of a saved scheduler or pipeline. Raises TypeError for anything else
+    and for an option of the wrong type, FileNotFoundError for a path without a file, and ValueError for a network that
+    no solver here can call, naming the remedy.
     """
     given = _loaded(config)
     name = class_of(given)
@@ -330,7 +330,9 @@ def _loaded(config: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, 
     from pathlib import Path
 
     path = Path(config)
-    path = path / "scheduler_config.json" if path.is_dir() else path
+    if path.is_dir():  # a scheduler's, or a whole pipeline's
+        name = Path("scheduler_config.json")
+        path = path / ("scheduler" / name if (path / "scheduler" / name).is_file() else name)
     if not path.is_file():
         raise FileNotFoundError(f"config names {path}, where there is no file; pass a dict or a config's path")
     try:

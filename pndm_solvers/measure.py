@@ -158,8 +158,8 @@ class Curve:
     ----------
     problem, solver, spacing, measure:
         The names of the problem, the solver, the grid and the measure.
-    calls:
-        The budgets.
+    calls, made:
+        The budgets, and the model calls that the plans within them make; 0 where no plan fits.
     value, low, high:
         The figure for each budget and its interval of 90 %; infinite if no plan fits the budget or the run overflows.
     limit:
@@ -176,6 +176,7 @@ class Curve:
     low: tuple[float, ...]
     high: tuple[float, ...]
     limit: float = 0.0
+    made: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -244,15 +245,17 @@ def compare(
     curves = []
     with tqdm(total=len(pairs) * len(calls), unit="run", desc=problem.name, disable=not progress) as bar:
         for solver, spacing in pairs:
-            found, limit = [], flow.value if flow else 0.0
+            found, made, limit = [], [], flow.value if flow else 0.0
             for budget in calls:
-                figure, error = _measured(problem, solver, spacing, budget, measure, final)
+                figure, error, count = _measured(problem, solver, spacing, budget, measure, final)
                 found.append(figure)
+                made.append(count)
                 limit = limit if flow else max(limit, error)
                 bar.update()
             label = spacing if isinstance(spacing, str) else getattr(spacing, "__name__", "own spacing")
             value, low, high = (tuple(getattr(f, name) for f in found) for name in ("value", "low", "high"))
-            curves.append(Curve(problem.name, solver.name, label, measure, tuple(calls), value, low, high, limit))
+            names = problem.name, solver.name, label, measure
+            curves.append(Curve(*names, tuple(calls), value, low, high, limit, tuple(made)))
     return curves
 
 
@@ -263,19 +266,19 @@ def _listed(values: Any) -> list[Any]:
 
 def _measured(
     problem: Problem, solver: Solver, spacing: str | Spacing, budget: int, measure: str, final: str
-) -> tuple[Estimate, float]:
-    """The figure, and the limit of the reference."""
+) -> tuple[Estimate, float, int]:
+    """The figure, the limit of the reference, and the number of model calls."""
     try:
         with _unwarned():
             plan = solver.plan(max_model_calls=budget, spacing=spacing, final=final, **problem.grid_options)
     except ValueError:
-        return Estimate(math.inf, math.inf, math.inf), 0.0
+        return Estimate(math.inf, math.inf, math.inf), 0.0, 0
     start = plan.levels[0].t
     reference = problem.reference(start, final=final) if measure == "paired" else None
     with _unwarned():
         result = problem.run(plan, problem.starts(start))
     limit = 0.0 if reference is None else reference.limit
-    return estimate(problem, result, reference, measure, final), limit
+    return estimate(problem, result, reference, measure, final), limit, plan.model_calls
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pndm_solvers.brownian import brownian_increment
 from pndm_solvers.remembered import Remembered
 from pndm_solvers.table import Span
 
-__all__ = ["NoiseSource", "initial_noise"]
+__all__ = ["NoiseSource", "initial_noise", "seeded"]
 
 # What the last steps of two runs drew from their Brownian paths, for the next ones: a dict of normals for each sample.
 # A step takes at most 64 draws; runs that would keep more bytes than this keep none.
@@ -94,7 +94,7 @@ class NoiseSource:
                 if self.kind == "brownian" and span is not None:
                     values[n] = brownian_increment(seed, i, span.fall, like.shape[1:], span.begin, span.end, paths[n])
                 else:
-                    values[n] = _seeded(seed, i, row).standard_normal(like.shape[1:])
+                    values[n] = seeded(seed, i, row).standard_normal(like.shape[1:])
             return library(like).from_numpy(values, like)
         if isinstance(self.generator, Sequence):
             generators = _one_each("generator", self.generator, batch)
@@ -128,7 +128,8 @@ def initial_noise(shape: Sequence[int], seed: int | Sequence[int], like: Any = N
     return NoiseSource.of(seed, None).draw(row_before_the_first, start)
 
 
-def _seeded(seed: int, sample: int, row: int) -> np.random.Generator:
+def seeded(seed: int, sample: int, row: int) -> np.random.Generator:
+    """The stream of a seed for a sample's number and a row; the row before the first, −1, is x_T's."""
     # Philox is counter-based: every (seed, sample, row) has its own stream, which costs nothing to reach.
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(sample, row + 1))))
 

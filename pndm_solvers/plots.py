@@ -84,16 +84,17 @@ def plot_curves(curves: Sequence[Curve] | Curve, title: str = "", ylabel: str = 
     first = curves[0]
     paired = first.measure == "paired"
     title = title or f"{first.problem}: {LABELS[first.measure][0]}"
-    figure, axes = _axes(len(curves), title, "model calls, at most", ylabel or LABELS[first.measure][1])
+    figure, axes = _axes(len(curves), title, "model calls", ylabel or LABELS[first.measure][1])
     colours = dict(zip(dict.fromkeys(curve.solver for curve in curves), cycle(COLOURS), strict=False))
     spacings = list(dict.fromkeys(curve.spacing for curve in curves))
     curves, lines = sorted(curves, key=lambda curve: -curve.value[-1]), []
     for curve in curves:
         kind, colour = spacings.index(curve.spacing) % len(STYLES), colours[curve.solver]
         value, low, high = (np.where(np.isfinite(v), v, np.nan) for v in (curve.value, curve.low, curve.high))
-        axes.fill_between(curve.calls, low, high, color=colour, alpha=0.12, lw=0)
+        calls = curve.made or curve.calls
+        axes.fill_between(calls, low, high, color=colour, alpha=0.12, lw=0)
         lines += axes.plot(
-            curve.calls, value, color=colour, ls=STYLES[kind], marker=MARKERS[kind], ms=4, lw=1.6, label=curve.name
+            calls, value, color=colour, ls=STYLES[kind], marker=MARKERS[kind], ms=4, lw=1.6, label=curve.name
         )
     limit = max(curve.limit for curve in curves)
     if limit and np.isfinite(limit):

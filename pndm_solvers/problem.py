@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pndm_solvers.analytic import Distribution
-from pndm_solvers.arguments import boolean, choice, function, location, whole
+from pndm_solvers.arguments import boolean, choice, function, location, real, whole
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.condition import Condition, checked_condition
 from pndm_solvers.distances import Target
 from pndm_solvers.files import write_whole
 from pndm_solvers.flow import ExactFlow, FineRun, Flow, Reference
+from pndm_solvers.latents import around
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.observers import Callback
 from pndm_solvers.plan import Plan
@@ -56,6 +57,8 @@ class Problem:
         Points `(K, …)` of the distribution that the samples should have, or None.
     saved:
         The .npz file that keeps the references, or None.
+    data_mean, data_range:
+        Where the data lie, and how large they are, as for `Solver.sample`.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Problem:
     condition: Condition | None = field(default=None, repr=False)
     data: Any = field(default=None, repr=False)
     saved: Path | None = None
+    data_mean: Any = None
+    data_range: float = 1.0
     _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +90,8 @@ class Problem:
         calls: int = 512,
         saved: str | os.PathLike[str] | None = None,
         progress: bool = True,
+        data_mean: Any = None,
+        data_range: float = 1.0,
     ) -> Problem:
         """Any network as a problem. Nothing is run yet: a fine run is made when a measurement first needs one.
 
@@ -112,6 +119,8 @@ class Problem:
             for each network.
         progress:
             Whether to show bars and to print the errors of fine runs, on stderr. `reference()` holds them too.
+        data_mean, data_range:
+            As for `Solver.sample`: where the data lie, if far from 0, and how large they are, if not about 1.
 
         Raises
         ------
@@ -136,7 +145,10 @@ class Problem:
         path = None if saved is None else location("saved", saved).absolute()
         if path is not None and not path.parent.is_dir():
             raise ValueError(f"saved is {str(saved)!r}, but there is no folder {str(path.parent)!r}; make it first")
-        return Problem(name, schedule, model, Prediction.of(prediction), x_T, flow, condition, data, path)
+        if data_mean is not None:
+            around(data_mean, x_T, schedule.level(schedule.t_max))  # refuses what does not fit
+        parts = name, schedule, model, Prediction.of(prediction), x_T, flow, condition, data, path
+        return Problem(*parts, data_mean, real("data_range", data_range, "above 0", lambda size: 0 < size < math.inf))
 
     @staticmethod
     def exact(
@@ -173,10 +185,11 @@ class Problem:
     @property
     def grid_options(self) -> dict[str, Any]:
         """What `Solver.plan` needs to know of the network and its samples."""
-        return {"prediction": self.prediction, "sample_shape": tuple(self.x.shape[1:])}
+        shape = tuple(self.x.shape[1:])
+        return {"prediction": self.prediction, "sample_shape": shape, "data_range": self.data_range}
 
     def starts(self, t: float | None = None, *, seed: int | None = None) -> Any:
-        """The starts at the time `t`, as a user would begin there: pure noise of deviation √(α² + σ²).
+        """The starts at the time `t`, as a user would begin there: noise of deviation √(α² + σ²), around `data_mean`.
 
         By default `t` is the schedule's highest. With a `seed` they are other starts, of x's shape and kind.
         """
@@ -184,8 +197,10 @@ class Problem:
         level = top if t is None else self.schedule.level(t)
         size, whole_size = (math.hypot(at.alpha, at.sigma) for at in (level, top))
         if seed is not None:
-            return size * initial_noise(tuple(self.x.shape), seed, like=self.x)
-        return self.x if math.isclose(size, whole_size, rel_tol=1e-9) else self.x * (size / whole_size)
+            noise = size * initial_noise(tuple(self.x.shape), seed, like=self.x)
+        else:
+            noise = self.x if math.isclose(size, whole_size, rel_tol=1e-9) else self.x * (size / whole_size)
+        return noise if self.data_mean is None else around(self.data_mean, noise, level)
 
     def reference(self, start: float | None = None, stop: float | None = None, *, final: str = "clean") -> Reference:
         """Where the flow leads, from the starts at `start`, the highest level by default.
@@ -275,6 +290,7 @@ class Problem:
             "prediction": repr(self.prediction),
             "condition": ", ".join(f"{name} {digest(value)}" for name, value in (self.condition or {}).items()),
             "calls": str(getattr(self.flow, "calls", None)),
+            **({} if self.data_mean is None else {"data_mean": digest(np.asarray(self.data_mean, np.float64))}),
         }
 
     def _read(self) -> None:

@@ -131,6 +131,8 @@ class Program:
             Whether the new state is a Runge–Kutta stage, not a point of the solution.
         """
         weights = {mean: 1.0} if isinstance(mean, Answer) else mean
+        if abs(sum(weights.values()) - 1) > 1e-6 * sum(map(abs, weights.values())):
+            raise ValueError(f"the weights of a mean sum to {sum(weights.values()):g}; they must sum to 1")
         if space not in SPACES:
             choice("space", space, SPACES)
         for answer in weights:

@@ -89,6 +89,8 @@ class Solver(ABC):
         for part in grid.parts:
             program.grid = part
             x = self.write(program, program.diffused(x, part.levels[0]))
+            if not isinstance(x, Form):
+                raise TypeError(f"write of {self.name} returned {shown(x)}; it must return the last state")
         return program.table(x, self.name, Plan)
 
     def plan(
@@ -200,6 +202,7 @@ class Solver(ABC):
         x: Any,
         *,
         condition: Condition | None = None,
+        data_mean: Any = None,
         max_model_calls: int = 1000,
         **options: Unpack[GridOptions],
     ) -> Plan:
@@ -217,6 +220,8 @@ class Solver(ABC):
             Above 0; 0.01 say, for pictures in [-1, 1].
         model, x, condition:
             As for `Plan.run`; `x` `(B, …)` is the pilot, some eight samples where the plan begins.
+        data_mean:
+            As for `sample`: added to `x`, which is then pure noise.
         max_model_calls:
             The most calls with which the pilot solves its samples before it gives up.
         options:
@@ -232,7 +237,7 @@ class Solver(ABC):
         ValueError:
             For a tolerance that is not above 0 or cannot be met, for `timesteps`, and for a stochastic solver.
         """
-        check_options("plan_within", options, GridOptions.__annotations__)
+        check_options("plan_within", options, {"data_mean", "max_model_calls", *GridOptions.__annotations__})
         if options.get("timesteps") is not None:
             raise ValueError("timesteps fix the length of a run, which the tolerance chooses; pass spacing= instead")
         options = {"sample_shape": shape_of("x", x), "prediction": "epsilon", **options}
@@ -244,7 +249,13 @@ class Solver(ABC):
         plan, error = plan_for_tolerance(
             tolerance,
             lambda calls: self._within(calls, options),
-            lambda plan: plan.run(model, x, prediction=options["prediction"], condition=condition, check_finite=None),
+            lambda plan: plan.run(
+                model,
+                x if data_mean is None else around(data_mean, x, plan.levels[0]),
+                prediction=options["prediction"],
+                condition=condition,
+                check_finite=None,
+            ),
             x,
             order,
             max_model_calls,
@@ -291,7 +302,11 @@ class Solver(ABC):
         of_plan |= {name: value for name, value in options.items() if name in lengths}
         of_run: Any = {name: value for name, value in options.items() if name not in lengths or name == "prediction"}
         if data_mean is not None and options.get("start") not in (None, "top"):
-            raise ValueError("start says that x_T is a state at that level, with its mean; pass data_mean with noise")
+            raise ValueError(
+                f"start is {options['start']}, so x_T counts as a state of that level, which has its mean already, and "
+                f"data_mean is for pure noise; pass one of them, or make the state: "
+                f"pndm_solvers.latents.around(mean, noise, schedule.level(start))"
+            )
         if tolerance is None:
             plan = self.plan(num_inference_steps, **of_plan)
         else:
@@ -303,6 +318,8 @@ class Solver(ABC):
             stride = max(1, x_T.shape[0] // 8)
             pilot = slice(0, 8 * stride, stride)
             of_pilot: Any = {"condition": rows_of(of_run.get("condition"), pilot)}
+            each = tuple(getattr(data_mean, "shape", ()))[:1] == x_T.shape[:1] and len(data_mean.shape) == x_T.ndim
+            of_pilot["data_mean"] = data_mean[pilot, ...] if each else data_mean
             plan = self.plan_within(tolerance, model, x_T[pilot, ...], **of_pilot, **of_plan)
         x = x_T if data_mean is None else around(data_mean, x_T, plan.levels[0])
         sample = plan.run(model, x, **of_run)

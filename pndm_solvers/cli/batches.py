@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pndm_solvers.arrays import library
 from pndm_solvers.generation.network import noise_size
-from pndm_solvers.noise import NoiseSource, _seeded
+from pndm_solvers.noise import NoiseSource, seeded
 from pndm_solvers.observers import Observer, Step
 from pndm_solvers.plan import Plan, State
 from pndm_solvers.prediction import Prediction
@@ -33,7 +33,7 @@ class _Streams(NoiseSource):
         assert isinstance(self.seed, int)
         values = np.empty(like.shape)
         for n in range(len(values)):
-            values[n] = _seeded(self.seed, self.first + n, row).standard_normal(like.shape[1:])
+            values[n] = seeded(self.seed, self.first + n, row).standard_normal(like.shape[1:])
         return library(like).from_numpy(values, like)
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from loops import SCHEDULERS, noise, ready
+from tiny_unet import tiny_unet
 
+from pndm_solvers import NoiseSchedule
 from pndm_solvers.adapters import diffusers as ours
 from pndm_solvers.config import NETWORK
 
@@ -71,3 +73,32 @@ def test_a_scheduler_can_be_pickled(kind):
     random = ({"generator": torch.Generator().manual_seed(0)} for _ in range(2) if kind is ours.DDPMScheduler)
     first, second = (each.step(x, t, x, **next(random, {})).prev_sample for each in (scheduler, copied))
     assert torch.equal(first, second)
+
+
+def test_a_spacing_that_is_passed_turns_the_config_s_sigmas_off():
+    """DPM-Solver and its kin take both, as diffusers has it, unless the spacing is one that diffusers lacks."""
+    config = diffusers.DPMSolverMultistepScheduler(use_karras_sigmas=True).config
+    for spacing in ("default", "trailing", "linspace"):
+        scheduler = ours.PLMSScheduler.from_config(config, timestep_spacing=spacing)
+        plain = ours.PLMSScheduler.from_config(diffusers.DDIMScheduler().config, timestep_spacing=spacing)
+        for one in (scheduler, plain):
+            one.set_timesteps(10)
+        torch.testing.assert_close(scheduler.timesteps, plain.timesteps, rtol=0, atol=0)
+    kept = ours.PLMSScheduler.from_config(config, timestep_spacing="trailing", use_karras_sigmas=True)
+    assert kept.config.use_karras_sigmas
+    assert ours.PLMSScheduler.from_config(config).config.use_karras_sigmas
+    theirs = diffusers.DPMSolverMultistepScheduler.from_config(config, timestep_spacing="trailing")
+    same = ours.DPMSolverMultistepScheduler.from_config(config, timestep_spacing="trailing")
+    for one in (theirs, same):
+        one.set_timesteps(10)
+    torch.testing.assert_close(same.timesteps.round().long(), theirs.timesteps)
+    assert not ours.UniPCMultistepScheduler.from_config(config, timestep_spacing="default").config.use_karras_sigmas
+
+
+def test_the_folder_of_a_pipeline_holds_a_schedule(tmp_path):
+    pipeline = diffusers.DDPMPipeline(tiny_unet(), diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"))
+    pipeline.save_pretrained(tmp_path)
+    assert NoiseSchedule.from_config(tmp_path) == NoiseSchedule.from_config(tmp_path / "scheduler")
+    assert NoiseSchedule.from_config(tmp_path) == NoiseSchedule.cosine()
+    with pytest.raises(FileNotFoundError, match="scheduler_config"):
+        NoiseSchedule.from_config(tmp_path / "unet")

@@ -7,7 +7,7 @@ import pytest
 from conftest import SCHEDULES
 from scipy.integrate import solve_ivp
 
-from pndm_solvers import Grid, Level, PLMSSolver, PRKSolver, make_grid
+from pndm_solvers import Grid, Level, PLMSSolver, PRKSolver, Solver, make_grid
 from pndm_solvers.prediction import PREDICTIONS, conversion
 from pndm_solvers.program import Form, Program
 from pndm_solvers.transfer import SPACES, transfer_weights
@@ -385,3 +385,25 @@ def test_constant_answers_make_every_plan_one_step():
         p, q = transfer_weights(plan.levels[0], plan.end)
         x, e = np.array([[1.7, -0.3]]), np.array([[0.6, 0.2]])
         np.testing.assert_allclose(plan.run(lambda x, t, e=e: e, x), p * x + q * e, rtol=1e-9)
+
+
+def test_a_mean_has_weights_that_sum_to_one():
+    writing = program()
+    first = writing.ask(writing.start)
+    x = writing.transfer(writing.start, first, THERE)
+    second = writing.ask(x)
+    writing.transfer(x, {first: -0.5, second: 1.5}, BELOW)
+    for mean in ({first: 1.1}, {first: -0.5, second: 1.4}, {}):
+        with pytest.raises(ValueError, match=r"the weights of a mean sum to .*; they must sum to 1"):
+            writing.transfer(x, mean, BELOW)
+
+
+def test_a_method_that_forgets_its_state_is_told_so():
+    class Forgetful(Solver):
+        schedule, name, convergence_order = LINEAR, "forgetful", 1
+
+        def write(self, program, x):
+            program.transfer(x, program.ask(x), program.grid.levels[-1])
+
+    with pytest.raises(TypeError, match="write of forgetful returned None; it must return the last state"):
+        Forgetful().plan(3)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import SCHEDULES
 
-from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, initial_noise
+from pndm_solvers import DDIMSolver, PLMSSolver, Prediction, PRKSolver, initial_noise
 from pndm_solvers.analytic import Gaussian
 from pndm_solvers.measure import MEASURES, Curve, compare, difference, estimate
 from pndm_solvers.orders import NETWORK_STEPS, observed_order
@@ -274,3 +274,39 @@ def test_a_set_s_limit_is_what_the_flow_itself_has():
     (found,) = compare(problem, "plms", calls=20, measure="nearest-data")
     assert found.limit == estimate(problem, problem.draws(), None, "nearest-data").value
     assert found.value[0] == pytest.approx(found.limit, rel=0.5)
+
+
+def test_starts_lie_around_the_mean_of_the_data(tmp_path):
+    """As `sample` begins with `data_mean=`: the fine run from there is the flow, and the default comes near to it."""
+    far = Gaussian([6.0, -4.0], [0.25, 0.25])
+    problem = Problem.of(far.model(LINEAR), LINEAR, X, data_mean=far.mean, **QUIET)
+    solver = PLMSSolver(LINEAR)
+    plan = solver.plan(10, **problem.grid_options)
+    sample = problem.run(plan, problem.starts(plan.levels[0].t))
+    np.testing.assert_array_equal(sample, solver.sample(far.model(LINEAR), X, 10, data_mean=far.mean))
+    (curve,) = compare(problem, [solver], calls=[10, 20])
+    (lost,) = compare(Problem.of(far.model(LINEAR), LINEAR, X, data=far.sample(500), **QUIET), [solver], calls=[20])
+    assert curve.value[1] < curve.value[0] < 0.02
+    assert np.abs(sample.mean(0) - far.mean).max() < 0.3
+    assert lost.value[0] < 0.02  # near to its own flow, which begins elsewhere
+    assert problem.starts(seed=3).mean() == pytest.approx(X.mean(), abs=0.5)  # at the top the mean has drowned
+
+    saved = Problem.of(far.model(LINEAR), LINEAR, X, data_mean=far.mean, saved=tmp_path / "fine.npz", **QUIET)
+    saved.reference(plan.levels[0].t)
+    with pytest.raises(ValueError, match="holds references of another problem: it differs in data_mean"):
+        Problem.of(far.model(LINEAR), LINEAR, X, data_mean=[6.0, 0.0], saved=tmp_path / "fine.npz", **QUIET)
+    with pytest.raises(ValueError, match=r"data_mean is of shape \(3,\), which does not broadcast"):
+        Problem.of(far.model(LINEAR), LINEAR, X, data_mean=[1.0, 2.0, 3.0], **QUIET)
+    with pytest.raises(ValueError, match="data_range is 0"):
+        Problem.of(far.model(LINEAR), LINEAR, X, data_range=0, **QUIET)
+
+
+def test_a_curve_holds_the_calls_that_are_made():
+    problem = exact_problem("gaussian", LINEAR, 8)
+    (curve,) = compare(problem, [PRKSolver(LINEAR, "heun")], calls=[1, 10])
+    made = [PRKSolver(LINEAR, "heun").plan(max_model_calls=budget).model_calls for budget in (1, 10)]
+    assert curve.calls == (1, 10)
+    assert list(curve.made) == made
+    assert made[1] < 10
+    (line,) = [line for line in plot_curves(curve).axes[0].get_lines() if line.get_label() == curve.name]
+    assert list(line.get_xdata()) == made

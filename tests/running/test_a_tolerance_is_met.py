@@ -10,6 +10,8 @@ from exact_problems import PAIRS, exact
 from runs import LINEAR
 
 from pndm_solvers import DDIMSolver, DDPMSolver, PLMSSolver
+from pndm_solvers.analytic import Gaussian
+from pndm_solvers.latents import around
 from pndm_solvers.problems import exact_problem
 
 RING = exact_problem("ring", LINEAR, 16)
@@ -91,3 +93,27 @@ def test_a_pilot_that_shows_nothing_is_refused():
     for unknown in ({"num_inference_steps": 5}, {"spcing": "trailing"}):
         with pytest.raises(TypeError, match=r"plan_within\(\) got .*" + next(iter(unknown))):
             DDIMSolver(LINEAR).plan_within(0.1, RING.model, RING.x, **unknown)
+
+
+def test_a_pilot_begins_around_the_mean_of_the_data():
+    """`plan_within` with the mean is `plan_within` from the states around it; `sample` makes its pilot so too."""
+    far = Gaussian([6.0, -4.0], [0.25, 0.25])
+    solver, noise = PLMSSolver(LINEAR), np.random.default_rng(0).standard_normal((8, 2))
+    model, seen = far.model(LINEAR), []
+    plan = solver.plan_within(0.01, model, noise, data_mean=far.mean)
+    assert plan.model_calls < 20
+
+    def watched(x, t):
+        seen.append((t[0], x))
+        return model(x, t)
+
+    means = np.broadcast_to(far.mean, noise.shape)  # one for each sample, of which the pilot takes its own
+    x0 = solver.sample(watched, noise, tolerance=0.01, data_mean=means)
+    first = PLMSSolver(LINEAR).plan(4, sample_shape=(2,)).levels[0]
+    assert seen[0][0] == first.t
+    np.testing.assert_allclose(seen[0][1], around(far.mean, noise, first))
+    np.testing.assert_allclose(x0, plan.run(model, around(far.mean, noise, plan.levels[0])), atol=1e-12)
+    with pytest.raises(TypeError, match=r"run\(\) got an unexpected keyword argument 'data_mean'; pass the state"):
+        plan.run(model, noise, data_mean=far.mean)
+    with pytest.raises(ValueError, match="start is 300, so x_T counts as a state of that level, which has its mean"):
+        solver.sample(model, noise, 10, start=300, data_mean=far.mean)

@@ -14,16 +14,12 @@ import diffusers
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 
 from pndm_solvers.adapters.diffusers.forward import ForwardProcess
-from pndm_solvers.adapters.diffusers.options import completed, warn_of_foreign_options
+from pndm_solvers.adapters.diffusers.options import THEIR_SPACINGS, completed, warn_of_foreign_options
 from pndm_solvers.arguments import shown
 from pndm_solvers.config import prediction_of
 from pndm_solvers.prediction import Prediction
 
-__all__ = ["THEIR_SPACINGS", "Configured"]
-
-# diffusers' own names of spacings.
-THEIR_SPACINGS = ("linspace", "leading", "trailing")
-
+__all__ = ["Configured"]
 
 # What decides how an answer becomes a picture.
 PICTURE_OPTIONS = (

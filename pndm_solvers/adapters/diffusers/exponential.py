@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pndm_solvers.adapters.diffusers.configured import THEIR_SPACINGS
 from pndm_solvers.adapters.diffusers.draws import Draw
-from pndm_solvers.adapters.diffusers.options import Shared, scheduler_options
+from pndm_solvers.adapters.diffusers.options import THEIR_SPACINGS, Shared, scheduler_options
 from pndm_solvers.adapters.diffusers.scheduler import PlanScheduler
 from pndm_solvers.adapters.diffusers.steps import Generators, StepResult
 from pndm_solvers.arguments import choice, from_zero, function, whole

@@ -52,7 +52,8 @@ class Shared(NetworkAndPicture, total=False):
     steps_offset:
         Added to the times of "leading" spacing.
     use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas:
-        Spacings in the place of `timestep_spacing`.
+        Spacings in the place of `timestep_spacing`. A `timestep_spacing` that is passed to `from_config` turns those of
+        the config off; but DPM-Solver, DEIS and UniPC keep them within diffusers' own spacings, as diffusers does.
     flow_levels:
         Whose levels a flow's run of N steps has: those of diffusers' "FlowMatch", "UniPC" or "DPMSolver" classes, or of
         the named "spacing"; None for the class's own. `from_config` keeps those of the class that a config comes from.
@@ -87,6 +88,8 @@ TIMES = {
     "time_shift_type": "exponential",
     "shift_terminal": None,
 }
+# diffusers' own names of spacings.
+THEIR_SPACINGS = ("linspace", "leading", "trailing")
 # Spacings of σ in the place of `timestep_spacing`.
 RESPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 # Of the options of a network, those that a class may have with another default without another kind of network.
@@ -164,6 +167,11 @@ def completed(
         network |= SPACING_OF_CLASS.get(class_of(config), {})
         if config.get("sigma_schedule") == "exponential":  # EDM's
             network |= {"use_karras_sigmas": False, "use_exponential_sigmas": True}
+    spacing = chosen.get("timestep_spacing")
+    # The classes of exponential integrators have their levels between the ends of a spacing of diffusers, as theirs do.
+    between = "use_lu_lambdas" in own and spacing in THEIR_SPACINGS
+    if spacing is not None and not between and not any(name in chosen for name in RESPACED):
+        network |= {name: False for name in (*RESPACED, "use_lu_lambdas") if name in own}
     foreign = config.get("flow_levels") is None and class_of(config) not in OWN_CLASSES
     if is_flow(described) and "flow_levels" in own and foreign:
         network["flow_levels"] = "spacing" if "timestep_spacing" in chosen else levels_of(config)

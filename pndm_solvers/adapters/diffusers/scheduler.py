@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pndm_solvers.adapters.diffusers.compiled import numbered
-from pndm_solvers.adapters.diffusers.configured import THEIR_SPACINGS, Configured
-from pndm_solvers.adapters.diffusers.options import RESPACED, TABLE, check_options
+from pndm_solvers.adapters.diffusers.configured import Configured
+from pndm_solvers.adapters.diffusers.options import RESPACED, TABLE, THEIR_SPACINGS, check_options
 from pndm_solvers.adapters.diffusers.runs import Runs, Timetable, with_last_look
 from pndm_solvers.adapters.diffusers.steps import Steps
 from pndm_solvers.adapters.diffusers.times import even_sigmas, flow_shift, flow_sigmas, numbers, times_of_ratios
