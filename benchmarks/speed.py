@@ -3,12 +3,12 @@
 The network is idle: it answers with a tensor that was laid out before the run, so all the time is the sampler's. Ours
 and its peer take turns in one process. A ratio is the median of the ratios of the turns; in brackets are the quartiles.
 
-    python benchmarks/speed.py            all, and writes the tables of docs/development/performance.md
-    python benchmarks/speed.py --quick    a minute, coarse, and writes nothing
-    python benchmarks/speed.py --only core memory                some sections, and writes nothing
-    pytest benchmarks/speed.py --benchmark-only                  the same runs as cases of pytest-benchmark
+    python benchmarks/speed.py                       all, and writes the tables of docs/development/performance.md
+    python benchmarks/speed.py --quick               a minute, coarse, and writes nothing
+    python benchmarks/speed.py --only core memory    some sections, and writes nothing
+    pytest benchmarks/speed.py --benchmark-only      the same runs as cases of pytest-benchmark
     pytest benchmarks/speed.py --benchmark-only --benchmark-autosave --benchmark-compare
-                                                                 beside the run that was saved before
+                                                     beside the run that was saved before
 
 Ctrl-C ends the measurement, and prints what was measured until then. Times are processor time of one thread; with
 --threads above 1 they are wall time. Imports are timed by both.

@@ -303,7 +303,7 @@ class Solver(ABC):
         of_run: Any = {name: value for name, value in options.items() if name not in lengths or name == "prediction"}
         if data_mean is not None and options.get("start") not in (None, "top"):
             raise ValueError(
-                f"start is {options['start']}, so x_T counts as a state of that level, which has its mean already, and "
+                f"start is {options.get('start')}, so x_T counts as a state of that level, which has its mean already, and "
                 f"data_mean is for pure noise; pass one of them, or make the state: "
                 f"pndm_solvers.latents.around(mean, noise, schedule.level(start))"
             )
@@ -318,8 +318,9 @@ class Solver(ABC):
             stride = max(1, x_T.shape[0] // 8)
             pilot = slice(0, 8 * stride, stride)
             of_pilot: Any = {"condition": rows_of(of_run.get("condition"), pilot)}
-            each = tuple(getattr(data_mean, "shape", ()))[:1] == x_T.shape[:1] and len(data_mean.shape) == x_T.ndim
-            of_pilot["data_mean"] = data_mean[pilot, ...] if each else data_mean
+            mean: Any = data_mean
+            each = getattr(mean, "ndim", 0) == x_T.ndim and mean.shape[0] == x_T.shape[0]
+            of_pilot["data_mean"] = mean[pilot, ...] if each else mean
             plan = self.plan_within(tolerance, model, x_T[pilot, ...], **of_pilot, **of_plan)
         x = x_T if data_mean is None else around(data_mean, x_T, plan.levels[0])
         sample = plan.run(model, x, **of_run)
