@@ -21,7 +21,7 @@ __all__ = [
     "advise_on_sets",
     "advise_on_size",
     "advise_on_times",
-    "note_on_times",
+    "note_on_call",
     "warn",
 ]
 
@@ -145,9 +145,11 @@ def advise_on_mean(samples: Any, plan: Table) -> None:
     ours, ratio = library(samples), plan.levels[0].ratio
     if samples.ndim < 2 or math.prod(samples.shape) < max(32 * samples.shape[1], 1) or not ours.has_numbers(samples):
         return
-    xp, x = ours.namespace(samples), ours.wide(samples)
-    axes = tuple(axis for axis in range(x.ndim) if axis != 1)
-    mean, deviation = xp.mean(x, axis=axes), xp.std(x, axis=axes)
+    xp = ours.namespace(samples)
+    with ours.unrecorded():
+        x = ours.wide(samples)
+        axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+        mean, deviation = xp.mean(x, axis=axes), xp.std(x, axis=axes)
     try:
         worst = int(xp.argmax(xp.abs(mean) - MISSING * ratio * deviation))
         missing = float(xp.abs(mean)[worst]) > MISSING * ratio * float(deviation[worst])
@@ -159,22 +161,30 @@ def advise_on_mean(samples: Any, plan: Table) -> None:
         warn(
             f"the samples' means by channel are {shown}, with a deviation of {float(deviation[worst]):.2g}, but their "
             f"run began at σ/α = {ratio:.3g} from noise around 0, which leaves out a part of that; pass the data's own "
-            f"as data_mean=, where channels differ an array that broadcasts to the samples"
+            f"as data_mean=, where channels differ an array that broadcasts to the samples. If they have no such mean, "
+            f"the network, its prediction= or its schedule is at fault"
         )
 
 
-def note_on_times(error: Exception, plan: Table) -> None:
-    """Adds what to do to the error of a network that looks times up in a table, and was called between the integers.
+def note_on_call(error: Exception, x: Any, t: Any, *, integer: bool) -> None:
+    """Adds to an error of a network what it was called with, and where it looks times up, what to do.
 
-    NumPy, torch and JAX all say that an index, or indices, must be of an integer type. Notes need Python 3.11.
+    An error that this library raises says so itself. NumPy, torch and JAX all say that an index, or indices, must be of
+    an integer type. Notes need Python 3.11.
     """
-    if plan.integer_times or not re.search(r"ind(ex|ic).*\bint", str(error), re.IGNORECASE | re.DOTALL):
+    raised = error.__traceback__
+    while raised and raised.tb_next:
+        raised = raised.tb_next
+    ours = raised is not None and str(raised.tb_frame.f_globals.get("__name__")).startswith("pndm_solvers.")
+    if ours or not hasattr(error, "add_note"):
         return
-    if add_note := getattr(error, "add_note", None):
-        add_note(
-            f"pndm_solvers called the network at times between the integers, as {plan.rows[0].t:g}. If it looks times "
-            f"up in a table, round them: in torch `lambda x, t: network(x, t.round().long())`"
+    note = f"pndm_solvers called the network with x {tuple(x.shape)} {x.dtype} and t {tuple(t.shape)} {t.dtype}"
+    if not integer and re.search(r"ind(ex|ic).*\bint", str(error), re.IGNORECASE | re.DOTALL):
+        note += (
+            ", at times between the integers. If it looks times up in a table, round them: in torch "
+            "`lambda x, t: network(x, t.round().long())`"
         )
+    error.add_note(note)  # type: ignore[attr-defined]
 
 
 def advise_on_reference(name: str, size: float, prediction: str) -> None:

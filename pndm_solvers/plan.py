@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pndm_solvers import checkpoint as files
-from pndm_solvers.advice import advise_on_size, note_on_times
+from pndm_solvers.advice import advise_on_size, note_on_call
 from pndm_solvers.arguments import boolean, check_options, function, location
 from pndm_solvers.array_library import ArrayLibrary
 from pndm_solvers.arrays import check_state, check_together, library
@@ -218,7 +218,8 @@ class Plan(Table):
             for observer in observers:
                 observer.finished(sample)
         except Exception as error:
-            note_on_times(error, self)
+            if isinstance(state, State) and not state.done:
+                note_on_call(error, state.x, state.t, integer=self.integer_times)
             raise
         finally:
             for observer in begun:

@@ -107,6 +107,7 @@ class Program:
         noise: float = 0.0,
         tau: TauLike = 0.0,
         stage: bool = False,
+        free: bool = False,
     ) -> Form:
         """φ(x, e, t, s), along a mean e of answers, plus noise·z.
 
@@ -129,9 +130,11 @@ class Program:
             Makes the move a step of the reverse SDE, whose noise takes the place of `sigma` and `noise`: `sde.py`.
         stage:
             Whether the new state is a Runge–Kutta stage, not a point of the solution.
+        free:
+            Whether the weights need not sum to 1, as those that were fitted. Otherwise ValueError where they do not.
         """
         weights = {mean: 1.0} if isinstance(mean, Answer) else mean
-        if abs(sum(weights.values()) - 1) > 1e-6 * sum(map(abs, weights.values())):
+        if not free and abs(sum(weights.values()) - 1) > 1e-6 * sum(map(abs, weights.values())):
             raise ValueError(f"the weights of a mean sum to {sum(weights.values()):g}; they must sum to 1")
         if space not in SPACES:
             choice("space", space, SPACES)

@@ -56,6 +56,11 @@ class NoiseSchedule(Schedule):
         (0, 1).
         """
         table = table_of("betas", betas, last=1)
+        if len(table) > 2 and table[0] > 0.5 and np.all(np.diff(table) < 0):
+            raise ValueError(
+                f"betas fall from {table[0]:g} to {table[-1]:g}, as ᾱ does; if the table is alphas_cumprod, pass it to "
+                f"from_alphas_cumprod"
+            )
         # A sum of logarithms keeps 1 − ᾱ exact near t = 0, where ᾱ itself rounds to almost 1.
         with np.errstate(divide="ignore"):
             log_alphas_cumprod = np.cumsum(np.log1p(-table))
@@ -72,7 +77,8 @@ class NoiseSchedule(Schedule):
             worst = int(np.argmax(np.diff(table) >= 0))
             raise ValueError(
                 f"alphas_cumprod must fall strictly; [{worst}] is {table[worst]:g} and [{worst + 1}] is "
-                f"{table[worst + 1]:g}. If the table is ordered from noise to data, reverse it"
+                f"{table[worst + 1]:g}. If these are betas, pass them to from_betas; if the table leads from noise to "
+                f"data, reverse it"
             )
         with np.errstate(divide="ignore"):
             return LevelTable(tuple((np.log(table) - np.log1p(-table)).tolist()))

@@ -303,8 +303,8 @@ class Solver(ABC):
         of_run: Any = {name: value for name, value in options.items() if name not in lengths or name == "prediction"}
         if data_mean is not None and options.get("start") not in (None, "top"):
             raise ValueError(
-                f"start is {options.get('start')}, so x_T counts as a state of that level, which has its mean already, and "
-                f"data_mean is for pure noise; pass one of them, or make the state: "
+                f"start is {options.get('start')}, so x_T counts as a state of that level, which has its mean already, "
+                f"and data_mean is for pure noise; pass one of them, or make the state: "
                 f"pndm_solvers.latents.around(mean, noise, schedule.level(start))"
             )
         if tolerance is None:

@@ -115,21 +115,35 @@ class SolverOptions:
     eta: Annotated[float | None, single("ddim: how much fresh noise, from 0, none, to 1, as ddpm.", "X")] = None
     variance: Annotated[str | None, single("ddpm: the variance of its noise, fixed_small or fixed_large.")] = None
 
-    def make_solver(self, schedule: NoiseSchedule) -> Solver:
-        """The named solver with the options that were passed; ValueError for one that the solver does not take."""
-        if self.plan:
-            if named := self.named_method:
-                raise ValueError(f"a plan has its own method and levels, so leave {', '.join(named)} out")
-            return FittedSolver.load(schedule, *self.plan)
+    def check(self) -> None:
+        """ValueError for options that no network makes right: seen before one is loaded, which takes seconds."""
+        if self.steps is not None and self.calls is not None:
+            raise ValueError("pass --steps or --calls, not both")
+        check_known("--spacing", self.spacing, SPACINGS)
+        if self.plan and (named := self.named_method):
+            raise ValueError(f"a plan has its own method and levels, so leave {', '.join(named)} out")
         name = self.solver or "plms"
         check_known("--solver", name, SOLVERS)
-        make = SOLVERS[name]
-        taken = inspect.signature(make).parameters.keys() - getattr(make, "keywords", {}).keys()
-        passed = {name: value for name in METHOD_OPTIONS if (value := getattr(self, name)) is not None}
-        for option in passed:
-            if option not in taken:
-                raise ValueError(f"--{option.replace('_', '-')} is not an option of the solver {name!r}")
-        return make(schedule, **passed)
+        for option in self._passed:
+            if option not in _taken(name):
+                takers = ", ".join(other for other in SOLVERS if option in _taken(other))
+                shown = option.replace("_", "-")
+                raise ValueError(f"--{shown} is not an option of the solver {name!r}; it is one of {takers}")
+
+    @property
+    def _passed(self) -> dict[str, Any]:
+        return {name: value for name in METHOD_OPTIONS if (value := getattr(self, name)) is not None}
+
+    def make_solver(self, schedule: NoiseSchedule) -> Solver:
+        """The named solver with the options that were passed; ValueError for one that the solver does not take."""
+        self.check()
+        if self.plan:
+            try:
+                return FittedSolver.load(schedule, *self.plan)
+            except (ValueError, FileNotFoundError) as error:
+                told = f"there is no file {error.filename}" if isinstance(error, FileNotFoundError) else error
+                raise ValueError(f"--plan: {told}") from error
+        return SOLVERS[self.solver or "plms"](schedule, **self._passed)
 
     @property
     def named_method(self) -> list[str]:
@@ -140,8 +154,6 @@ class SolverOptions:
 
     def make_plan(self, solver: Solver, **cut: Any) -> Plan:
         """A plan of `--steps` or of `--calls`; `cut` goes to `Solver.plan`."""
-        if self.steps is not None and self.calls is not None:
-            raise ValueError("pass --steps or --calls, not both")
         if self.steps is not None:
             return solver.plan(self.steps, spacing=self.spacing, **cut)
         if isinstance(solver, FittedSolver):
@@ -161,6 +173,12 @@ class SolverOptions:
             more = longer(steps + 1).model_calls
             text += f"; {steps + 1} steps take {more}, more than --calls {calls}" if more > calls else ""
         typer.echo(text, err=True)
+
+
+def _taken(solver: str) -> set[str]:
+    """The options that a solver takes."""
+    make = SOLVERS[solver]
+    return inspect.signature(make).parameters.keys() - getattr(make, "keywords", {}).keys()
 
 
 # Those that go to the solver.

@@ -96,7 +96,7 @@ def sample(
         Path | None,
         typer.Option(
             help="Also write all states of the run, S + 1 for S steps, as arrays: states (S + 1, N, C, H, W), and "
-            "their t, alpha and sigma (S + 1,).",
+            "their t, alpha and sigma (S + 1,); and label (N,), where the network has classes.",
             metavar="FILE.npz",
             rich_help_panel=WRITTEN,
         ),
@@ -121,13 +121,15 @@ def sample(
     device: Device = "cpu",
 ) -> None:
     """Draw images from a bundled network, or a network of your own, and write them as one picture."""
-    import torch
-
     if tolerance is not None and (options.steps is not None or options.calls is not None):
         raise ValueError("pass --tolerance or a number of --steps or --calls, not both")
+    options.check()
     files = {"--out": out, "--npz": npz, "--trajectory": trajectory, "--gif": gif}
     files = {option: path for option, path in files.items() if path is not None}
     _check_files(files)
+
+    import torch  # takes seconds, which a mistake above should not
+
     loaded = load_network_of(network, model, device)
     check_picture(loaded)
     label = labels_of(loaded, class_, guidance, count, device)

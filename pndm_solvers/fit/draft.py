@@ -68,7 +68,7 @@ class Draft:
         x, history = program.start, []
         for weights, there in zip(self.weights, self.levels[1:], strict=True):
             history.insert(0, program.ask(x))
-            x = program.transfer(x, dict(zip(history, weights, strict=False)), there)
+            x = program.transfer(x, dict(zip(history, weights, strict=False)), there, free=True)
         return Plan.of(program.table(x, name))
 
     @property

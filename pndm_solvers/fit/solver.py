@@ -81,7 +81,11 @@ class FittedSolver(Solver):
         else:
             fits = [plan for plan in self.plans if plan.model_calls <= whole("max_model_calls", max_model_calls)]
         if not fits:
-            raise ValueError(f"there are plans of {', '.join(map(str, budgets))} model calls, none of that many")
+            asked = max_model_calls if num_inference_steps is None else num_inference_steps
+            raise ValueError(
+                f"there are plans of {', '.join(map(str, budgets))} model calls, none of {asked}; pass one of these "
+                f"numbers, or fit a plan of that many"
+            )
         plan = fits[-1]
         if "final" in options and (options["final"] == "clean") != (plan.end == self.schedule.clean):
             raise ValueError(f"final is {options['final']!r}, but this plan ends at t = {plan.end.t:g}")
@@ -113,5 +117,5 @@ def _check_levels(plan: Plan, schedule: NoiseSchedule) -> None:
         if not same:
             raise ValueError(
                 f"{plan.name} is a plan of another schedule: at t = {level.t:g} it has α = {level.alpha:g} and σ = "
-                f"{level.sigma:g}, unlike {schedule!r}; pass the schedule that it was made for"
+                f"{level.sigma:g}, unlike {schedule!r}; a plan runs on the schedule that it was made for"
             )

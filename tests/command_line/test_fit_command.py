@@ -50,7 +50,7 @@ def test_mistakes(run, tmp_path):
     cases = {
         ("sample", "--network", "fashion", "--plan", plan): "fitted to a network that predicts 'epsilon'",
         ("sample", "--network", "digits", "--plan", plan, "--order", 2): "leave --order out",
-        ("sample", "--network", "digits", "--plan", plan, "--calls", 2): "none of that many",
+        ("sample", "--network", "digits", "--plan", plan, "--calls", 2): "none of 2",
         ("sample", "--network", "digits", "--plan", tmp_path / "none.json"): "none.json",
         ("plan", "--plan", plan, "--solver", "ddim"): "leave --solver out",
         ("compare", "--plan", plan): "name it with --problem",

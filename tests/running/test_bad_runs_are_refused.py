@@ -136,14 +136,34 @@ def test_noise_that_was_not_scaled_is_warned_of_at_the_callers_line():
         jax.jit(lambda x: plan.run(lambda x, t: x, x))(noise)
 
 
+def test_an_error_of_a_network_is_told_how_it_was_called():
+    plan, weights = PLMSSolver(LINEAR).plan(5), torch.ones(2, 2)
+    with pytest.raises(RuntimeError) as raised:
+        plan.run(lambda x, t: torch.nn.functional.linear(x, weights), torch.zeros(4, 2, dtype=torch.float64))
+    (note,) = raised.value.__notes__
+    assert note == "pndm_solvers called the network with x (4, 2) torch.float64 and t (4,) torch.float64"
+    with pytest.raises(ValueError, match="the model's answer") as raised:  # this library's own says it all
+        plan.run(lambda x, t: x[:, :1], np.ones((3, 2)))
+    assert not hasattr(raised.value, "__notes__")
+
+
 def test_a_table_of_times_is_told_to_round():
     table, plan = np.ones((1000, 2)), PLMSSolver(LINEAR).plan(5)
     with pytest.raises(IndexError) as raised:
         plan.run(lambda x, t: table[t], np.ones((3, 2)))
     (note,) = raised.value.__notes__
-    assert "at times between the integers" in note
+    assert "at times between the integers. If it looks times up in a table, round them" in note
     rounded = plan.run(lambda x, t: table[t.round().astype(int)], np.ones((3, 2)))
     assert np.isfinite(rounded).all()
-    with pytest.raises(IndexError) as raised:  # of whole times, so a fault of another kind
+    with pytest.raises(IndexError) as raised:  # whole times, so a fault of another kind
         PLMSSolver(LINEAR).plan(5, spacing="trailing").run(lambda x, t: table[float(t[0])], np.ones((3, 2)))
-    assert not hasattr(raised.value, "__notes__")
+    assert "between the integers" not in raised.value.__notes__[0]
+
+
+def test_a_sample_of_recorded_gradients_warns_of_its_mean_alone():
+    """Not of a tensor that is read although torch records it."""
+    scale = torch.ones((), requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample = PLMSSolver(LINEAR).sample(lambda x, t: scale * x, torch.randn(64, 2), 5)
+    assert sample.requires_grad
