@@ -164,7 +164,7 @@ def serve(count: int) -> str:
     served = table(("policy", *columns), [(name, *(f"{value:.2f}" for value in found[name])) for name in POLICIES])
     beside = table(("`Batcher` ÷", "requests/s", "latency p50", "latency p99"), ratios)
     return (
-        f"Peak:\n\n{peaks}\n\n{count} requests to each policy, at {LOAD:.0%} of the peak of static batches:\n\n"
+        f"Peak:\n\n{peaks}\n\n{count:,} requests to each policy, at {100 * LOAD:g} % of the peak of static batches:\n\n"
         f"{served}\n\nRatios:\n\n{beside}"
     )
 

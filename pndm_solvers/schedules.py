@@ -56,7 +56,7 @@ class NoiseSchedule(Schedule):
         (0, 1).
         """
         table = table_of("betas", betas, last=1)
-        if len(table) > 2 and table[0] > 0.5 and np.all(np.diff(table) < 0):
+        if len(table) >= 10 and table[0] > 0.9 and np.all(np.diff(table) < 0):
             raise ValueError(
                 f"betas fall from {table[0]:g} to {table[-1]:g}, as ᾱ does; if the table is alphas_cumprod, pass it to "
                 f"from_alphas_cumprod"
