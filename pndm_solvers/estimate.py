@@ -48,7 +48,7 @@ class ErrorEstimate:
 
     After a step the network answers at its end too. The polynomial through this answer and up to three
     earlier ones integrates ε over the step more accurately than a formula that had only the past. The
-    estimate is the difference between the polynomial's end and the step's end (Milne's device;
+    estimate is the difference between the polynomial's end and the step's end (as for embedded formulas;
     Hairer, Nørsett and Wanner, *Solving ODEs I*, section III.1). The last step of a run has no answer at its
     end. The estimate compares it with the two highest polynomials through the past, and is nan where there is
     none. Stages of Runge–Kutta are no points of the solution, so the estimate passes over them. It is for

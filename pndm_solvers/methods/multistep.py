@@ -170,11 +170,11 @@ class PLMSSolver(Solver):
     `coordinate="ratio"`); DEIS (`coordinate="log_ratio"`, or "time" for tAB-DEIS); exponential Adams–Bashforth;
     DPM-Solver++(2M) of type "heun" (`order=2, space="sample", coordinate="log_ratio"`); ER-SDE-Solver-2 (`order=2,
     coordinate="ratio", tau="er_sde"`).
-    Orders: formula `order`; convergence with exact weights `order`, and at most what the starter permits: ramp
-    2, heun 3, rk4 5. With classical weights at most 2, since they are right for steps in t while φ
-    steps in σ/α. A corrector adds 1 to the formula's order and to what the ramp permits. "balanced" corrects the ramp's
-    first step, or two, and the ramp permits 3. With noise: weak at most 2, strong 1, since the path within a step is
-    not seen.
+    Orders: formula `order`; convergence with exact weights `order`, and at most what the starter permits: ramp 2,
+    heun 3, rk4 5. With classical weights at most 2, since they are right for steps in t while φ steps in σ/α. A
+    corrector adds 1 to the formula's order and to what the ramp permits. "balanced" corrects the ramp's first step,
+    or two, and the ramp permits 3; its bound on the weights lowers that to about 2 on rough grids. With noise: weak
+    at most 2, strong 1, since the path within a step is not seen.
     Model calls for N steps: N with "ramp", N + 1 with "heun", N + 3·(order − 1) with "rk4". A step
     to σ = 0 is always multistep, so runs with fewer steps than the starter has cost less.
     On integer times the stages of a starter are rounded to trained times, so its order shows only on longer steps.

@@ -132,7 +132,7 @@ def bent(ratio: ArrayLike, knee: Any) -> NDArray[np.float64]:
 def even_knee(before: float, here: float, there: float) -> float:
     """The κ ≥ 0 at which `u = ρ/(ρ + κ)` makes the steps before → here → there, falling ρ, equally long.
 
-    Every fall of three levels from even in 1/ρ (κ = 0) to even in ρ (κ = ∞) has one; beyond, the nearer of the two.
+    Falls between even in 1/ρ (κ = 0) and even in ρ (κ = ∞) have one. For those beyond it is the nearer of the two.
     """
     bend = before + there - 2 * here  # of ρ itself
     twist = here * (before + there) - 2 * before * there  # of 1/ρ, times their product
