@@ -229,7 +229,7 @@ def mean(check: Check) -> str:
             size = f"{middle.flat[worst]:.2g}", f"{deviation.flat[worst]:.2g}", f"{plan.levels[0].ratio:.3g}"
             rows.append([entry.name, calls, *size, f"{chance:.2f}", *figures])
     facts = "network", "calls", "mean", "deviation", "from σ/α", "chance"
-    heads = *facts, "off, nothing said", "", "off, mean said", ""
+    heads = *facts, "off, nothing said", "warned", "off, mean said", "warned of it"
     return table(heads, rows)
 
 

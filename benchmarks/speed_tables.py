@@ -225,7 +225,7 @@ def sweep_table(found: Found) -> str:
         for name, part in parts.items():
             if len({each.elements for each in part}) > 1:
                 lines.append(_fit(name, fit_line([s.elements for s in part], [s.micros["ours"] for s in part])))
-    fits = table(("", "a, µs", "b, µs for a million elements", "worst deviation of the line"), lines)
+    fits = table(("arrays", "a, µs", "b, µs for a million elements", "worst deviation of the line"), lines)
     return "\n\n".join([table(heads, rows), fits, *_beside_calls(found)])
 
 

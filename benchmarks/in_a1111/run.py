@@ -243,7 +243,7 @@ def table(runs, names, labels, steps, picture, kind):
             cells[label, name] = f"{error:.2g}"
     if kind == "classic":
         runs.shared.opts.data["k_sched_type"] = "Automatic"
-    lines = ["| | " + " | ".join(name.replace("(pndm_solvers)", "(ours)") for name in names) + " |"]
+    lines = ["| grid | " + " | ".join(name.replace("(pndm_solvers)", "(ours)") for name in names) + " |"]
     lines += ["|---|" + "---|" * len(names), "| *calls* | " + " | ".join(str(calls[name]) for name in names) + " |"]
     for label in labels:
         lines.append(f"| {label} | " + " | ".join(cells[label, name] for name in names) + " |")

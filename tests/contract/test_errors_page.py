@@ -351,7 +351,7 @@ def page() -> str:
         lines.append("")
     lines += ["## Warnings\n", "Allowed, but rarely meant:\n", "| call | warning | remedy |", "|---|---|---|"]
     lines += [f"| `{call}` | `{warnings_of(call)[0]}` | {remedy} |" for call, _, remedy in WARNED]
-    lines += ["", "Right as they are, and silent:\n", "| call | |", "|---|---|"]
+    lines += ["", "Right as they are, and silent:\n", "| call | why |", "|---|---|"]
     lines += [f"| `{call}` | {what} |" for call, what in SILENT]
     return "\n".join(lines) + "\n"
 
