@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from paper_pictures import draw
 
         fill_page(PAGE, SCRIPT, text)
-        draw(shown, PAGE.parent / "images")
+        draw(shown, PAGE.parents[1] / "images")
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def spectra_part() -> Iterator[str]:
     picture_of_spectra(samples)
     yield (
         "![A noisy spectrum, the mean of its samples by the authors' RK45, by the default in ten calls and by the "
-        "fitted plan in eight, and what these two leave out](images/science-spectra.png)"
+        "fitted plan in eight, and what these two leave out](../images/science-spectra.png)"
     )
 
 
@@ -282,7 +282,7 @@ def galaxy_part() -> Iterator[str]:
     picture_of_galaxies(pictures)
     yield (
         "![Galaxies of two surveys from the same noise: in five calls by DDIM, the default and the fitted plan, in "
-        "ten by the fitted plan, and in 256](images/science-galaxies.png)"
+        "ten by the fitted plan, and in 256](../images/science-galaxies.png)"
     )
 
 

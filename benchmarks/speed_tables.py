@@ -362,7 +362,7 @@ def picture(found: Found, path: Path) -> None:
 
 def write_page(path: Path, settings: Settings, found: Found, minutes: float) -> None:
     """Puts the tables between the page's markers, and the picture beside the others."""
-    picture(found, path.parent / "images" / "performance.png")
+    picture(found, path.parents[1] / "images" / "performance.png")
     texts = [f"{facts(settings)} {minutes:.1f} minutes.", *(section(name, found) for name in TABLES)]
     body = "\n\n".join(filter(None, texts))
     fill_page(path, SCRIPT, body)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pndm_solvers.arguments import real, reals, whole
 
-__all__ = ["BETAS", "WITH_ENDS", "cosine", "linear", "scaled_linear", "table_of"]
+__all__ = ["BETAS", "WITH_ENDS", "cosine", "linear", "scaled_linear", "table_of", "table_of_betas"]
 
 Float64 = NDArray[np.float64]
 
@@ -65,6 +65,17 @@ def table_of(name: str, values: ArrayLike, last: float) -> Float64:
     if not inside.all():
         worst = int(np.argmin(inside))
         raise ValueError(f"{name} must lie in (0, 1); {name}[{worst}] is {table[worst]:g}")
+    return table
+
+
+def table_of_betas(betas: ArrayLike) -> Float64:
+    """`betas` as a table; ValueError also for one that falls as ᾱ does."""
+    table = table_of("betas", betas, last=1)
+    if len(table) >= 10 and table[0] > 0.9 and np.all(np.diff(table) < 0):
+        raise ValueError(
+            f"betas fall from {table[0]:g} to {table[-1]:g}, as ᾱ does; if the table is alphas_cumprod, pass it to "
+            f"from_alphas_cumprod"
+        )
     return table
 
 

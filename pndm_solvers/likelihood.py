@@ -188,7 +188,7 @@ def _path_weights(angles: Float64) -> tuple[Float64, Float64]:
 def _axes(ours: ArrayLibrary, like: Any) -> Iterator[Any]:
     """The unit vectors of a sample's dimensions, each for the whole batch `(B, …)`."""
     size = math.prod(like.shape[1:])
-    places = np.broadcast_to(np.arange(size), (like.shape[0], size)).reshape(like.shape)
+    places = np.tile(np.arange(size), (like.shape[0], 1)).reshape(like.shape)
     places = ours.from_numpy(places, like, ours.wide_dtype(like))
     return (ours.cast(places == place, like.dtype) for place in range(size))
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from pndm_solvers import betas
 from pndm_solvers.arguments import real
-from pndm_solvers.betas import table_of
+from pndm_solvers.betas import table_of, table_of_betas
 from pndm_solvers.config import constructor, read_config
 from pndm_solvers.cubic import FallingCubic
 from pndm_solvers.schedule import Float64, Level, Schedule
@@ -52,15 +52,9 @@ class NoiseSchedule(Schedule):
     def from_betas(betas: ArrayLike) -> NoiseSchedule:
         """From the variances β_0 … β_{T−1} of the forward steps: ᾱ_t = Π (1 − β_i), i ≤ t.
 
-        The last one may be 1 (zero terminal SNR). Raises ValueError unless `betas` is a non-empty 1-D table inside
-        (0, 1).
+        The last one may be 1 (zero terminal SNR). ValueError unless `betas` is a non-empty 1-D table inside (0, 1).
         """
-        table = table_of("betas", betas, last=1)
-        if len(table) >= 10 and table[0] > 0.9 and np.all(np.diff(table) < 0):
-            raise ValueError(
-                f"betas fall from {table[0]:g} to {table[-1]:g}, as ᾱ does; if the table is alphas_cumprod, pass it to "
-                f"from_alphas_cumprod"
-            )
+        table = table_of_betas(betas)
         # A sum of logarithms keeps 1 − ᾱ exact near t = 0, where ᾱ itself rounds to almost 1.
         with np.errstate(divide="ignore"):
             log_alphas_cumprod = np.cumsum(np.log1p(-table))

@@ -254,7 +254,12 @@ def tables(rows: list[Row]) -> str:
     text = []
     for test in dict.fromkeys(row.test for row in rows if row.rms is not None):
         mine = [row for row in rows if row.test == test and row.rms is not None]
-        text += [f"### {test}", "", f"| sampler | {' | '.join(KINDS)} | runs | calls |", f"|---|{'---|' * (len(KINDS) + 2)}"]
+        text += [
+            f"### {test}",
+            "",
+            f"| sampler | {' | '.join(KINDS)} | runs | calls |",
+            f"|---|{'---|' * (len(KINDS) + 2)}",
+        ]
         for sampler in dict.fromkeys(row.sampler for row in mine):
             own = [row for row in mine if row.sampler == sampler]
             cells = []

@@ -26,11 +26,13 @@ class Command(TyperCommand):
     """A command whose help has sections, by the `rich_help_panel` of its options."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command. From here on messages of the library have the names of its options."""
         options = {param.name: param.opts[0] for param in self.params if param.opts[0].startswith("--")}
         NAMES.set(options | {name: options[own] for name, own in RENAMED.items() if own in options})
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options in their sections."""
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
         for param in self.get_params(ctx):
             default = "Arguments" if param.param_type_name == "argument" else "Options"

@@ -170,3 +170,11 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_bad_numbers_of_a_schedule_are_refused(what):
     assert_refused((make, ValueError, message) for make, message in REFUSED[what])
+
+
+def test_a_table_of_the_other_kind_is_named():
+    table = NoiseSchedule.cosine().alpha(np.arange(1000)) ** 2
+    with pytest.raises(ValueError, match=r"betas fall from 0\.99\d* to .*, as ᾱ does; .* from_alphas_cumprod"):
+        NoiseSchedule.from_betas(table)
+    with pytest.raises(ValueError, match="If these are betas, pass them to from_betas"):
+        NoiseSchedule.from_alphas_cumprod(np.linspace(1e-4, 0.02, 1000))

@@ -107,6 +107,6 @@ def test_a_mistake_is_reported_once(run, tmp_path, monkeypatch):
     assert command("1", "cats") == (1, "", "")
     status, _, err = command("1", "dogs")
     assert status == 1
-    assert err.startswith("pndm-solvers: rank 1: network is 'dogs'")
+    assert err.startswith("pndm-solvers: rank 1: --network is 'dogs'")
     assert command("1", "digits") == (1, "", "")  # which waits for rank 0 in vain
     assert not (tmp_path / "set").exists()

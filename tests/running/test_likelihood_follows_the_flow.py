@@ -1,6 +1,7 @@
 """The log-likelihood is the density that the probability flow carries up to pure noise, for any network."""
 
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -333,3 +334,11 @@ def test_what_has_no_density_is_refused():
         run(trace="hutchinson", seed=[1, 2, 3])
     with pytest.raises(ValueError, match=r"the model's answer is of shape \(2, 1\)"):
         run(lambda x, t: x[:, :1])
+
+
+def test_one_sample_is_judged_without_a_warning():
+    """torch warns of arrays that cannot be written, as those of a batch of one were."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value = log_likelihood(lambda x, t: x / 2, torch.zeros(1, 3), SCHEDULES["linear"], 9)
+    assert value.shape == (1,)
