@@ -68,7 +68,5 @@ def test_means_of_any_kind_are_added():
 
 
 def test_a_state_has_its_mean_already():
-    with pytest.raises(
-        ValueError, match=r"^start is 500, so x_T counts as a state of that level, which has its"
-    ):
+    with pytest.raises(ValueError, match=r"^start is 500, so x_T counts as a state of that level, which has its"):
         PLMSSolver(SCHEDULE).sample(MODEL, X, 10, start=500, data_mean=MEAN)
