@@ -255,7 +255,7 @@ def tables(rows: list[Row]) -> str:
     for test in dict.fromkeys(row.test for row in rows if row.rms is not None):
         mine = [row for row in rows if row.test == test and row.rms is not None]
         text += [
-            f"### {test}",
+            f"## {test}",
             "",
             f"| sampler | {' | '.join(KINDS)} | runs | calls |",
             f"|---|{'---|' * (len(KINDS) + 2)}",
