@@ -4,10 +4,12 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const region of document.querySelectorAll(".md-typeset__scrollwrap, pre > code, .katex-display, .arithmatex, .highlight pre")) {
     if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
   }
-  const seen = new Set();
+  const labelled = [...document.querySelectorAll("nav[aria-labelledby]")];
+  const seen = new Set(labelled.map((nav) => document.getElementById(nav.getAttribute("aria-labelledby"))?.textContent.trim()));
+  let again = 0;
   for (const nav of document.querySelectorAll("nav[aria-label]")) {
     const label = nav.getAttribute("aria-label");
-    if (seen.has(label)) nav.setAttribute("aria-label", `${label}, contents ${seen.size}`);
+    if (seen.has(label)) nav.setAttribute("aria-label", `${label}, contents ${++again}`);
     seen.add(label);
   }
 });
