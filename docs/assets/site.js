@@ -1,5 +1,5 @@
 // What the theme leaves out for those who use a keyboard or a screen reader.
-document.addEventListener("DOMContentLoaded", () => {
+window.addEventListener("load", () => {
   document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
   for (const region of document.querySelectorAll(".md-typeset__scrollwrap, pre > code, .katex-display, .arithmatex, .highlight pre")) {
     if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;

@@ -95,3 +95,16 @@ def test_no_page_is_without_an_example():
     example = re.compile(r"!\[|^\| |^--8<-- ", re.MULTILINE)
     bare = [page for page in PAGES if not blocks_of(page) and not example.search((ROOT / page).read_text("utf-8"))]
     assert bare == []
+
+
+def test_a_line_stands_empty_before_each_table():
+    """Else the table is shown as running text."""
+    stuck = []
+    for page in PAGES:
+        lines = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE).split(
+            "\n"
+        )
+        for before, head, rule in zip(lines, lines[1:], lines[2:], strict=False):
+            if head.startswith("|") and re.fullmatch(r"\|[\s:|-]+\|", rule) and before.strip():
+                stuck.append((page, head))
+    assert stuck == []
