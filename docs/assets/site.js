@@ -5,11 +5,12 @@ window.addEventListener("load", () => {
     if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
   }
   const labelled = [...document.querySelectorAll("nav[aria-labelledby]")];
-  const seen = new Set(labelled.map((nav) => document.getElementById(nav.getAttribute("aria-labelledby"))?.textContent.trim()));
+  const nameOf = (nav) => document.getElementById(nav.getAttribute("aria-labelledby"))?.textContent.trim().toLowerCase();
+  const seen = new Set(labelled.map(nameOf)); // `prediction`, a module, and `Prediction`, its class, are one name
   let again = 0;
   for (const nav of document.querySelectorAll("nav[aria-label]")) {
     const label = nav.getAttribute("aria-label");
-    if (seen.has(label)) nav.setAttribute("aria-label", `${label}, contents ${++again}`);
-    seen.add(label);
+    if (seen.has(label.toLowerCase())) nav.setAttribute("aria-label", `${label}, contents ${++again}`);
+    seen.add(label.toLowerCase());
   }
 });
