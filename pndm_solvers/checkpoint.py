@@ -226,6 +226,8 @@ def _saved(header: dict[str, Any], metadata: dict[str, str], numbers: memoryview
 
 
 def _check_repeatable(table: Table, row: int, noise: NoiseSource) -> None:
+    if noise.first:
+        raise ValueError(f"the run begins at sample {noise.first} of its seed, and a file holds the seed alone")
     if noise.seed is None and any(later.noise for later in table.rows[row:]):
         raise ValueError(
             "later rows draw their noise from a generator, and a file cannot hold a generator's position; pass seed= "

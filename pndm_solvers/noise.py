@@ -15,7 +15,9 @@ from pndm_solvers.brownian import brownian_increment
 from pndm_solvers.remembered import Remembered
 from pndm_solvers.table import Span
 
-__all__ = ["NoiseSource", "initial_noise", "seeded"]
+__all__ = ["BEFORE_THE_FIRST", "NoiseSource", "initial_noise"]
+
+BEFORE_THE_FIRST = -1  # the row whose noise is x_T
 
 # What the last steps of two runs drew from their Brownian paths, for the next ones: a dict of normals for each sample.
 # A step takes at most 64 draws; runs that would keep more bytes than this keep none.
@@ -40,6 +42,8 @@ class NoiseSource:
     kind:
         "independent", or "brownian": the noise of a step down is then the increment of one Brownian path a sample, a
         function of the seed and the step's two levels. Runs with other numbers of steps follow the same path.
+    first:
+        The number of the batch's first sample, where a batch is a part of many samples with one seed.
 
     Raises
     ------
@@ -50,6 +54,7 @@ class NoiseSource:
     seed: int | tuple[int, ...] | None = None
     generator: Any = None
     kind: Literal["independent", "brownian"] = "independent"
+    first: int = 0
 
     def __post_init__(self) -> None:
         if self.seed is not None and self.generator is not None:
@@ -83,18 +88,18 @@ class NoiseSource:
         batch = like.shape[0]
         if self.seed is not None:
             if isinstance(self.seed, int):
-                streams = [(self.seed, i) for i in range(batch)]
+                streams = [(self.seed, self.first + i) for i in range(batch)]
             else:
                 streams = [(seed, 0) for seed in _one_each("seed", self.seed, batch)]
             values = np.empty(like.shape)
             paths: list[Any] = [None] * batch
             if self.kind == "brownian" and span is not None and 64 * values.nbytes <= MOST_KEPT:
-                paths = PATHS.get((self.seed, span.fall, values.shape), lambda: [{} for _ in streams])
+                paths = PATHS.get((self.seed, self.first, span.fall, values.shape), lambda: [{} for _ in streams])
             for n, (seed, i) in enumerate(streams):
                 if self.kind == "brownian" and span is not None:
                     values[n] = brownian_increment(seed, i, span.fall, like.shape[1:], span.begin, span.end, paths[n])
                 else:
-                    values[n] = seeded(seed, i, row).standard_normal(like.shape[1:])
+                    values[n] = _seeded(seed, i, row).standard_normal(like.shape[1:])
             return library(like).from_numpy(values, like)
         if isinstance(self.generator, Sequence):
             generators = _one_each("generator", self.generator, batch)
@@ -124,12 +129,10 @@ def initial_noise(shape: Sequence[int], seed: int | Sequence[int], like: Any = N
     start = np.empty(shape) if like is None else like
     if tuple(start.shape) != shape:
         raise ValueError(f"shape is {shape} but like has {tuple(start.shape)}; pass like's own")
-    row_before_the_first = -1
-    return NoiseSource.of(seed, None).draw(row_before_the_first, start)
+    return NoiseSource.of(seed, None).draw(BEFORE_THE_FIRST, start)
 
 
-def seeded(seed: int, sample: int, row: int) -> np.random.Generator:
-    """The stream of a seed for a sample's number and a row; the row before the first, −1, is x_T's."""
+def _seeded(seed: int, sample: int, row: int) -> np.random.Generator:
     # Philox is counter-based: every (seed, sample, row) has its own stream, which costs nothing to reach.
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(sample, row + 1))))
 

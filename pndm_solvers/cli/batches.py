@@ -9,32 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.arrays import library
 from pndm_solvers.generation.network import noise_size
-from pndm_solvers.noise import NoiseSource, seeded
+from pndm_solvers.noise import BEFORE_THE_FIRST, NoiseSource
 from pndm_solvers.observers import Observer, Step
 from pndm_solvers.plan import Plan, State
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Level
-from pndm_solvers.table import Span
 
 __all__ = ["Drawing", "draw", "levels_of_states", "starts"]
-
-BEFORE_THE_FIRST = -1  # the row that `initial_noise` draws
-
-
-@dataclass(frozen=True)
-class _Streams(NoiseSource):
-    """The noise of samples that do not begin at number 0: sample i has the i-th stream of one seed in any batch."""
-
-    first: int = 0
-
-    def draw(self, row: int, like: Any, span: Span | None = None) -> Any:
-        assert isinstance(self.seed, int)
-        values = np.empty(like.shape)
-        for n in range(len(values)):
-            values[n] = seeded(self.seed, self.first + n, row).standard_normal(like.shape[1:])
-        return library(like).from_numpy(values, like)
 
 
 class _Batch(Observer):
@@ -42,11 +24,11 @@ class _Batch(Observer):
 
     needs_steps = False
 
-    def __init__(self, noise: NoiseSource, bar: Any) -> None:
-        self.noise, self.bar = noise, bar
+    def __init__(self, first: int, bar: Any) -> None:
+        self.first, self.bar = first, bar
 
     def begin(self, state: State) -> State:
-        return replace(state, noise=self.noise)
+        return replace(state, noise=replace(state.noise, first=self.first))
 
     def __call__(self, step: Step) -> None:
         self.bar.update()
@@ -68,7 +50,7 @@ def starts(loaded: Any, count: int, seed: int, level: Level, device: str, first:
     """The noise of the samples `first` to `first + count − 1`, as it is at a level, as float32 on the device."""
     import torch
 
-    noise = _Streams(seed, first=first).draw(BEFORE_THE_FIRST, np.empty((count, *loaded.shape)))
+    noise = NoiseSource(seed, first=first).draw(BEFORE_THE_FIRST, np.empty((count, *loaded.shape)))
     return torch.from_numpy(noise).float().to(device) * noise_size(level)
 
 
@@ -113,7 +95,7 @@ def draw(
                 prediction=prediction,
                 seed=seed,
                 trajectory=states,
-                callback=[_Batch(_Streams(seed, first=first), bar), *([keep] if previews else [])],
+                callback=[_Batch(first, bar), *([keep] if previews else [])],
             )
             points: Sequence[Any] = found if states else [found]
             drawing.samples[here] = points[-1].cpu().numpy()

@@ -38,7 +38,7 @@ def lines_of(code):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_the_page_runs(page, tmp_path, monkeypatch, capsys):
-    """A text block shows what the block before it prints, but for the numbers, which differ between machines."""
+    """A text block shows what the block before it prints. Its numbers may differ, since machines do."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     torch.manual_seed(0)

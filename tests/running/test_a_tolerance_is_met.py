@@ -107,7 +107,7 @@ def test_a_pilot_begins_around_the_mean_of_the_data():
         seen.append((t[0], x))
         return model(x, t)
 
-    means = np.broadcast_to(far.mean, noise.shape)  # one for each sample, of which the pilot takes its own
+    means = np.broadcast_to(far.mean, noise.shape)  # one for each sample; the pilot takes those of its own samples
     x0 = solver.sample(watched, noise, tolerance=0.01, data_mean=means)
     first = PLMSSolver(LINEAR).plan(4, sample_shape=(2,)).levels[0]
     assert seen[0][0] == first.t

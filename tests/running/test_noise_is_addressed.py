@@ -1,5 +1,7 @@
 """The noise of a run is a function of seed, sample and row, or comes from the generators that are handed in."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -109,3 +111,20 @@ def test_generators_decide_the_noise():
     first = DDPM.run(smooth, x)
     torch.manual_seed(0)
     assert torch.equal(first, DDPM.run(smooth, x))
+
+
+@pytest.mark.parametrize("kind", ["independent", "brownian"])
+def test_a_part_of_the_samples_has_their_noise(kind):
+    """In any order of drawing, so what a path keeps of its draws belongs to its sample."""
+    span = DDPMSolver(LINEAR).plan(5).spans[2]
+    like = np.empty((6, 3))
+    whole = NoiseSource(7, kind=kind).draw(2, like, span)
+    for first in (0, 2, 5):
+        part = NoiseSource(7, kind=kind, first=first).draw(2, like[first:], span)
+        np.testing.assert_array_equal(part, whole[first:])
+
+
+def test_a_part_cannot_be_saved(tmp_path):
+    state = DDPMSolver(LINEAR).plan(5).start(np.ones((2, 3)), seed=7)
+    with pytest.raises(ValueError, match="the run begins at sample 3 of its seed, and a file holds the seed alone"):
+        replace(state, noise=NoiseSource(7, first=3)).save(tmp_path / "run.safetensors")
