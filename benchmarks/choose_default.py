@@ -1,20 +1,21 @@
 """Which rule is the library's default? Candidates, the problems that choose, and their score: all on the choosing set.
 
-A candidate is a `Rule`: the numbers of its start, grid and weights. The library's own, `RULE`, is what won here.
+A candidate is a `Rule`: the numbers of its start, grid and weights. The library's own, `RULE`, is what won here. It has
+rules of its own for runs of few steps.
 
 - own grid: each median paired error divided by the best of the 36 simple rules of `rules.py` in its cell, over two
-  networks of galaxies, the bundled networks and the exact mixture, at 5, 8, 10 and 20 calls; and over 18 small networks
-  and exact problems of the set, at 4, 5, 10, 20 and 50. Each error is to the flow from the run's own first level.
+  networks of galaxies and the bundled networks, over small networks, and over exact distributions of many kinds, each
+  on two schedules. Each error is to the flow from the run's own first level.
 - in distribution: SW² less its floor on the same networks from 8 calls on, with its interval, beside the best of five
   simple rules. That is to the flow from the top, or to the data, so a low start wins nothing by itself.
 - given grids: each error divided by the best of ComfyUI's Euler, ipndm and dpmpp_2m, on its nine schedulers at full and
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
 
 The score is the mean of log ratios with a penalty on ratios above 1.8, lower is better. --search changes the numbers of
-a candidate at random and keeps what lowers the score.
+a candidate at random and keeps what lowers the score; --calls says for runs of which lengths.
 
     python benchmarks/choose_default.py
-    python benchmarks/choose_default.py --search 30 --from 2026-12
+    python benchmarks/choose_default.py --search 30 --calls 6 8
 """
 
 import argparse
@@ -23,6 +24,7 @@ import json
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +37,7 @@ import numpy as np
 import torch
 from candidates import FROZEN, candidate
 from rules import Cells, begun, paired, problems_of_rules, simple_plans
-from sets import SETS
+from sets import DISTRIBUTIONS, SETS, exact
 from tables import heading, table
 from tqdm import tqdm
 
@@ -45,29 +47,56 @@ from pndm_solvers.grid import default, default_start
 from pndm_solvers.measure import estimate
 from pndm_solvers.rule import RULE, Rule
 
+
+def everywhere(rule: Rule, **numbers: Any) -> Rule:
+    """The rule with other numbers, for short runs too."""
+    shorter = tuple((least, most, everywhere(few, **numbers)) for least, most, few in rule.shorter)
+    return replace(rule, shorter=shorter, **numbers)
+
+
+def exchanged(rule: Rule, steps: int, new: Rule) -> Rule:
+    """The rule with another one for runs of as many steps."""
+    if rule.of(steps) is rule:
+        return replace(new, shorter=rule.shorter)
+    shorter = ((least, most, new if least <= steps <= most else few) for least, most, few in rule.shorter)
+    return replace(rule, shorter=tuple(shorter))
+
+
 RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
-    "2026-12": RULE,
-    "2026-12, from the top": replace(RULE, start=math.inf),
-    "2026-12, own coordinate everywhere": replace(RULE, even=False),
-    "2026-12, first steps as they are": replace(RULE, corrected=0.0, even_corrected=0),
-    "2026-12, last call above the lowest level": replace(RULE, grid_low=math.inf),
-    "2026-12, orders not mixed": replace(RULE, mixed=False),
+    "2026-12": replace(RULE, shorter=(), grid_top=math.inf),
+    "2027-01": RULE,
+    "2027-01, from the top": replace(RULE, start=math.inf),
+    "2027-01, few steps as many": replace(RULE, shorter=()),
+    "2027-01, even from the highest level": everywhere(RULE, grid_top=math.inf),
+    "2027-01, own coordinate everywhere": replace(RULE, even=False),
+    "2027-01, first steps as they are": replace(everywhere(RULE, corrected=0.0), even_corrected=0),
+    "2027-01, last call above the lowest level": everywhere(RULE, grid_low=math.inf),
+    "2027-01, orders not mixed": everywhere(RULE, mixed=False),
 }
 # Of `Rule`, those that a search may change.
-NUMBERS = ("grid_scale", "grid_rise", "grid_fall", "grid_first", "grid_low", "knee", "tail", "short", "bound")
-NUMBERS += ("long_bound", "last_bound", "corrected", "even_bound", "even_short", "even_top", "far", "far_bound")
+NUMBERS = (
+    "grid_scale", "grid_rise", "grid_fall", "grid_first", "grid_top", "grid_low", "knee", "tail", "short", "orders",
+    "bound", "long_bound", "last_bound", "corrected", "even_bound", "even_short", "even_top", "far", "far_bound",
+)  # fmt: skip
 
+# Distributions, each on two schedules, and networks; the calls of both.
+EXACT = {
+    "narrow-ring": ("linear", "rectified_flow"), "ring": ("cosine", "rectified_flow"),
+    "wide-ring": ("scaled_linear", "linear"), "lattice": ("cosine", "edm"),
+    "mixture": ("linear", "rectified_flow"), "mixture-6": ("cosine", "rectified_flow"),
+    "mixture-40": ("scaled_linear", "linear"), "small-mixture": ("cosine", "edm"),
+    "power-law": ("linear", "rectified_flow"), "flat-law": ("cosine", "rectified_flow"),
+    "small-law": ("scaled_linear", "linear"), "tails": ("cosine", "edm"),
+    "digits-kernel": ("linear", "rectified_flow"),
+}  # fmt: skip
 SMALL = {
-    **{f"{data}, linear": 32 for data in ("ring", "power-law")},
-    **{f"{data}, scaled_linear": 32 for data in ("ring", "mixture", "power-law")},
-    **{f"{data}, cosine": 32 for data in ("ring", "mixture", "power-law")},
-    **{f"digits-kernel, {betas}": 12 for betas in ("linear", "cosine")},
-    **{f"moons-{kind}": 64 for kind in ("linear-v", "cosine-v", "linear-epsilon", "cosine-epsilon")},
-    **{f"digits-mlp-{kind}": 32 for kind in ("cosine-v", "linear-epsilon", "cosine-epsilon", "linear-sample")},
+    **{f"moons-{kind}": 48 for kind in ("linear-epsilon", "cosine-epsilon", "linear-v", "cosine-v", "cosine-sample")},
+    **{f"digits-mlp-{kind}": 24 for kind in ("linear-epsilon", "cosine-epsilon", "cosine-v", "linear-sample")},
 }
-LARGE_CALLS, SMALL_CALLS, SETS_CALLS = (5, 8, 10, 20), (4, 5, 10, 20, 50), (8, 10, 20)
+EXACT_CALLS, NETWORK_CALLS, SETS_CALLS = (4, 5, 6, 8, 10, 20, 50), (4, 5, 8, 10, 20), (8, 10, 20)
+KINDS = {"exact": 0.45, "small networks": 0.25, "20 cells": 0.3}  # and their shares of the score
 OF_SETS = (
     "hsc-32", "ztf-32", "digits", "fashion", "mixture, linear", "moons-linear-epsilon", "moons-cosine-epsilon",
     "digits-mlp-linear-epsilon", "digits-mlp-cosine-epsilon",
@@ -80,39 +109,64 @@ def plan_of(rule: Rule, problem: Problem, calls: int) -> Plan:
     """The plan of a rule on its own grid."""
     facts = problem.grid_options
     first = default_start(problem.schedule, facts["prediction"], 1.0, facts["sample_shape"], rule)
-    return PLMSSolver(problem.schedule, rule=rule).plan(calls, spacing=partial(default, first=first, rule=rule))
+    drowned = rule.start_ratio(1.0, math.prod(facts["sample_shape"]))
+    spacing = partial(default, first=first, drowned=drowned, rule=rule)
+    return PLMSSolver(problem.schedule, rule=rule).plan(calls, spacing=spacing)
 
 
 def penalised(ratios: Any) -> float:
-    logs = np.log(np.maximum(np.asarray(ratios), 0.5))
-    return float((logs + 3 * np.maximum(logs - math.log(1.8), 0) ** 2).mean())
+    logs = np.log(np.maximum(np.asarray(ratios), 0.6))
+    return float((logs + 1.5 * np.maximum(logs - math.log(1.8), 0) ** 2).mean())
 
 
 class OwnGrid:
     """The cells of the rule's own grid, each with the least error of the 36 simple rules."""
 
-    def __init__(self, cells: Cells) -> None:
-        self.small = []
-        for name, starts in SMALL.items():
-            saved = None if "," in name else networks.CACHE / f"choose-{name}.npz"
-            self.small.append(SETS["choosing"][name].make(starts, 1, progress=False, name=name, saved=saved))
-        self.cells = [
-            *itertools.product(self.small, SMALL_CALLS),
-            *itertools.product(problems_of_rules(cells), LARGE_CALLS),
+    def __init__(self, cells: Cells, calls: Sequence[int] | None) -> None:
+        self.cells: list[tuple[Problem, int]] = []
+        self.kinds: list[str] = []
+        problems = [
+            *(("exact", self.exact(cells, name, on), EXACT_CALLS) for name in EXACT for on in EXACT[name]),
+            *(("small networks", self.small(name, starts), NETWORK_CALLS) for name, starts in SMALL.items()),
+            *(("20 cells", problem, NETWORK_CALLS) for problem in problems_of_rules(cells)[:-1]),
         ]
+        for kind, problem, own in problems:
+            chosen = [count for count in own if calls is None or count in calls]
+            self.cells += [(problem, count) for count in chosen]
+            self.kinds += [kind] * len(chosen)
         self.least = []
-        for problem, calls in tqdm(self.cells, desc="36 simple rules", unit="cell"):
-            plans = simple_plans(problem, calls)
+        for problem, count in tqdm(self.cells, desc="36 simple rules", unit="cell"):
+            plans = simple_plans(problem, count)
             self.least.append(min(cells.get(problem, "paired", partial(paired, problem, p), p)[0] for p in plans))
 
-    def ratios(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
-        """Of the small and of the large problems."""
-        found = [
-            paired(problem, plan_of(rule, problem, calls))[0] / least
-            for (problem, calls), least in zip(self.cells, self.least, strict=True)
-        ]
-        count = len(self.small) * len(SMALL_CALLS)
-        return np.array(found[:count]), np.array(found[count:])
+    def exact(self, cells: Cells, name: str, schedule: str) -> Problem:
+        full = f"{name}, {schedule}"
+        problem = exact(DISTRIBUTIONS[name], schedule, 12 if name == "digits-kernel" else 24, 5, name=full)
+        return replace(problem, saved=cells.path.with_name(f"choose-{name}-{schedule}.npz"))
+
+    def small(self, name: str, starts: int) -> Problem:
+        saved = networks.CACHE / f"choose-{name}.npz"
+        return SETS["choosing"][name].make(starts, 7, progress=False, name=name, saved=saved)
+
+    def ratios(self, rule: Rule) -> dict[str, np.ndarray]:
+        """By kind."""
+        found = np.array(
+            [
+                paired(problem, plan_of(rule, problem, calls))[0] / least
+                for (problem, calls), least in zip(self.cells, self.least, strict=True)
+            ]
+        )
+        return {kind: found[np.array(self.kinds) == kind] for kind in KINDS}
+
+    def by_calls(self, rule: Rule) -> dict[int, np.ndarray]:
+        """By the number of calls."""
+        found = np.concatenate(list(self.ratios(rule).values()))  # the cells are in the order of their kinds
+        calls = np.array([count for _, count in self.cells])
+        return {int(count): found[calls == count] for count in np.unique(calls)}
+
+
+def spread(ratios: np.ndarray) -> str:
+    return f"{np.exp(np.log(ratios).mean()):.2f} ({ratios.max():.3g})"
 
 
 class GivenGrids:
@@ -171,18 +225,24 @@ def distribution(rules: dict[str, Rule], folder: Path) -> str:
 
 def changed(rule: Rule, rng: np.random.Generator) -> Rule:
     """A candidate near another one."""
-    names = rng.choice(NUMBERS, rng.integers(1, 5), replace=False)
-    scale = rng.choice([0.1, 0.3, 0.6])
-    return replace(rule, **{n: float(getattr(rule, n) * math.exp(scale * rng.standard_normal())) for n in names})
+    scale, values = rng.choice([0.1, 0.3, 0.6]), {}
+    for name in rng.choice(NUMBERS, rng.integers(1, 5), replace=False):
+        if name == "orders":
+            below, orders = [ratio * math.exp(scale * rng.standard_normal()) for ratio, _ in rule.orders], rule.orders
+            values[name] = tuple(zip(sorted(below, reverse=True), [order for _, order in orders], strict=True))
+        else:
+            values[name] = float(getattr(rule, name) * math.exp(scale * rng.standard_normal()))
+    return replace(rule, **values)
 
 
-def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, seed: int, path: Path) -> Rule:
+def search(
+    own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: Sequence[int] | None, seed: int, path: Path
+) -> Rule:
     rng, began, best = np.random.default_rng(seed), time.monotonic(), math.inf
 
     def score(rule: Rule) -> float:
-        given = penalised(grids.run(rule) / grids.best)
-        small, large = own.ratios(rule)
-        return 0.4 * penalised(small) + 0.6 * penalised(large) + 0.5 * given
+        given = 0.5 * penalised(grids.run(rule) / grids.best) if calls is None else 0.0
+        return given + sum(KINDS[kind] * penalised(found) for kind, found in own.ratios(rule).items())
 
     with tqdm(desc="search", unit="rule") as bar:
         tried = rule
@@ -195,7 +255,8 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, seed: in
                 best, rule = found, tried
                 path.write_text(json.dumps(asdict(rule), indent=1))
                 bar.write(f"{best:.4f} {rule}")
-            tried = changed(rule, rng)
+            steps = max(calls) if calls else 1000
+            tried = exchanged(rule, steps, changed(rule.of(steps), rng))
             bar.update()
     return rule
 
@@ -203,7 +264,8 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, seed: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--search", type=float, metavar="MINUTES", help="look for a better rule")
-    parser.add_argument("--from", dest="first", choices=RULES, default="2026-12", help="where the search begins")
+    parser.add_argument("--from", dest="first", choices=RULES, default="2027-01", help="where the search begins")
+    parser.add_argument("--calls", type=int, nargs="+", help="search on these budgets, for the rule of such runs alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-sets", action="store_true", help="leave out the table in distribution")
     arguments = parser.parse_args()
@@ -212,29 +274,25 @@ def main() -> None:
     print(f"{heading('numpy', 'torch')}\n\nAll figures are of the choosing set.\n", flush=True)
     rules = dict(RULES)
     with torch.inference_mode():
-        own, grids = OwnGrid(Cells(networks.CACHE)), GivenGrids()
+        own, grids = OwnGrid(Cells(networks.CACHE), arguments.calls), GivenGrids()
         if arguments.search:
             path = networks.CACHE / "found-rule.json"
-            rules["found"] = search(own, grids, RULES[arguments.first], arguments.search, arguments.seed, path)
-        rows = []
+            first, options = RULES[arguments.first], (arguments.search, arguments.calls, arguments.seed)
+            rules["found"] = search(own, grids, first, *options, path)
+        rows, few = [], []
         for name, rule in tqdm(rules.items(), desc="candidates"):
-            (small, large), given = own.ratios(rule), grids.run(rule)
-            figures = (f"{np.exp(np.log(part).mean()):.2f} ({part.max():.3g})" for part in (large, small))
+            ratios, given = own.ratios(rule), grids.run(rule)
             shares = (f"{np.mean(given <= np.array(grids.errors[peer])):.0%}" for peer in ("ipndm", "dpmpp_2m"))
             euler, near = np.max(given / np.array(grids.errors["euler"])), np.mean(given <= 1.5 * grids.best)
             mean = np.exp(np.log(given / grids.best).mean())
-            rows.append([name, *figures, f"{mean:.2f}", *shares, f"{euler:.2f}", f"{near:.0%}"])
-        heads = (
-            "rule",
-            "20 cells: mean (worst)",
-            "90 small cells",
-            "given grids: mean",
-            "at or below ipndm",
-            "dpmpp_2m",
-        )
-        print(table((*heads, "worst / Euler", "within 1.5 of the best"), rows), flush=True)
+            parts = map(spread, ratios.values())
+            rows.append([name, *parts, f"{mean:.2f}", *shares, f"{euler:.2f}", f"{near:.0%}"])
+            few.append([name, *map(spread, own.by_calls(rule).values())])
+        heads = *KINDS, "given grids: mean", "at or below ipndm", "dpmpp_2m", "worst / Euler", "within 1.5 of the best"
+        print(f"Ratios to the least of 36 rules: mean (worst).\n\n{table(('rule', *heads), rows)}\n")
+        print(table(("rule, calls", *map(str, own.by_calls(RULE))), few), flush=True)
         if not arguments.no_sets:
-            chosen = {name: rules[name] for name in ("2026-11", "2026-12", "2026-12, from the top")}
+            chosen = {name: rules[name] for name in ("2026-12", "2027-01", "2027-01, from the top")}
             folder = Path(__file__).parent / ".cache" / "work_precision" / "choosing"
             print(f"\n{distribution.__doc__}\n\n{distribution(chosen, folder)}")
 

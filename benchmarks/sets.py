@@ -18,7 +18,7 @@ import packages
 import torch
 
 from pndm_solvers import Problem, initial_noise
-from pndm_solvers.analytic import Distribution, GaussianMixture
+from pndm_solvers.analytic import Distribution, Gaussian, GaussianMixture
 from pndm_solvers.condition import rows_of
 from pndm_solvers.problems import PROBLEMS, anisotropic_mixture, network_problem, power_law
 from pndm_solvers.schedules import SCHEDULES
@@ -121,8 +121,41 @@ SCHEDULE_NAMES = {"choosing": ("linear", "scaled_linear", "cosine"), "testing": 
 CHEAP, MIDDLE, DEAR = (128, 512, True), (48, 256, False), (24, 128, False)
 MORE_CALLS, FEWER_CALLS = (5, 8, 10, 20, 50), (5, 10)
 SIZES = {"digits-kernel": MIDDLE, "audio": DEAR, "digits-conv": DEAR}
+
+
+def scaled(distribution: Gaussian | GaussianMixture, factor: float) -> GaussianMixture:
+    """The distribution of factor·x."""
+    parts = [distribution] if isinstance(distribution, Gaussian) else distribution.parts
+    weights = [1.0] if isinstance(distribution, Gaussian) else distribution.weights
+    covariances = [factor**2 * (part.axes * part.variances) @ part.axes.T for part in parts]
+    return GaussianMixture(weights, [factor * part.mean for part in parts], covariances)
+
+
+def lattice() -> GaussianMixture:
+    """25 narrow modes on a square."""
+    places = 0.6 * np.array([(i, j) for i in range(-2, 3) for j in range(-2, 3)])
+    return GaussianMixture(np.full(25, 1 / 25), places, np.tile(0.08**2 * np.eye(2), (25, 1, 1)))
+
+
+def tails() -> GaussianMixture:
+    """Parts of very unequal width over one another."""
+    places = [[0, 0, 0], [0.3, 0, 0], [0, -0.5, 0.2]]
+    return GaussianMixture([0.5, 0.3, 0.2], places, [width**2 * np.eye(3) for width in (0.05, 0.4, 1.0)])
+
+
 DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     **PROBLEMS,
+    # In the choosing set of choose_default.py.
+    "narrow-ring": partial(GaussianMixture.ring, modes=3, radius=0.9, width=0.03),
+    "wide-ring": partial(GaussianMixture.ring, modes=12, radius=1.6, width=0.15),
+    "lattice": lattice,
+    "mixture-6": partial(anisotropic_mixture, dimension=6, parts=12, seed=7),
+    "mixture-40": partial(anisotropic_mixture, dimension=40, parts=4, seed=8),
+    "small-mixture": lambda: scaled(anisotropic_mixture(10, 5, 9), 0.4),
+    "flat-law": partial(power_law, dimension=32, exponent=1.2, seed=4),
+    "small-law": lambda: scaled(power_law(48, 2.4, 5), 0.3),
+    "tails": tails,
+    # In the testing set.
     "five-modes": partial(GaussianMixture.ring, modes=5, radius=1.2, width=0.05),
     "mixture-24": partial(anisotropic_mixture, dimension=24, parts=9, seed=5),
     "steep": partial(power_law, dimension=48, exponent=3.0, seed=3),

@@ -182,12 +182,12 @@ def make_grid(
     leading_named = isinstance(spacing, str) and spacing == "leading"
     if whole("steps_offset", steps_offset, least=0) and (timesteps is not None or not leading_named):
         raise ValueError("steps_offset belongs to spacing='leading' alone")
-    lowered = default_start(schedule, prediction, data_range, sample_shape)
+    lowered, drowned = default_start(schedule, prediction, data_range, sample_shape), _drowned(data_range, sample_shape)
     if isinstance(start, str):
         choice("start", start, ("top",))
         start = schedule.t_max
-    elif start is None and timesteps is None and isinstance(spacing, str) and spacing == DEFAULT_SPACING:
-        spacing = partial(default, first=lowered)
+    if timesteps is None and isinstance(spacing, str) and spacing == DEFAULT_SPACING:
+        spacing = partial(default, first=lowered if start is None else None, drowned=drowned)
     if stop is not None:
         end = schedule.level(stop, "stop")
     else:
@@ -253,17 +253,21 @@ def default_start(
     """
     top = schedule.level(schedule.t_max)
     kind = Prediction.of(prediction).type
-    real("data_range", data_range, "a number above 0", lambda number: 0 < number < math.inf)
-    if not isinstance(sample_shape, tuple | None):
-        raise TypeError(f"sample_shape is {shown(sample_shape)}; it must be a tuple of whole numbers, x.shape[1:] say")
-    numbers = [whole("sample_shape", n, least=0, most=math.inf) for n in sample_shape or ()]
-    count = COUNT if sample_shape is None else math.prod(numbers)
-    ratio = rule.start_ratio(data_range, count)
+    ratio = _drowned(data_range, sample_shape, rule)
     if kind not in ("epsilon", "score") or ratio >= top.ratio:
         return top
     level = schedule.level_at(max(ratio, schedule.level(schedule.t_min).ratio))
     same = math.isclose(math.hypot(*level[1:]), math.hypot(*top[1:]), rel_tol=1e-6)
     return level if same else top
+
+
+def _drowned(data_range: float, sample_shape: tuple[int, ...] | None, rule: Rule = RULE) -> float:
+    """The σ/α at which the data drown in noise: see `default_start`."""
+    real("data_range", data_range, "a number above 0", lambda number: 0 < number < math.inf)
+    if not isinstance(sample_shape, tuple | None):
+        raise TypeError(f"sample_shape is {shown(sample_shape)}; it must be a tuple of whole numbers, x.shape[1:] say")
+    numbers = [whole("sample_shape", n, least=0, most=math.inf) for n in sample_shape or ()]
+    return rule.start_ratio(data_range, COUNT if sample_shape is None else math.prod(numbers))
 
 
 def _restarted(grid: Grid, restarts: Sequence[Restart]) -> Grid:

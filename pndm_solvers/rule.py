@@ -28,9 +28,13 @@ class Rule:
         The grid `ρ = scale·s^rise/(1 − s)^fall`, for even s.
     grid_first:
         The length of the first step in s, in lengths of the others. It is the only step of order 1.
+    grid_top:
+        In N steps the s are even from the first ρ or, where that is lower, from `grid_top·N` times `start_ratio`. The
+        first step of a run from above leads there.
     grid_low:
-        The grid leads to just above the lowest trained level. Where that is higher than this share of the first ρ, 10/N
-        of it for more than 10 steps, it leads there; but the last call is at the lowest level at least.
+        The grid leads to just above the lowest trained level. Where that is higher than this share of the first ρ, or
+        of a lower `start_ratio`, 10/N of it for more than 10 steps, it leads there; but the last call is at the lowest
+        level at least.
     knee, tail:
         The coordinate `u = ρ/(ρ + knee) + tail·√log(1 + ρ²)` in which ε is interpolated.
     short:
@@ -44,7 +48,8 @@ class Rule:
         Whether weights beyond the bound are mixed with those of a lower order; else their answers are taken farther
         apart, as they always are in a step to σ = 0.
     corrected:
-        With the starter "ramp", a first step that changes log ρ by less than this is corrected by the second answer.
+        With the starter "ramp", a first step that changes log ρ by less than this is corrected by the second answer. So
+        is one from ρ = ∞, unless this is 0.
     even:
         Whether grids that are not the rule's own are weighed in a coordinate in which their steps are even.
     even_knees, even_bound:
@@ -54,6 +59,8 @@ class Rule:
         change log ρ by less than `even_short`.
     far, far_bound:
         There, a step that changes log ρ by more than `far` combines two answers, absolute weights up to `far_bound`.
+    shorter:
+        Rules of their own for runs of few steps: the least and the most number of steps, and the rule.
     """
 
     start: float = 10.0
@@ -62,6 +69,7 @@ class Rule:
     grid_rise: float = 1.3
     grid_fall: float = 3.0
     grid_first: float = 0.6
+    grid_top: float = 0.25
     grid_low: float = 0.001
     knee: float = 0.17
     tail: float = 0.11
@@ -81,6 +89,16 @@ class Rule:
     even_top: float = 32.0
     far: float = 3.0
     far_bound: float = 2.0
+    shorter: tuple[tuple[int, int, Rule], ...] = ()
+
+    def of(self, steps: int) -> Rule:
+        """The rule of a run of as many steps."""
+        return next((rule for least, most, rule in self.shorter if least <= steps <= most), self)
+
+    def of_levels(self, ratios: Sequence[float]) -> Rule:
+        """The rule that made these levels, maybe as a part of a longer grid; else this one."""
+        rules = self.of(len(ratios) - 1), self, *(rule for _, _, rule in self.shorter)
+        return next((rule for rule in rules if rule.made(ratios)), self)
 
     def start_ratio(self, data_range: float, count: int) -> float:
         """The ρ at which a run from pure noise begins, for data of a range in `count` numbers a sample."""
@@ -153,7 +171,20 @@ class Rule:
         return min(most, next(order for above, order in self.orders if ratio > above)), self.long_bound
 
 
-RULE = Rule()
+# The fewer the steps, the lower the order. These grids are nearly even in log ρ above ρ = 0.1, and lead lower.
+UP_TO_5 = Rule(
+    grid_scale=0.25, grid_rise=0.9, grid_fall=10.0, grid_first=1.0, grid_top=0.14, grid_low=0.0007, knee=0.17, tail=0.0,
+    orders=((0.0, 2),), last_bound=1.0,
+)  # fmt: skip
+UP_TO_8 = Rule(
+    grid_scale=0.17, grid_rise=1.0, grid_fall=10.0, grid_first=1.0, grid_top=0.19, grid_low=0.0003, knee=0.095,
+    tail=0.013, orders=((8.0, 2), (0.0, 3)), long_bound=3.7, last_bound=4.0,
+)  # fmt: skip
+UP_TO_13 = Rule(
+    grid_scale=0.18, grid_rise=1.0, grid_fall=10.0, grid_first=1.0, grid_top=0.12, grid_low=0.0003, knee=0.06,
+    tail=0.007, orders=((10.0, 2), (0.0, 3)), long_bound=3.9, last_bound=7.0,
+)  # fmt: skip
+RULE = Rule(shorter=((3, 5, UP_TO_5), (6, 8, UP_TO_8), (9, 13, UP_TO_13)))
 
 # With noise in the steps. Two answers at most, as the weak order is 2, and the differences of more would be mostly
 # noise. ρ/(1 + ρ) is calm in data space: with few calls the flow's knee is three to forty times worse.

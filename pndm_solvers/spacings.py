@@ -30,7 +30,7 @@ __all__ = [
 
 DEFAULT_SPACING = "default"
 
-BALANCED = Rule(grid_scale=0.2, grid_rise=1.5, grid_fall=3.0, grid_first=1.0, grid_low=math.inf)
+BALANCED = Rule(grid_scale=0.2, grid_rise=1.5, grid_fall=3.0, grid_first=1.0, grid_top=math.inf, grid_low=math.inf)
 
 # Spacings that give integer times on a table of T levels, and so at most T steps.
 INTEGRAL_SPACINGS = ("leading", "trailing", "linspace", "simple")
@@ -253,30 +253,44 @@ def balanced(schedule: Schedule, steps: int, end: Level) -> NDArray[Any]:
     Dense where pictures are decided, σ/α from 0.05 to 1, and thinner to either end; why, see
     docs/explanation/default-rule.md. It begins at pure noise as well, where σ/α is infinite and s = 1.
     """
-    return _ruled(schedule, steps, end, schedule.level(schedule.t_max), BALANCED, "balanced")
+    return _ruled(schedule, steps, end, schedule.level(schedule.t_max), math.inf, BALANCED, "balanced")
 
 
-def default(schedule: Schedule, steps: int, end: Level, first: Level | None = None, rule: Rule = RULE) -> NDArray[Any]:
+def default(
+    schedule: Schedule,
+    steps: int,
+    end: Level,
+    first: Level | None = None,
+    drowned: float | None = None,
+    rule: Rule = RULE,
+) -> NDArray[Any]:
     """The library's own: σ/α = 0.18·s^1.3/(1 − s)³ for even s, from the level `first` to just above the lowest.
 
     Not rounded. The first step, the only one of order 1, has 0.6 of the others' length. By itself the spacing begins
-    at the highest level, and a run from pure noise at `default_start`. The numbers are those of `rule`.
+    at the highest level, and a run from pure noise at `default_start`. Far above the ratio at which the data are
+    `drowned`, that of 1,024 numbers of range 1 unless said, nothing changes but the noise. So the even s begin at N/4
+    times that ratio, and the first of N steps leads there from above. The numbers are those of `rule`.
     """
-    return _ruled(schedule, steps, end, first or schedule.level(schedule.t_max), rule, DEFAULT_SPACING)
+    first, rule = first or schedule.level(schedule.t_max), rule.of(steps)
+    return _ruled(schedule, steps, end, first, drowned or rule.start_ratio(1.0, 1024), rule, DEFAULT_SPACING)
 
 
-def _ruled(schedule: Schedule, steps: int, end: Level, first: Level, rule: Rule, name: str) -> NDArray[Any]:
+def _ruled(
+    schedule: Schedule, steps: int, end: Level, first: Level, drowned: float, rule: Rule, name: str
+) -> NDArray[Any]:
     """The times of a rule's grid from a level on."""
     if 1e40 < first.ratio < math.inf:  # where 1 − s would be lost beside 1
         raise ValueError(
             f"spacing is {name!r}, which begins at σ/α = 1e40 at most, and this schedule at {first.ratio:g}; use a "
             f"lower sigma_max, or timesteps of your own"
         )
-    high, lowest = (rule.position(level.ratio / schedule.shift) for level in (first, schedule.level(schedule.t_min)))
+    begin, lowest = (level.ratio / schedule.shift for level in (first, schedule.level(schedule.t_min)))
+    above = rule.grid_top * steps * drowned  # from here on little changes but the noise
+    high = rule.position(above if lowest < above < begin else begin)
     shares = (rule.grid_first + np.arange(steps - 1)) / (rule.grid_first + steps - 1)
-    length = high - lowest
+    length = high - rule.position(lowest)
     if steps > 1 and end.sigma == 0:  # then the network may be asked at the lowest level itself
-        low = rule.grid_low * min(1.0, 10 / steps) * first.ratio / schedule.shift
+        low = rule.grid_low * min(1.0, 10 / steps) * min(begin, drowned)
         length = min(max(length, high - rule.position(low)), length / shares[-1])
     times = schedule.time_at(-2 * np.log(schedule.shift * rule.grid_ratio(high - length * shares)))
     return np.append(first.t, np.maximum(times, schedule.t_min))

@@ -254,9 +254,11 @@ class PLMSSolver(Solver):
         own, exact = self.coordinate == "balanced", self.weights == "exact"
         space = self._average
         careful = self.starter == "ramp"
-        places = self.rule.coordinate if own else interpolation(self.coordinate, self.schedule)
-        even = own and exact and careful and self.rule.even_on([level.ratio for level in levels])
-        ahead = ruled_ahead(levels, self.order, self.rule, careful, space, even, self.tau) if own and exact else {}
+        ratios = [level.ratio for level in levels]
+        rule = self.rule.of_levels(ratios)
+        places = rule.coordinate if own else interpolation(self.coordinate, self.schedule)
+        even = own and exact and careful and rule.even_on(ratios)
+        ahead = ruled_ahead(levels, self.order, rule, careful, space, even, self.tau) if own and exact else {}
         orders = [self.order] * (len(levels) - 1)
         steps = windows(levels, orders, self.tau) if exact and not own else []
         steps += windows(levels, orders, self.tau, corrected=True) if self.corrector else []
@@ -268,7 +270,7 @@ class PLMSSolver(Solver):
             if not exact:
                 return classical_mean(history, there, self.order)
             if own:
-                return ruled_mean(history, there, self.order, self.rule, careful, space, even, self.tau, ahead)
+                return ruled_mean(history, there, self.order, rule, careful, space, even, self.tau, ahead)
             answers = history[: self.order]
             return polynomial_mean(answers, history[0].level, there, places, space, self.tau, known)
 
@@ -276,7 +278,7 @@ class PLMSSolver(Solver):
             if self.corrector:
                 return polynomial_mean(answers, here, there, places, space, self.tau, known)
             steps = here, there, levels[place[there] + 1]
-            return ruled_correction(answers, place[here], steps, self.rule, space, even, self.tau)
+            return ruled_correction(answers, place[here], steps, rule, space, even, self.tau)
 
         return multistep(
             program,

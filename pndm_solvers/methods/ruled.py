@@ -115,6 +115,8 @@ def ruled_correction(
         wanted = accurate or length < rule.short
         knee = rule.even_knee_within(here if pure or math.isinf(there) else even_knee(before, here, there))
         coordinate: Interpolate = partial(bent, knee=knee)
+    elif pure:  # where the network's coordinate has no end
+        wanted, coordinate = rule.corrected > 0 and tau == 0, partial(bent, knee=rule.even_knee_within(here))
     else:
         wanted, coordinate = length <= rule.corrected, rule.coordinate
     if not wanted or _distinct(coordinate([e.level.ratio for e in answers]).tolist()) < len(answers):

@@ -1,6 +1,7 @@
 """The default grid begins where an ε-network is accurate and the data drown in noise, and nothing else does."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from conftest import spacings_of
 from pndm_solvers import DDIMSolver, NoiseSchedule, PLMSSolver, initial_noise
 from pndm_solvers.analytic import GaussianMixture
 from pndm_solvers.grid import default_start, make_grid
+from pndm_solvers.problems import exact_problem
 from pndm_solvers.rule import RULE
 from pndm_solvers.schedules import SCHEDULES
 from pndm_solvers.spacings import ALIGN_YOUR_STEPS
@@ -59,10 +61,33 @@ def test_top_begins_at_the_highest_level():
         make_grid(LINEAR, 9, start="bottom")
 
 
-def test_the_default_grid_is_even_in_its_own_position_but_for_the_first_step():
-    steps = np.diff([RULE.position(level.ratio) for level in make_grid(LINEAR, 12).levels[:-1]])
+@pytest.mark.parametrize("count", [6, 8, 12, 30])
+def test_the_default_grid_is_even_in_its_own_position_but_for_the_first_step(count):
+    rule = RULE.of(count)
+    steps = np.diff([rule.position(level.ratio) for level in make_grid(LINEAR, count, sample_shape=(2,)).levels[:-1]])
     np.testing.assert_allclose(steps[1:], steps[1], rtol=1e-6)
-    assert steps[0] / steps[1] == pytest.approx(RULE.grid_first)
+    assert steps[0] / steps[1] == pytest.approx(rule.grid_first)
+
+
+@pytest.mark.parametrize("count", [4, 7, 12, 30])
+@pytest.mark.parametrize(("shape", "drowned"), [((2,), 10), ((1, 32, 32), 160 / 3)])
+def test_the_first_step_from_pure_noise_leads_to_where_the_data_show(count, shape, drowned):
+    """The even part begins a step's first share above the second level, at the rule's ρ for so many steps."""
+    rule, flow = RULE.of(count), NoiseSchedule.rectified_flow()
+    levels = make_grid(flow, count, sample_shape=shape, prediction="flow").levels
+    places = [rule.position(level.ratio) for level in levels[1:3]]
+    begin = places[0] + rule.grid_first * (places[0] - places[1])
+    assert begin == pytest.approx(rule.position(rule.grid_top * count * drowned), rel=1e-6)
+
+
+def test_a_first_step_from_pure_noise_is_corrected_by_the_second_answer():
+    flow = NoiseSchedule.rectified_flow()
+    problem = exact_problem("gaussian", flow, starts=16)
+    errors = []
+    for rule in (RULE, replace(RULE, corrected=0.0)):
+        plan = PLMSSolver(flow, rule=rule).plan(40, sample_shape=(4,), prediction="flow")
+        errors.append(np.median(problem.reference().errors(problem.run(plan, problem.x))))
+    assert errors[0] < errors[1]
 
 
 def test_a_sample_says_what_it_knows():

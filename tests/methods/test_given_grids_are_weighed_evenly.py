@@ -76,13 +76,19 @@ def test_within_the_bounds_they_are_the_exact_integrals_in_that_coordinate():
 
 @pytest.mark.parametrize("name", [name for name in spacings_of(LINEAR) if name != "default"])
 def test_only_the_rules_own_grid_is_weighed_by_the_rule(name):
-    levels = PLMSSolver(LINEAR).plan(9, spacing=name).levels
-    assert not RULE.made([level.ratio for level in levels])
+    for count in (5, 9, 20):
+        ratios = [level.ratio for level in PLMSSolver(LINEAR).plan(count, spacing=name).levels]
+        assert RULE.of_levels(ratios).even_on(ratios)
 
 
-@pytest.mark.parametrize("cut", [{}, {"start": 700}, {"final": "first"}, {"sample_shape": (2,)}])
-def test_the_rules_own_times_give_its_own_plan(cut):
-    plan = PLMSSolver(LINEAR).plan(12, **cut)
-    assert RULE.made([level.ratio for level in plan.levels])
+@pytest.mark.parametrize("count", [4, 7, 12])
+@pytest.mark.parametrize("cut", [{}, {"start": 700}, {"start": 300}, {"final": "first"}, {"sample_shape": (2,)}])
+def test_the_rules_own_times_give_its_own_plan(cut, count):
+    """A grid that is cut is still that of its rule, though a run of fewer steps has another."""
+    plan = PLMSSolver(LINEAR).plan(count, **cut)
+    ratios = [level.ratio for level in plan.levels]
+    assert not RULE.of_levels(ratios).even_on(ratios)
+    if len(ratios) > 5:
+        assert RULE.of_levels(ratios) == RULE.of(count)
     final = {name: value for name, value in cut.items() if name == "final"}
     assert PLMSSolver(LINEAR).plan(timesteps=plan.times, **final) == plan
