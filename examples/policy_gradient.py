@@ -39,11 +39,11 @@ def reward(x):
 # Ten calls, nine of them draws: τ = 1 is the reverse SDE.
 plan = PLMSSolver(schedule, order=2, tau=1.0).plan(10)
 optimizer = torch.optim.Adam(network.parameters(), 3e-4)
-for update in range(41):
+for update in range(61):
     with torch.no_grad():
         points = plan.run(network, torch.randn(256, 2), trajectory=True)
     value = reward(points[-1])
-    if update % 10 == 0:
+    if update % 15 == 0:
         print(f"update {update}: mean reward {value.mean():.2f}")
     advantage = (value - value.mean()) / value.std()
     loss = -(advantage * plan.log_prob(network, points).sum(0)).mean()

@@ -69,8 +69,8 @@ class ErrorEstimate:
     total:
         The estimated error of the sample, `(B,)`, root mean square over its dimensions. None before the end of the run,
         and where the estimate did not see the first row, as in a run that went on from a checkpoint. It is the sum of
-        the steps' errors, with their signs. Each is scaled as the flow scales the spread of the states over the batch,
-        which is right on Gaussian data. On data in separate modes the flow draws distances together, and the total is
+        the steps' errors, with their signs, and the last step's with the one that makes it larger. Each is scaled as
+        the flow scales the spread of the states over the batch, which is right on Gaussian data. On data in separate modes the flow draws distances together, and the total is
         some two to four times too high. For a single sample it is so too, since the spread over its dimensions
         contains its mean. The total is made for data of deviations from 0.1 to 1; on others it can be far too low,
         where signs happen to cancel. For a number to rely on, `Solver.plan_within` compares runs.
@@ -117,7 +117,9 @@ class ErrorEstimate:
             found = [_difference(points[0], plan.end, x, points[:count]) for count in counts]
             error = max(found, key=lambda error: _rms(error).sum()) if found else x * float("nan")
             self._add(points[0], plan.end, x, error)
-            self.total = None if self._carried is None else _rms(self._carried)
+            if self._carried is not None:  # of the last step's guess not even the sign is sure
+                other = _sum([(self._carried, 1.0), (error, -2.0)])
+                self.total = np.maximum(_rms(self._carried), _rms(other))
             self._points, self._carried, self._expected = [], None, 0
 
     def _add(self, origin: _Point, there: Level, reached: Any, error: Any) -> None:

@@ -1,4 +1,4 @@
-"""The numbers of the library's own rule: its grid, its coordinate, and the order of each step.
+"""The numbers of the library's own rule: its grid, its coordinate, and the order of each step, by the length of a run.
 
 Methods and spacings read them; a search varies them. Why these: docs/explanation/default-rule.md.
 """

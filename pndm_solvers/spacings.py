@@ -264,12 +264,12 @@ def default(
     drowned: float | None = None,
     rule: Rule = RULE,
 ) -> NDArray[Any]:
-    """The library's own: σ/α = 0.18·s^1.3/(1 − s)³ for even s, from the level `first` to just above the lowest.
+    """The library's own: σ/α = a·s^b/(1 − s)^c for even s, from the level `first` to just above the lowest.
 
-    Not rounded. The first step, the only one of order 1, has 0.6 of the others' length. By itself the spacing begins
-    at the highest level, and a run from pure noise at `default_start`. Far above the ratio at which the data are
-    `drowned`, that of 1,024 numbers of range 1 unless said, nothing changes but the noise. So the even s begin at N/4
-    times that ratio, and the first of N steps leads there from above. The numbers are those of `rule`.
+    Not rounded. The numbers are those of `rule`, and depend on how many steps there are:
+    docs/explanation/default-rule.md. By itself the spacing begins at the highest level, and a run from pure noise at
+    `default_start`. Far above the ratio at which the data are `drowned`, that of 1,024 numbers of range 1 unless said,
+    nothing changes but the noise. So the even s begin at a multiple of it, and the first step leads there from above.
     """
     first, rule = first or schedule.level(schedule.t_max), rule.of(steps)
     return _ruled(schedule, steps, end, first, drowned or rule.start_ratio(1.0, 1024), rule, DEFAULT_SPACING)

@@ -139,7 +139,8 @@ def test_classes_and_guidance_of_a_bundled_network():
     noise = torch.randn(3, *network.shape, generator=seeded())
     with torch.no_grad():
         model = network.model(torch.tensor([1, 7, 8]), 2.0)
-        expected = PLMSSolver(network.schedule).sample(model, noise, 8, prediction=network.prediction)
+        plan = PLMSSolver(network.schedule).plan(8, prediction=network.prediction)  # a scheduler knows no shape
+        expected = plan.run(model, noise, prediction=network.prediction)
     drawn = pipe(3, 8, seeded(), output_type="np", class_labels=[1, 7, 8], guidance_scale=2.0).images
     np.testing.assert_allclose(drawn, picture(expected), atol=1e-3)
     again = quiet(PNDMPipeline(**pipe.components))  # the same as a component of another pipeline

@@ -79,7 +79,7 @@ def test_every_option_works_on_a_checkpoint(run, tmp_path, checkpoint):
         ("--calls", 10, "--solver", "ddim", "--eta", 1),
         ("--calls", 10, "--solver", "ddpm", "--variance", "fixed_large"),
         ("--calls", 10, "--spacing", "karras"),
-        ("--calls", 10, "--order", 2),
+        ("--calls", 10, "--order", 1),
         ("--calls", 10, "--weights", "classical"),
         ("--steps", 4),
         ("--tolerance", 0.1, "--gif", tmp_path / "a.gif"),
