@@ -70,10 +70,11 @@ class ErrorEstimate:
         The estimated error of the sample, `(B,)`, root mean square over its dimensions. None before the end of the run,
         and where the estimate did not see the first row, as in a run that went on from a checkpoint. It is the sum of
         the steps' errors, with their signs, and the last step's with the one that makes it larger. Each is scaled as
-        the flow scales the spread of the states over the batch, which is right on Gaussian data. On data in separate modes the flow draws distances together, and the total is
-        some two to four times too high. For a single sample it is so too, since the spread over its dimensions
-        contains its mean. The total is made for data of deviations from 0.1 to 1; on others it can be far too low,
-        where signs happen to cancel. For a number to rely on, `Solver.plan_within` compares runs.
+        the flow scales the spread of the states over the batch, which is right on Gaussian data. On data in separate
+        modes the flow draws distances together, and the total is some two to four times too high. For a single sample
+        it is so too, since the spread over its dimensions contains its mean. The total is made for data of deviations
+        from 0.1 to 1; on others it can be far too low, where signs happen to cancel. For a number to rely on,
+        `Solver.plan_within` compares runs.
     """
 
     steps: list[StepError] = field(default_factory=list, init=False)
