@@ -158,9 +158,9 @@ class OwnGrid:
         )
         return {kind: found[np.array(self.kinds) == kind] for kind in KINDS}
 
-    def by_calls(self, rule: Rule) -> dict[int, np.ndarray]:
-        """By the number of calls."""
-        found = np.concatenate(list(self.ratios(rule).values()))  # the cells are in the order of their kinds
+    def by_calls(self, ratios: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
+        """The same ratios by the number of calls."""
+        found = np.concatenate(list(ratios.values()))  # the cells are in the order of their kinds
         calls = np.array([count for _, count in self.cells])
         return {int(count): found[calls == count] for count in np.unique(calls)}
 
@@ -279,7 +279,7 @@ def main() -> None:
             path = networks.CACHE / "found-rule.json"
             first, options = RULES[arguments.first], (arguments.search, arguments.calls, arguments.seed)
             rules["found"] = search(own, grids, first, *options, path)
-        rows, few = [], []
+        rows, few, by_calls = [], [], {}
         for name, rule in tqdm(rules.items(), desc="candidates"):
             ratios, given = own.ratios(rule), grids.run(rule)
             shares = (f"{np.mean(given <= np.array(grids.errors[peer])):.0%}" for peer in ("ipndm", "dpmpp_2m"))
@@ -287,10 +287,11 @@ def main() -> None:
             mean = np.exp(np.log(given / grids.best).mean())
             parts = map(spread, ratios.values())
             rows.append([name, *parts, f"{mean:.2f}", *shares, f"{euler:.2f}", f"{near:.0%}"])
-            few.append([name, *map(spread, own.by_calls(rule).values())])
+            by_calls = own.by_calls(ratios)
+            few.append([name, *map(spread, by_calls.values())])
         heads = *KINDS, "given grids: mean", "at or below ipndm", "dpmpp_2m", "worst / Euler", "within 1.5 of the best"
         print(f"Ratios to the least of 36 rules: mean (worst).\n\n{table(('rule', *heads), rows)}\n")
-        print(table(("rule, calls", *map(str, own.by_calls(RULE))), few), flush=True)
+        print(table(("rule, calls", *map(str, by_calls)), few), flush=True)
         if not arguments.no_sets:
             chosen = {name: rules[name] for name in ("2026-12", "2027-01", "2027-01, from the top")}
             folder = Path(__file__).parent / ".cache" / "work_precision" / "choosing"
