@@ -12,7 +12,7 @@ rules of its own for runs of few steps.
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
 
 The score is the mean of log ratios with a penalty on ratios above 1.8, lower is better. --search changes the numbers of
-a candidate at random and keeps what lowers the score; --calls says for runs of which lengths.
+a candidate at random and keeps what lowers the score. --calls names the lengths of the runs that it searches for.
 
     python benchmarks/choose_default.py
     python benchmarks/choose_default.py --search 30 --calls 6 8

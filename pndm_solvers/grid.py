@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pndm_solvers.arguments import choice, function, real, reals, shown, whole
 from pndm_solvers.coordinates import COORDINATES, Coordinate
 from pndm_solvers.prediction import Prediction
-from pndm_solvers.rule import RULE, Rule
+from pndm_solvers.rule import COUNT, RULE, Rule
 from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.spacings import DEFAULT_SPACING, SPACINGS, Spacing, default
 
@@ -26,9 +26,6 @@ __all__ = [
     "default_start",
     "make_grid",
 ]
-
-# The numbers of a sample whose shape is not known: those of a picture of 32×32.
-COUNT = 1024
 
 
 class GridOptions(TypedDict, total=False):

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["NOISY_RULE", "RULE", "Rule"]
+__all__ = ["COUNT", "NOISY_RULE", "RULE", "Rule"]
+
+# The numbers of a sample whose shape is not known: those of a picture of 32×32.
+COUNT = 1024
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ class Rule:
 
 # The fewer the steps, the lower the order. These grids are nearly even in log ρ above ρ = 0.1, and lead lower.
 UP_TO_5 = Rule(
-    grid_scale=0.25, grid_rise=0.9, grid_fall=10.0, grid_first=1.0, grid_top=0.14, grid_low=0.0007, knee=0.17, tail=0.0,
+    grid_scale=0.25, grid_rise=0.9, grid_fall=10.0, grid_first=1.0, grid_top=0.14, grid_low=0.0007, tail=0.0,
     orders=((0.0, 2),), last_bound=1.0,
 )  # fmt: skip
 UP_TO_8 = Rule(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pndm_solvers.coordinates import COORDINATES, Coordinate
-from pndm_solvers.rule import RULE, Rule
+from pndm_solvers.rule import COUNT, RULE, Rule
 from pndm_solvers.schedule import Level, Schedule
 
 __all__ = [
@@ -272,7 +272,7 @@ def default(
     nothing changes but the noise. So the even s begin at a multiple of it, and the first step leads there from above.
     """
     first, rule = first or schedule.level(schedule.t_max), rule.of(steps)
-    return _ruled(schedule, steps, end, first, drowned or rule.start_ratio(1.0, 1024), rule, DEFAULT_SPACING)
+    return _ruled(schedule, steps, end, first, drowned or rule.start_ratio(1.0, COUNT), rule, DEFAULT_SPACING)
 
 
 def _ruled(
