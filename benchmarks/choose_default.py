@@ -89,7 +89,9 @@ EXACT = {
     "mixture-40": ("scaled_linear", "linear"), "small-mixture": ("cosine", "edm"),
     "power-law": ("linear", "rectified_flow"), "flat-law": ("cosine", "rectified_flow"),
     "small-law": ("scaled_linear", "linear"), "tails": ("cosine", "edm"),
-    "digits-kernel": ("linear", "rectified_flow"),
+    "digits-kernel": ("linear", "rectified_flow"), "picture-field": ("linear", "edm"),
+    "field": ("scaled_linear", "rectified_flow"), "latent-field": ("cosine", "rectified_flow"),
+    "noise-field": ("linear", "edm"),
 }  # fmt: skip
 SMALL = {
     **{f"moons-{kind}": 48 for kind in ("linear-epsilon", "cosine-epsilon", "linear-v", "cosine-v", "cosine-sample")},

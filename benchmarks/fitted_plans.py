@@ -72,10 +72,10 @@ SMALL = 32  # numbers of a sample, below which a pilot has 128
 class Bench:
     """The folder of what is kept, and the problems."""
 
-    def __init__(self, folder: Path, problems: list[str] | None) -> None:
+    def __init__(self, folder: Path, problems: list[str] | None, calls: list[int]) -> None:
         self.folder, self.choosing = folder, folder.parent / "work_precision" / "choosing"
         self.cells = Cells(folder)
-        self.problems = problems
+        self.problems, self.calls = problems, calls
 
     def other_classes(self) -> Problem:
         """Fashion's classes that were not fitted to."""
@@ -202,7 +202,7 @@ def testing(bench: Bench) -> str:
         if bench.problems and entry.name not in bench.problems:
             continue
         problem = entry.paired(bench.folder.parent / "work_precision" / "testing")
-        for calls in (5, 8, 10):
+        for calls in bench.calls:
             plan, default = fitted_to(bench, problem, entry.name, calls), plan_of(problem, calls)
             mine, theirs = errors_of(problem, plan), errors_of(problem, default)
             draws = np.random.default_rng(0).integers(len(mine), size=(400, len(mine)))
@@ -358,12 +358,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="by default all")
     parser.add_argument("--problems", nargs="+", metavar="NAME", help="of the table testing, only these")
+    parser.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10], help="of the table testing")
     parser.add_argument("--folder", type=Path, default=networks.CACHE / "fitted")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print(heading("numpy", "torch"), flush=True)
-    bench = Bench(arguments.folder, arguments.problems)
+    bench = Bench(arguments.folder, arguments.problems, arguments.calls)
     with torch.no_grad():
         report(TABLES, arguments.tables, bench)
 

@@ -143,6 +143,12 @@ def tails() -> GaussianMixture:
     return GaussianMixture([0.5, 0.3, 0.2], places, [width**2 * np.eye(3) for width in (0.05, 0.4, 1.0)])
 
 
+def field(dimension: int, exponent: float, rms: float) -> Gaussian:
+    """Many numbers of a mean square, whose variances fall as 1/k^exponent: pictures, latents, fields, nearly noise."""
+    variances = np.arange(1.0, dimension + 1) ** -exponent
+    return Gaussian(np.zeros(dimension), rms**2 * variances / variances.mean())
+
+
 DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     **PROBLEMS,
     # In the choosing set of choose_default.py.
@@ -155,6 +161,10 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     "flat-law": partial(power_law, dimension=32, exponent=1.2, seed=4),
     "small-law": lambda: scaled(power_law(48, 2.4, 5), 0.3),
     "tails": tails,
+    "picture-field": partial(field, dimension=768, exponent=2.0, rms=0.5),
+    "field": partial(field, dimension=1024, exponent=1.0, rms=1.0),
+    "latent-field": partial(field, dimension=1024, exponent=0.5, rms=1.0),
+    "noise-field": partial(field, dimension=256, exponent=0.2, rms=0.7),
     # In the testing set.
     "five-modes": partial(GaussianMixture.ring, modes=5, radius=1.2, width=0.05),
     "mixture-24": partial(anisotropic_mixture, dimension=24, parts=9, seed=5),
