@@ -43,7 +43,6 @@ from tqdm import tqdm
 
 from pndm_solvers import Plan, PLMSSolver, Problem
 from pndm_solvers.adapters import k_diffusion
-from pndm_solvers.grid import default, default_start
 from pndm_solvers.measure import estimate
 from pndm_solvers.rule import RULE, Rule
 
@@ -109,11 +108,7 @@ SIMPLE = ((None, "balanced", "default"), (None, "quadratic", "default"), (20, "b
 
 def plan_of(rule: Rule, problem: Problem, calls: int) -> Plan:
     """The plan of a rule on its own grid."""
-    facts = problem.grid_options
-    first = default_start(problem.schedule, facts["prediction"], 1.0, facts["sample_shape"], rule)
-    drowned = rule.start_ratio(1.0, math.prod(facts["sample_shape"]))
-    spacing = partial(default, first=first, drowned=drowned, rule=rule)
-    return PLMSSolver(problem.schedule, rule=rule).plan(calls, spacing=spacing)
+    return PLMSSolver(problem.schedule, rule=rule).plan(calls, **problem.grid_options)
 
 
 def penalised(ratios: Any) -> float:

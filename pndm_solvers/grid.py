@@ -142,6 +142,7 @@ def make_grid(
     data_range: float = 1.0,
     sample_shape: tuple[int, ...] | None = None,
     restarts: Sequence[Restart] = (),
+    rule: Rule = RULE,
 ) -> Grid:
     """The grid of a named spacing with `num_inference_steps` steps, or of the caller's own `timesteps`.
 
@@ -167,6 +168,8 @@ def make_grid(
         Where the grid "default" begins: see `default_start`.
     restarts:
         Where the run goes back up: see `Restart`.
+    rule:
+        The numbers of the grid "default". Solvers pass on their own: with noise another grid does well.
 
     Raises
     ------
@@ -179,12 +182,13 @@ def make_grid(
     leading_named = isinstance(spacing, str) and spacing == "leading"
     if whole("steps_offset", steps_offset, least=0) and (timesteps is not None or not leading_named):
         raise ValueError("steps_offset belongs to spacing='leading' alone")
-    lowered, drowned = default_start(schedule, prediction, data_range, sample_shape), _drowned(data_range, sample_shape)
+    lowered = default_start(schedule, prediction, data_range, sample_shape, rule)
     if isinstance(start, str):
         choice("start", start, ("top",))
         start = schedule.t_max
     if timesteps is None and isinstance(spacing, str) and spacing == DEFAULT_SPACING:
-        spacing = partial(default, first=lowered if start is None else None, drowned=drowned)
+        drowned = _drowned(data_range, sample_shape, rule)
+        spacing = partial(default, first=lowered if start is None else None, drowned=drowned, rule=rule)
     if stop is not None:
         end = schedule.level(stop, "stop")
     else:
@@ -258,7 +262,7 @@ def default_start(
     return level if same else top
 
 
-def _drowned(data_range: float, sample_shape: tuple[int, ...] | None, rule: Rule = RULE) -> float:
+def _drowned(data_range: float, sample_shape: tuple[int, ...] | None, rule: Rule) -> float:
     """The σ/α at which the data drown in noise: see `default_start`."""
     real("data_range", data_range, "a number above 0", lambda number: 0 < number < math.inf)
     if not isinstance(sample_shape, tuple | None):

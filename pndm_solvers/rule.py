@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -183,12 +183,19 @@ UP_TO_8 = Rule(
     grid_scale=0.17, grid_rise=1.0, grid_fall=10.0, grid_first=1.0, grid_top=0.19, grid_low=0.0003, knee=0.095,
     tail=0.013, orders=((8.0, 2), (0.0, 3)), long_bound=3.7, last_bound=4.0,
 )  # fmt: skip
-UP_TO_13 = Rule(
-    grid_scale=0.18, grid_rise=1.0, grid_fall=10.0, grid_first=1.0, grid_top=0.12, grid_low=0.0003, knee=0.06,
-    tail=0.007, orders=((10.0, 2), (0.0, 3)), long_bound=3.9, last_bound=7.0,
+UP_TO_16 = Rule(
+    grid_scale=0.24, grid_rise=1.0, grid_fall=11.4, grid_first=0.9, grid_top=0.123, grid_low=0.00033, knee=0.114,
+    tail=0.0255, orders=((12.3, 2), (0.0, 3)), long_bound=3.63, last_bound=5.0,
 )  # fmt: skip
-RULE = Rule(shorter=((3, 5, UP_TO_5), (6, 8, UP_TO_8), (9, 13, UP_TO_13)))
+UP_TO_30 = Rule(
+    grid_scale=0.175, grid_rise=1.15, grid_fall=2.67, grid_first=0.605, grid_top=0.138, grid_low=0.00019, knee=0.125,
+    tail=0.11, orders=((50.0, 2), (0.02, 3), (0.0, 4)), corrected=2.0,
+)  # fmt: skip
+RULE = Rule(shorter=((3, 5, UP_TO_5), (6, 8, UP_TO_8), (9, 16, UP_TO_16), (17, 30, UP_TO_30)))
 
 # With noise in the steps. Two answers at most, as the weak order is 2, and the differences of more would be mostly
-# noise. ρ/(1 + ρ) is calm in data space: with few calls the flow's knee is three to forty times worse.
-NOISY_RULE = Rule(knee=1.0, tail=0.0, short=0.0, orders=((0.0, 2),), long_bound=2.5, even=False)
+# noise. ρ/(1 + ρ) is calm in data space: with few calls the flow's knee is three to forty times worse. The grid is that
+# of 17 to 30 steps at any number: it is thinner near pure noise, where a step's noise hides what the answer lacked.
+NOISY_RULE = replace(
+    UP_TO_30, knee=1.0, tail=0.0, short=0.0, orders=((0.0, 2),), long_bound=2.5, corrected=0.5, even=False
+)

@@ -16,6 +16,7 @@ from pndm_solvers.older import Unpack
 from pndm_solvers.plan import Plan
 from pndm_solvers.program import Form, Program
 from pndm_solvers.remembered import Remembered, frozen
+from pndm_solvers.rule import NOISY_RULE, RULE, Rule
 from pndm_solvers.run_options import Model, RunOptions
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.spacings import DEFAULT_SPACING, INTEGRAL_SPACINGS, SPACINGS
@@ -166,7 +167,12 @@ class Solver(ABC):
         return plan, self._advice(plan, options)
 
     def _compile(self, num_inference_steps: int | None, options: GridOptions) -> Plan:
-        return self.plan_on(make_grid(self.schedule, num_inference_steps, **options))
+        return self.plan_on(make_grid(self.schedule, num_inference_steps, rule=self._rule, **options))
+
+    @property
+    def _rule(self) -> Rule:
+        """The numbers of its default grid."""
+        return NOISY_RULE if self.convergence_order is None else RULE
 
     def _within(self, max_model_calls: int, options: GridOptions) -> Plan:
         """Doubles the number of steps until the calls no longer fit, then halves the gap."""

@@ -226,6 +226,10 @@ class PLMSSolver(Solver):
         return f"PLMS {self.order} ({', '.join(filter(None, [self.weights, self.starter, *extras]))})"
 
     @property
+    def _rule(self) -> Rule:
+        return self.rule
+
+    @property
     def convergence_order(self) -> int | None:
         return self._flow_order if self.tau == 0 else None
 
