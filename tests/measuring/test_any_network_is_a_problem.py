@@ -107,7 +107,7 @@ def test_three_lines_lead_to_a_plot(tmp_path):
 
 
 def test_its_curves_are_those_of_the_exact_flow():
-    problem, exact = gaussian(calls=512), Problem.exact(GAUSSIAN, LINEAR, 32, seed=0)
+    problem, exact = gaussian(calls=1024), Problem.exact(GAUSSIAN, LINEAR, 32, seed=0)
     np.testing.assert_array_equal(problem.x, exact.x * (X / exact.x))
     solvers = [PLMSSolver(LINEAR), DDIMSolver(LINEAR)]
     for one, other in zip(*(compare(p, solvers, calls=[5, 10]) for p in (problem, exact)), strict=True):
@@ -284,7 +284,7 @@ def test_starts_lie_around_the_mean_of_the_data(tmp_path):
     plan = solver.plan(10, **problem.grid_options)
     sample = problem.run(plan, problem.starts(plan.levels[0].t))
     np.testing.assert_array_equal(sample, solver.sample(far.model(LINEAR), X, 10, data_mean=far.mean))
-    (curve,) = compare(problem, [solver], calls=[10, 20])
+    (curve,) = compare(problem, [solver], calls=[5, 20])
     (lost,) = compare(Problem.of(far.model(LINEAR), LINEAR, X, data=far.sample(500), **QUIET), [solver], calls=[20])
     assert curve.value[1] < curve.value[0] < 0.02
     assert np.abs(sample.mean(0) - far.mean).max() < 0.3

@@ -58,7 +58,7 @@ def cases(solvers, schedules):
 def test_from_pure_noise_to_the_exact_sample(solver, name):
     """α = 0 at the first call and σ = 0 at the end: the more steps, the nearer to the exact flow."""
     schedule, errors = PURE_NOISE[name], []
-    for steps in (20, 80):
+    for steps in (10, 80):
         plan = solver.plan(steps, start="top")
         assert plan.rows[0].alpha == 0
         assert plan.end[1:] == (1, 0)
