@@ -162,8 +162,8 @@ class PLMSSolver(Solver):
     `tau` makes the method stochastic: 0 follows the probability flow, 1 the reverse SDE, with the linear part and the
     noise exact (`sde.py`). It may be a function τ(ρ) of an array, or "er_sde". A step to σ = 0 draws no noise. `space`
     is "epsilon" unless said, and "sample" with noise: only data space damps what noise was added. "balanced" then is
-    ρ/(1 + ρ), with two answers at most, and the default grid another one. DDIM's η is another measure of the same family:
-    η² = (1 − r^(2τ²))/(1 − r²) for a step that shrinks ρ by r, so η → τ.
+    ρ/(1 + ρ), with two answers at most, and the default grid another one. DDIM's η is another measure of the same
+    family: η² = (1 − r^(2τ²))/(1 − r²) for a step that shrinks ρ by r, so η → τ.
 
     Also known as: PLMS (latent diffusion, with `weights="classical", starter="heun"`), iPNDM
     (`weights="classical"`), F-PNDM (`weights="classical", starter="rk4"`, see `PNDMSolver`); LMS (k-diffusion, with
