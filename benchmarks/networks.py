@@ -46,6 +46,7 @@ import network_data
 
 WEIGHTS = Path(__file__).parent / "weights"
 CACHE = Path(__file__).parent / ".cache"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CHECKPOINT_SECONDS = 10
 HIDDEN_LABELS = 0.1  # the share of labels replaced by the null class (Ho and Salimans, 2022)
 HELD_OUT = 6  # every sixth digit judges the classifier of digits; Fashion-MNIST has test images of its own
@@ -402,6 +403,19 @@ def load(name: str) -> Trained:
         raise ValueError(f"{name!r} is a classifier; load_features loads it")
     prediction = Prediction(recipe.prediction, clip=recipe.clip)
     return Trained(name, recipe.set, network, SCHEDULES[recipe.schedule](), prediction, recipe.shape, recipe.classes)
+
+
+def accelerated(network: nn.Module) -> Callable[..., Tensor]:
+    """The network on the accelerator, where there is one. What it takes and what it returns lies on the CPU."""
+    if DEVICE.type == "cpu":
+        return network
+    torch.backends.cudnn.allow_tf32 = False  # full float32, as on the CPU
+    network.to(DEVICE)
+
+    def model(x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        return network(x.to(DEVICE), t.to(DEVICE), **{key: v.to(DEVICE) for key, v in condition.items()}).cpu()
+
+    return model
 
 
 def load_features(name: str) -> Callable[[np.ndarray], np.ndarray]:

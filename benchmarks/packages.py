@@ -104,11 +104,17 @@ def _galaxies(name: str) -> Foreign:
     empty = models.ScoreNet((1, side, side), 4, 64, 512, 512, 4, 10.0, key=jax.random.PRNGKey(0))
     network = equinox.tree_deserialise_leaves(home / file, empty)
     batched = jax.jit(jax.vmap(lambda x, t: network(x, 10 * t)))  # compiled once for each size up to `chunk`
+    jax.config.update("jax_default_matmul_precision", "highest")  # an accelerator's default is less than float32
+    accelerated = jax.default_backend() != "cpu"
+    chunk = 128 if accelerated else chunk
 
     def model(x: np.ndarray, t: np.ndarray) -> np.ndarray:
         narrow, times = np.asarray(x, np.float32), np.asarray(t, np.float32)
+        if accelerated:  # few sizes, since each is compiled for half a minute
+            more = -len(x) % (16 if len(x) <= 16 else 64 if len(x) <= 64 else chunk)
+            narrow, times = (np.concatenate([part, np.repeat(part[:1], more, 0)]) for part in (narrow, times))
         parts = [batched(narrow[i : i + chunk], times[i : i + chunk]) for i in range(0, len(x), chunk)]
-        return np.concatenate(parts).astype(x.dtype, copy=False)
+        return np.concatenate(parts)[: len(x)].astype(x.dtype, copy=False)
 
     # The package's β is 1 at its times 0 to 10, so it is 10 here, at times up to 1.
     return Foreign(name, model, NoiseSchedule.vp(10.0, 10.0), "score", (1, side, side), lambda count: {})
@@ -136,18 +142,19 @@ def _spectra(constants: Any, count: int) -> np.ndarray:
 
 def _power_spectra(name: str) -> Foreign:
     import torch
+    from networks import accelerated
 
     with torch.random.fork_rng(devices=[]):  # the module sets torch's seed when it is imported
         home, module = network_file("psdenoiser", "model.py")
         network = module.UNet(dim=(32, 16))
     network.load_state_dict(torch.load(home / "denoiser_model.pt", map_location="cpu", weights_only=True))
-    network.eval().requires_grad_(False)
+    answer = accelerated(network.eval().requires_grad_(False))
     with np.load(home / "constants.npz") as file:
         constants = dict(file)
 
     def model(x: Any, t: Any, *, noisy_spectrum: Any) -> Any:
         with torch.no_grad():
-            return network(x.float(), 999 * t.float(), noisy_spectrum).to(x.dtype)
+            return answer(x.float(), 999 * t.float(), x_cdn=noisy_spectrum).to(x.dtype)
 
     def condition(count: int) -> dict[str, Any]:
         # As the package does it: log10 of mK², brought to [−1, 1].

@@ -21,6 +21,7 @@ from pndm_solvers import Problem, initial_noise
 from pndm_solvers.analytic import Distribution, Gaussian, GaussianMixture
 from pndm_solvers.condition import rows_of
 from pndm_solvers.problems import PROBLEMS, anisotropic_mixture, network_problem, power_law
+from pndm_solvers.reference import load_network
 from pndm_solvers.schedules import SCHEDULES
 
 __all__ = ["SETS", "Entry", "first_starts"]
@@ -87,7 +88,7 @@ def trained(network: str, count: int, seed: int, **options: Any) -> Problem:
     x = torch.from_numpy(initial_noise((count, *found.shape), seed)).float()
     label = {"label": torch.arange(count) % found.classes} if found.classes else None
     options = {"prediction": found.prediction, "condition": label, "data": found.data()} | options
-    return Problem.of(found.network, found.schedule, x, **options)
+    return Problem.of(networks.accelerated(found.network), found.schedule, x, **options)
 
 
 @cache
@@ -107,7 +108,8 @@ def foreign(network: str, count: int, seed: int, **options: Any) -> Problem:
 def bundled(network: str, count: int, seed: int, **options: Any) -> Problem:
     """A bundled network with its training data."""
     data = getattr(networks.network_data, network)()[0]
-    return network_problem(network, count, seed, **{"data": data, "calls": 256} | options)
+    problem = network_problem(found := load_network(network), count, seed, **{"data": data, "calls": 256} | options)
+    return replace(problem, model=networks.accelerated(found.unet))
 
 
 # ---------------------------------------------------------------------- the sets
