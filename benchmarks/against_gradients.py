@@ -104,7 +104,9 @@ def main() -> None:
     print(heading("torch"), flush=True)
     network = load_network("digits")
     network.unet.requires_grad_(False)
-    judged = bundled("digits", JUDGES, 1, saved=networks.CACHE / "fitted" / "digits-192.npz", calls=512)
+    folder = networks.CACHE / "fitted"
+    folder.mkdir(parents=True, exist_ok=True)
+    judged = bundled("digits", JUDGES, 1, saved=folder / "digits-192.npz", calls=512)
     first = plan_of(judged, 8).levels[0]
     reference = judged.reference(first.t)
     starts, ends = judged.starts(first.t), reference.ends

@@ -73,10 +73,10 @@ SMALL = 32  # numbers of a sample, below which a pilot has 128
 class Bench:
     """The folder of what is kept, and the problems."""
 
-    def __init__(self, folder: Path, problems: list[str] | None, calls: list[int]) -> None:
+    def __init__(self, folder: Path, problems: list[str] | None, calls: list[int], starts: int | None = None) -> None:
         self.folder, self.choosing = folder, folder.parent / "work_precision" / "choosing"
         self.cells = Cells(folder)
-        self.problems, self.calls = problems, calls
+        self.problems, self.calls, self.starts = problems, calls, starts
 
     def other_classes(self) -> Problem:
         """Fashion's classes that were not fitted to."""
@@ -202,7 +202,8 @@ def testing(bench: Bench) -> str:
     for entry in SETS["testing"].values():
         if bench.problems and entry.name not in bench.problems:
             continue
-        problem = entry.paired(bench.folder.parent / "work_precision" / "testing")
+        problem = entry.sampled(bench.folder.parent / "work_precision" / "testing")
+        problem = first_starts(problem, bench.starts or entry.starts)
         for calls in bench.calls:
             plan, default = fitted_to(bench, problem, entry.name, calls), plan_of(problem, calls)
             mine, theirs = errors_of(problem, plan), errors_of(problem, default)
@@ -360,12 +361,13 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="by default all")
     parser.add_argument("--problems", nargs="+", metavar="NAME", help="of the tables bundled and testing, only these")
     parser.add_argument("--calls", type=int, nargs="+", default=[5, 8, 10], help="of the table testing")
+    parser.add_argument("--starts", type=int, help="of the table testing: how many judge; by default as in sets.py")
     parser.add_argument("--folder", type=Path, default=networks.CACHE / "fitted")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print(heading("numpy", "torch"), flush=True)
-    bench = Bench(arguments.folder, arguments.problems, arguments.calls)
+    bench = Bench(arguments.folder, arguments.problems, arguments.calls, arguments.starts)
     with torch.no_grad():
         report(TABLES, arguments.tables, bench)
 
