@@ -112,7 +112,10 @@ def budgets(name: str) -> list[int]:
 
 
 def bundled_networks(bench: Bench) -> Iterator[tuple[Problem, int, dict[str, Any]]]:
-    """Each cell, with the errors of the fitted plan, and of every peer and rule."""
+    """Each cell, with the errors of the fitted plan, and of every peer and rule.
+
+    A rule that begins lower leaves out a stretch, and is judged by the flow from where it begins.
+    """
     for name, (count, few, fine) in JUDGES.items():
         if bench.problems and name not in bench.problems:
             continue
@@ -141,8 +144,13 @@ def bundled_networks(bench: Bench) -> Iterator[tuple[Problem, int, dict[str, Any
                 bench.cells.get(problem, f"errors of {count}", partial(_listed, problem, plan), plan)
                 for plan in tqdm(plans, desc=f"{name}, {calls} calls, rules")
             ]
-            fitted = errors_of(problem, shipped(name, calls))
-            yield problem, calls, {"fitted": fitted, "peers": [e for e in peers if e], "rules": rules}
+            plan = shipped(name, calls)
+            found = {"fitted": errors_of(problem, plan), "peers": [e for e in peers if e], "rules": rules}
+            least = plan.levels[0].ratio * (1 - 1e-9)
+            found["rules that begin no lower"] = [
+                e for e, other in zip(rules, plans, strict=True) if other.levels[0].ratio >= least
+            ]
+            yield problem, calls, found
 
 
 def bundled_table(bench: Bench) -> str:
@@ -155,8 +163,10 @@ def bundled_table(bench: Bench) -> str:
         figures = []
         for kind, of in (("median", np.median), ("mean", np.mean)):
             beside = {}
-            for name in ("peers", "rules"):  # on as many starts as theirs
-                theirs = np.array(errors[name])
+            for name, found in errors.items():  # on as many starts as theirs
+                if name == "fitted":
+                    continue
+                theirs = np.array(found)
                 beside[name] = float(of(errors["fitted"][: theirs.shape[1]]) / of(theirs, axis=1).min())
                 ratios.setdefault(f"{kind}, best of {name}", []).append(beside[name])
             figures.append(f"{of(errors['fitted']):.1e} ({beside['peers']:.2f}, {beside['rules']:.2f})")

@@ -58,7 +58,8 @@ class ReferenceNetwork:
     def fitted(self, guidance: float = 1.0) -> FittedSolver | None:
         """The plans that were fitted to the network, each for its number of calls at the nearest scale of guidance.
 
-        A plan carries over to other scales: docs/development/results-fitted.md. None where there are no plans.
+        Far above that scale a plan may err more than the default: docs/development/results-fitted.md. None where there
+        are no plans.
         """
         nearest: dict[int, tuple[float, Path]] = {}
         for path in PLANS.glob(f"{self.name}-*.json"):
