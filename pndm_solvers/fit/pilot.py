@@ -234,11 +234,13 @@ class Pilot:
     @staticmethod
     def load(path: str | os.PathLike[str], device: Any = None, like: Any = None) -> Pilot:
         """The pilot that `save` wrote; `device` and `like` are those of `State.load`. ValueError for any other file."""
-        from zipfile import BadZipFile
+        from zipfile import BadZipFile, ZipFile
 
         path = location("path", path)
         try:
-            with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            raw = BytesIO(path.read_bytes())
+            ZipFile(raw).close()  # of any other file NumPy would speak as of a pickle
+            with np.load(raw, allow_pickle=False) as file:
                 facts = json.loads(str(file["facts"]))
                 if facts["format"] != FORMAT:
                     raise ValueError(f"format is {facts['format']!r}; this version reads {FORMAT!r}")
