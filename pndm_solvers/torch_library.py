@@ -13,7 +13,7 @@ import numpy as np
 
 from pndm_solvers.array_library import ArrayLibrary, quantile_of
 
-__all__ = ["TorchLibrary", "scalar"]
+__all__ = ["TorchLibrary"]
 
 
 class TorchLibrary(ArrayLibrary):
@@ -75,9 +75,9 @@ class TorchLibrary(ArrayLibrary):
 
     def combine(self, arrays: Sequence[Any], weights: Sequence[float], dtype: Any) -> Any:
         x = self.wide(arrays[0], dtype)
-        # A number as a tensor costs half as much. torch.compile needs it as it is.
-        plain = type(x) is self.torch.Tensor and not self.is_compiling()
-        total = x * (scalar(weights[0], x.dtype) if plain else weights[0])
+        # The weight as a tensor would cost half as much. But small tensors that outlive a row lie between the large
+        # ones, and the C library then takes new memory for each row of a run on the CPU.
+        total = x * weights[0]
         for array, weight in zip(arrays[1:], weights[1:], strict=True):
             # In place: `total` is this call's own, so each term costs one pass over memory. Torch itself widens
             # the array that is added, unless it has 8 bits.
@@ -131,7 +131,7 @@ class TorchLibrary(ArrayLibrary):
         return None
 
     def scale(self, x: Any, weight: float, out: Any) -> None:
-        self.torch.mul(x, scalar(weight, x.dtype), out=out)
+        self.torch.mul(x, weight, out=out)
 
     def add(self, total: Any, x: Any, weight: float, scratch: Any) -> Any:
         return total.add_(x, alpha=weight)
@@ -226,15 +226,6 @@ class TorchLibrary(ArrayLibrary):
         x = self.torch.empty(shape, dtype=getattr(self.torch, dtype), device="cpu")
         x.view(-1).view(self.torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
         return self.torch.empty([shape[d] for d in order], dtype=x.dtype, device=device).permute(back).copy_(x)
-
-
-@lru_cache(maxsize=4096)
-def scalar(weight: float, dtype: Any) -> Any:
-    """A number as a tensor of no dimension, on the host."""
-    import torch
-
-    with torch.inference_mode(False):  # it may be saved for a backward pass
-        return torch.tensor(weight, dtype=dtype, device="cpu")
 
 
 @lru_cache(maxsize=64)

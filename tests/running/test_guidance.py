@@ -155,7 +155,8 @@ def test_two_models_may_write_into_what_they_share(array):
 @pytest.mark.parametrize("scale", [2.0, 5.0])
 def test_the_fashion_network_is_called_once_a_row(scale):
     fashion = load_network("fashion")
-    x = torch.from_numpy(initial_noise((6, *fashion.shape), 0)).float()
+    fashion.unet.double()  # in float32 its sums depend on the size of the batch
+    x = torch.from_numpy(initial_noise((6, *fashion.shape), 0))
     label, calls, batches = torch.arange(6), [], []
 
     def watched(x, t, label=None):
@@ -170,7 +171,7 @@ def test_the_fashion_network_is_called_once_a_row(scale):
         assert (len(calls), set(batches)) == (plan.model_calls, {12})
         two = plan.run(classifier_free_guidance(watched, watched, scale), x, **run)
     assert len(calls) == 3 * plan.model_calls
-    assert (one - two).abs().max() <= 1e-6 * two.abs().max()
+    assert (one - two).abs().max() <= 1e-12 * two.abs().max()
     assert same(plan.run(fashion.model(label, scale), x, prediction=fashion.prediction).detach(), one.clone())
 
 

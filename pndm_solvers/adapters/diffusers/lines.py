@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.table import Terms
-from pndm_solvers.torch_library import scalar
 
 __all__ = ["Arrays", "Course", "Line"]
 
@@ -79,7 +77,7 @@ def _sum(terms: list[tuple[Tensor, float]]) -> Tensor:
     first, weight = terms[0]
     dtype = first.dtype
     wide = first if dtype.itemsize > 3 else first.float()
-    total = torch.mul(wide, scalar(weight, wide.dtype))
+    total = wide * weight
     for array, weight in terms[1:]:
         total.add_(array, alpha=weight)
     return total if wide is first else total.to(dtype)
