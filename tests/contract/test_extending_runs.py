@@ -8,25 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import spacings_of
+from registries import REGISTRIES, SHIPPED, registered_for_now
 
-from pndm_solvers import TABLEAUX, DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PRKSolver, Solver
+from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PRKSolver, Solver
 from pndm_solvers.analytic import Gaussian, GaussianMixture
 from pndm_solvers.libraries import LIBRARIES, ArrayLibrary
 from pndm_solvers.methods import SOLVERS
-from pndm_solvers.prediction import PREDICTIONS
 from pndm_solvers.schedules import SCHEDULES
-from pndm_solvers.transfer import SPACES
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "extending.md"
-REGISTRIES = {
-    "TABLEAUX": TABLEAUX,
-    "SOLVERS": SOLVERS,
-    "SCHEDULES": SCHEDULES,
-    "PREDICTIONS": PREDICTIONS,
-    "SPACES": SPACES,
-    "LIBRARIES": LIBRARIES,
-}
-SHIPPED = {name: dict(registry) for name, registry in REGISTRIES.items()}
 
 VP = NoiseSchedule.vp()
 START = np.random.default_rng(0).standard_normal((8, 2))
@@ -39,14 +29,10 @@ POINT = Gaussian([0.5, -0.3], [0.0, 0.0])
 def page():
     """The names that the page defines. What it registers is registered while this module's tests run."""
     namespace = {}
-    try:
+    with registered_for_now():
         for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
             exec(compile(block, PAGE.name, "exec"), namespace)
         yield namespace
-    finally:
-        for name, registry in REGISTRIES.items():
-            registry.clear()
-            registry.update(SHIPPED[name])
 
 
 def added(name):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from readers import OUTCOMES, READERS
+from registries import registered_for_now
 from run_command import runner
 
 ROOT = Path(__file__).parents[2]
@@ -46,16 +47,17 @@ def test_every_block_of_the_page_runs(page, tmp_path, monkeypatch, capsys):
     run = runner(capsys, monkeypatch)
     READERS.get(page, lambda names: None)(names)
     capsys.readouterr()
-    for language, code in blocks_of(page):
-        if language == "python":
-            exec(compile(code, page, "exec"), names)
-            printed = capsys.readouterr().out
-        elif language == "sh":
-            printed = "".join(execute(words, run) for words in lines_of(code))
-        elif language == "text" and printed:
-            assert words_of(printed) == words_of(code)
-            assert page != "README.md" or printed == code
-            printed = ""
+    with registered_for_now():
+        for language, code in blocks_of(page):
+            if language == "python":
+                exec(compile(code, page, "exec"), names)
+                printed = capsys.readouterr().out
+            elif language == "sh":
+                printed = "".join(execute(words, run) for words in lines_of(code))
+            elif language == "text" and printed:
+                assert words_of(printed) == words_of(code)
+                assert page != "README.md" or printed == code
+                printed = ""
     OUTCOMES.get(page, lambda names: None)(names)
 
 
