@@ -141,7 +141,9 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
             interrupted = True
     best = min(judged, key=lambda name: typical(judged[name][1]) - (name == "default") * BETTER)
     plan = judged[best][0]
-    if best == "default" and not interrupted:
+    if best == "default" and interrupted:
+        warn("the search was interrupted before anything fitted was better than the default: the plan is the default's")
+    elif best == "default":
         warn(
             f"nothing fitted was better than the default on the {judges} held-out samples, so the plan is the "
             f"default's; more samples, or a pilot of more levels, may help"

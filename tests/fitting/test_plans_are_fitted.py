@@ -121,18 +121,25 @@ def test_where_nothing_beats_the_default_its_plan_comes_back_with_a_warning():
 
 
 def test_an_interrupted_fit_returns_the_best_so_far(pilot):
-    calls = []
+    def interrupted(most):
+        calls = []
 
-    def interrupted(x, t):
-        calls.append(len(calls))
-        if len(calls) > 600:
-            raise KeyboardInterrupt
-        return ring(LINEAR)(x, t)
+        def model(x, t):
+            calls.append(t)
+            if len(calls) > most:
+                raise KeyboardInterrupt
+            return ring(LINEAR)(x, t)
 
-    fit = pilot.fit(interrupted, 5)
+        return model
+
+    fit = pilot.fit(interrupted(600), 5)
     assert fit.interrupted
     assert "interrupted" in str(fit)
     assert fit.gain < 1
+
+    with pytest.warns(UserWarning, match="interrupted before anything fitted was better"):
+        fit = pilot.fit(interrupted(20), 5)
+    assert fit.plan.levels == PLMSSolver(LINEAR).plan(5, sample_shape=(2,)).levels
 
     def at_once(x, t):
         raise KeyboardInterrupt
