@@ -135,11 +135,8 @@ def bundled_networks(bench: Bench) -> Iterator[tuple[Problem, int, dict[str, Any
                 for peer in tqdm(PEERS.values(), desc=f"{name}, {calls} calls, peers")
             ]
             default = plan_of(problem, calls)
-            plans = [
-                *simple_plans(problem, calls),
-                *plain_rules(problem.schedule, default, problem.grid_options),
-                default,
-            ]
+            simple = simple_plans(problem, calls)
+            plans = [*simple, *plain_rules(problem.schedule, default, problem.grid_options), default]
             rules = [
                 bench.cells.get(problem, f"errors of {count}", partial(_listed, problem, plan), plan)
                 for plan in tqdm(plans, desc=f"{name}, {calls} calls, rules")
@@ -147,6 +144,7 @@ def bundled_networks(bench: Bench) -> Iterator[tuple[Problem, int, dict[str, Any
             plan = shipped(name, calls)
             found = {"fitted": errors_of(problem, plan), "peers": [e for e in peers if e], "rules": rules}
             least = plan.levels[0].ratio * (1 - 1e-9)
+            found |= {"the 36 rules": rules[: len(simple)], "the default alone": rules[-1:]}
             found["rules that begin no lower"] = [
                 e for e, other in zip(rules, plans, strict=True) if other.levels[0].ratio >= least
             ]
@@ -160,16 +158,14 @@ def bundled_table(bench: Bench) -> str:
     limits = []
     for problem, calls, errors in bundled_networks(bench):
         limits.append(problem.reference(plan_of(problem, calls).levels[0].t).error)
-        figures = []
+        mine, figures = errors.pop("fitted"), []
         for kind, of in (("median", np.median), ("mean", np.mean)):
             beside = {}
-            for name, found in errors.items():  # on as many starts as theirs
-                if name == "fitted":
-                    continue
+            for name, found in errors.items():
                 theirs = np.array(found)
-                beside[name] = float(of(errors["fitted"][: theirs.shape[1]]) / of(theirs, axis=1).min())
+                beside[name] = float(of(mine[: theirs.shape[1]]) / of(theirs, axis=1).min())  # on as many starts
                 ratios.setdefault(f"{kind}, best of {name}", []).append(beside[name])
-            figures.append(f"{of(errors['fitted']):.1e} ({beside['peers']:.2f}, {beside['rules']:.2f})")
+            figures.append(f"{of(mine):.1e} ({beside['peers']:.2f}, {beside['rules']:.2f})")
         shown[f"{problem.name}, median", calls], shown[f"{problem.name}, mean", calls] = figures
     problem = bench.other_classes()
     for calls in budgets("fashion") if bench.problems is None or "fashion" in bench.problems else ():

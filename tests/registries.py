@@ -1,6 +1,7 @@
 """What extensions register in, and putting it back."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 from pndm_solvers import TABLEAUX
 from pndm_solvers.libraries import LIBRARIES
@@ -17,15 +18,12 @@ REGISTRIES = {
     "SPACES": SPACES,
     "LIBRARIES": LIBRARIES,
 }
-SHIPPED = {name: dict(registry) for name, registry in REGISTRIES.items()}
 
 
 @contextmanager
 def registered_for_now():
     """What is registered within is not registered afterwards: other tests run in the same process."""
-    try:
+    with ExitStack() as stack:
+        for registry in REGISTRIES.values():
+            stack.enter_context(patch.dict(registry))
         yield
-    finally:
-        for name, registry in REGISTRIES.items():
-            registry.clear()
-            registry.update(SHIPPED[name])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import spacings_of
-from registries import REGISTRIES, SHIPPED, registered_for_now
+from registries import REGISTRIES, registered_for_now
 
 from pndm_solvers import DDIMSolver, DDPMSolver, NoiseSchedule, PLMSSolver, PRKSolver, Solver
 from pndm_solvers.analytic import Gaussian, GaussianMixture
@@ -17,6 +17,7 @@ from pndm_solvers.methods import SOLVERS
 from pndm_solvers.schedules import SCHEDULES
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "extending.md"
+SHIPPED = {name: dict(registry) for name, registry in REGISTRIES.items()}
 
 VP = NoiseSchedule.vp()
 START = np.random.default_rng(0).standard_normal((8, 2))
