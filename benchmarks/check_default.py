@@ -6,6 +6,8 @@
 - nearest: on the small networks, the mean distance to the nearest point of the data, and that plus the mean distance of
   the data to the nearest sample, beside the best of all peers, picked on one half of the starts.
 - mean: which networks make `sample` warn that the data are not centred, and how far off their means are.
+- level: on exact problems, ours beside the best single peer, each from our own first level: at 5 to 20 calls, and at 50
+  and 100.
 - estimates: ratios of `ErrorEstimate` to the error that a step has made, and errors of plans for a `tolerance=`.
 
     python benchmarks/check_default.py testing
@@ -32,7 +34,8 @@ from sets import SETS, Entry, first_starts
 from tables import by_cell, heading, report, table
 from tqdm import tqdm
 from work_precision import default_plan, distances, run_peer
-from work_precision_tables import geometric
+from work_precision import paired as errors_of
+from work_precision_tables import geometric, shown
 
 from pndm_solvers import DDIMSolver, ErrorEstimate, Plan, PLMSSolver, Problem
 from pndm_solvers.arrays import library
@@ -41,6 +44,7 @@ from pndm_solvers.distances import Target, resampled
 from pndm_solvers.flow import FineRun, distance
 from pndm_solvers.measure import difference, estimate
 
+LEVEL_CALLS = 5, 8, 10, 20, 50, 100  # of the table `level`
 FEWEST = 4  # a budget beside those of the set
 
 
@@ -233,6 +237,46 @@ def mean(check: Check) -> str:
     return table(heads, rows)
 
 
+def level(check: Check) -> str:
+    """Exact problems, from one level: ours / the best single peer: at most 0.5, and 0.05 at 50 and 100 (IPNDM apart)"""
+    errors: dict[str, dict[Any, float]] = {}
+    groups = {"5 to 20": (5, 8, 10, 20), "50 and 100": (50, 100)}
+    cells = [
+        (e, calls) for e in check.entries if not isinstance(check.paired(e).flow, FineRun) for calls in LEVEL_CALLS
+    ]
+    for entry, calls in tqdm(cells, unit="cell"):
+        problem = check.paired(entry)
+        first = default_plan(PLMSSolver, problem.schedule, calls, **problem.grid_options).levels[0]
+        ratio = first.ratio if math.isfinite(first.ratio) else None
+
+        def measured(peer: Any, problem: Problem = problem, calls: int = calls, ratio: Any = ratio) -> list[Any]:
+            try:
+                found = run_peer(problem, peer, calls, ratio)
+                return [float(np.median(errors_of(problem, found.result, found.start_t, found.final))), found.final]
+            except Exception:  # whatever a peer raises means that it has no samples
+                return [math.inf, "clean"]
+
+        ours = {}
+        for final in ("clean", "first"):
+            plan = default_plan(PLMSSolver, problem.schedule, calls, final=final, **problem.grid_options)
+            ours[final] = float(np.median(errors_of(problem, begun(problem, plan), plan.levels[0].t, final)))
+        for peer in PEERS.values():
+            theirs, final = check.cells.get(problem, f"level, {calls}, {peer.name}", partial(measured, peer))
+            errors.setdefault(peer.name, {})[entry.name, calls] = ours[final] / theirs
+    rows = []
+    for name, budgets in groups.items():
+        for among, kept in (("all", ""), ("IPNDM apart", "IPNDM")):
+            means = {
+                peer: geometric(ratio for (_, calls), ratio in found.items() if calls in budgets)
+                for peer, found in errors.items()
+                if not kept or not peer.startswith(kept)
+            }
+            best = max((peer for peer in means if math.isfinite(means[peer])), key=means.__getitem__)
+            worst = max(((r, *cell) for cell, r in errors[best].items() if cell[1] in budgets))
+            rows.append([name, among, shown(best), f"{means[best]:.3f}", f"{worst[0]:.2f} ({worst[1]}, {worst[2]})"])
+    return table(("calls", "among", "peer", "ours / its, geometric mean", "worst"), rows)
+
+
 def estimates(check: Check) -> str:
     """`ErrorEstimate`: at least 90 % of steps within 0.2 and 5 of the true error; a tolerance met within a factor 3"""
     rows = []
@@ -273,7 +317,7 @@ def estimates(check: Check) -> str:
 
 
 TABLES: dict[str, Callable[[Check], str]] = {
-    f.__name__: f for f in (rules, ddim, distribution, nearest, mean, estimates)
+    f.__name__: f for f in (rules, ddim, distribution, nearest, mean, level, estimates)
 }
 
 

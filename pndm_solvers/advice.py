@@ -8,12 +8,15 @@ import sys
 import warnings
 from typing import Any
 
+import numpy as np
+
 from pndm_solvers.arrays import library
 from pndm_solvers.schedule import Level, Schedule
 from pndm_solvers.table import Table
 
 __all__ = [
     "advice_on_plan",
+    "advise_on_first_answer",
     "advise_on_mean",
     "advise_on_noise",
     "advise_on_pilot",
@@ -36,6 +39,9 @@ MISSING = 0.1
 
 # Samples of a fine run larger than this are most likely those of a network that was taken for another kind.
 HUGE = 100.0
+
+# A pilot that begins at this σ/α begins at noise, and its network's picture of that has less than this share of it.
+LOW_NOISE, ECHOED = 5.0, 0.5
 
 # Fewer samples than this do not tell distributions apart.
 FEW = 100
@@ -136,6 +142,25 @@ def advise_on_pilot(size: float, error: float, prediction: str) -> None:
         )
 
 
+def advise_on_first_answer(state: Any, slope: Any, here: Level, prediction: str) -> None:
+    """Warns of a network whose picture of pure noise is that noise again, as of one that predicts something else.
+
+    `state` `(B, …)` is x/√(α² + σ²), of deviation 1 there, and `slope` its v. Where noise drowns the data, the picture
+    E[x_0 | x] hardly depends on x.
+    """
+    if here.ratio < LOW_NOISE or state.size < 64:
+        return
+    angle = math.atan2(here.sigma, here.alpha)
+    picture = math.cos(angle) * state - math.sin(angle) * slope
+    share = float(((picture - picture.mean(0)) * state).mean() / (state**2).mean())
+    if abs(share) > ECHOED:
+        warn(
+            f"from pure noise z, at σ/α = {here.ratio:.3g}, the network draws a picture with {share:.2g}·z in it, and "
+            f"noise tells nothing of the picture: the network does not predict {prediction!r}, the schedule is "
+            f"another, or the data lie in more than ±1, so pass data_range="
+        )
+
+
 def advise_on_mean(samples: Any, plan: Table) -> None:
     """Warns of samples `(B, C, …)` that say that their run began too low for data of their mean.
 
@@ -172,11 +197,11 @@ def note_on_call(error: Exception, x: Any, t: Any, *, integer: bool) -> None:
     An error that this library raises says so itself. NumPy, torch and JAX all say that an index, or indices, must be of
     an integer type. Notes need Python 3.11.
     """
-    raised = error.__traceback__
-    while raised and raised.tb_next:
+    modules, raised = [], error.__traceback__
+    while raised:
+        modules.append(str(raised.tb_frame.f_globals.get("__name__")))
         raised = raised.tb_next
-    ours = raised is not None and str(raised.tb_frame.f_globals.get("__name__")).startswith("pndm_solvers.")
-    if ours or not hasattr(error, "add_note"):
+    if (modules and modules[-1].startswith("pndm_solvers.")) or not hasattr(error, "add_note"):
         return
     note = f"pndm_solvers called the network with x {tuple(x.shape)} {x.dtype} and t {tuple(t.shape)} {t.dtype}"
     if not integer and re.search(r"ind(ex|ic).*\bint", str(error), re.IGNORECASE | re.DOTALL):
@@ -184,6 +209,8 @@ def note_on_call(error: Exception, x: Any, t: Any, *, integer: bool) -> None:
             ", at times between the integers. If it looks times up in a table, round them: in torch "
             "`lambda x, t: network(x, t.round().long())`"
         )
+    if isinstance(x, np.ndarray) and any(name.partition(".")[0] == "torch" for name in modules):
+        note += ", NumPy arrays both. If it is a network of torch, pass tensors: `torch.from_numpy(x).float()`"
     error.add_note(note)  # type: ignore[attr-defined]
 
 

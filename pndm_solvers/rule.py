@@ -60,6 +60,8 @@ class Rule:
     even_corrected, even_short, even_top:
         There, how many first steps are corrected: short ones, the one from ρ = ∞, and from `even_top` down those that
         change log ρ by less than `even_short`.
+    even_last, even_last_bound:
+        There, the most to which absolute weights may sum in a step to σ = 0 from above ρ = `even_last`.
     far, far_bound:
         There, a step that changes log ρ by more than `far` combines two answers, absolute weights up to `far_bound`.
     shorter:
@@ -90,6 +92,8 @@ class Rule:
     even_corrected: int = 2
     even_short: float = 0.7
     even_top: float = 32.0
+    even_last: float = 0.3
+    even_last_bound: float = 1.25
     far: float = 3.0
     far_bound: float = 2.0
     shorter: tuple[tuple[int, int, Rule], ...] = ()

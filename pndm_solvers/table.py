@@ -140,7 +140,8 @@ class Fitted:
         if prediction != self.prediction:
             raise ValueError(
                 f"prediction is {prediction!r}, but this plan was fitted to a network that predicts "
-                f"{self.prediction!r}; pass prediction={self.prediction!r} if yours does, else fit a plan to it"
+                f"{self.prediction!r}{f' ({self.note})' if self.note else ''}; pass prediction={self.prediction!r} if "
+                f"yours does, else fit a plan to it"
             )
 
 
@@ -296,10 +297,13 @@ class Table:
         """The plan that `to_json` wrote. Raises ValueError for any other text."""
         try:
             document = json.loads(text, object_pairs_hook=_object)
-            if (found := document.pop("format")) == FORMAT:
+            found = document.pop("format", None)
+            if found == FORMAT:
                 return cls(**_table(**document))
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"not the JSON of a plan: {error!r}; write one with Plan.to_json()") from error
+        if found is None:
+            raise ValueError("not the JSON of a plan: it has no format; write one with Plan.to_json()")
         raise ValueError(f"format is {found!r}; this version reads {FORMAT!r}")
 
 

@@ -156,9 +156,8 @@ class SolverOptions:
         """A plan of `--steps` or of `--calls`; `cut` goes to `Solver.plan`."""
         if self.steps is not None:
             return solver.plan(self.steps, spacing=self.spacing, **cut)
-        if isinstance(solver, FittedSolver):
-            return solver.plan(self.calls or solver.plans[-1].model_calls, **cut)
-        plan = solver.plan(max_model_calls=self.calls or 20, spacing=self.spacing, **cut)
+        most = solver.plans[-1].model_calls if isinstance(solver, FittedSolver) else 20
+        plan = solver.plan(max_model_calls=self.calls or most, spacing=self.spacing, **cut)
         if self.calls is not None and plan.model_calls < self.calls:
             self._note_on_budget(plan, self.calls, lambda steps: solver.plan(steps, spacing=self.spacing, **cut))
         return plan

@@ -139,10 +139,14 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
                 judge("fitted", draft.plan(f"fitted {default.model_calls}"))
         except KeyboardInterrupt:
             interrupted = True
+        else:
+            bar.total = bar.n  # of an estimate that was too high
     best = min(judged, key=lambda name: typical(judged[name][1]) - (name == "default") * BETTER)
     plan = judged[best][0]
     if best == "default" and interrupted:
         warn("the search was interrupted before anything fitted was better than the default: the plan is the default's")
+    elif interrupted:
+        warn("the search was interrupted: the plan is the best until then")
     elif best == "default":
         warn(
             f"nothing fitted was better than the default on the {judges} held-out samples, so the plan is the "

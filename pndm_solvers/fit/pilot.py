@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.advice import advise_on_mean, advise_on_noise, advise_on_pilot
+from pndm_solvers.advice import advise_on_first_answer, advise_on_mean, advise_on_noise, advise_on_pilot
 from pndm_solvers.arguments import boolean, check_options, function, location, whole
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.condition import Condition, checked_condition
@@ -161,10 +161,11 @@ class Pilot:
         all_ends = np.concatenate(ends)
         change = np.sqrt(((again - all_ends[:judges]) ** 2).mean(1))
         error = float(np.median(change)) / (2**FINE_ORDER - 1)
+        states, slopes = (np.concatenate(parts, 1) for parts in zip(*ways, strict=True))
         advise_on_pilot(float(np.sqrt(np.mean(all_ends**2))), error, prediction.type)
+        advise_on_first_answer(states[0], slopes[0], plan.levels[0], prediction.type)
         if data_mean is None and options.get("start") is None:
             advise_on_mean(library(x).from_numpy(all_ends.reshape(x.shape), x), plan)
-        states, slopes = (np.concatenate(parts, 1) for parts in zip(*ways, strict=True))
         return Pilot(schedule, tuple(starts), all_ends, error, grid, kept, states, slopes)
 
     def fit(self, model: Model, max_model_calls: int, *, progress: bool = False, note: str = "") -> Fit:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pndm_solvers.arguments import location, whole
 from pndm_solvers.plan import Plan
+from pndm_solvers.prediction import Prediction
 from pndm_solvers.program import Form, Program
 from pndm_solvers.schedules import NoiseSchedule
 from pndm_solvers.solver import Solver
@@ -62,7 +63,9 @@ class FittedSolver(Solver):
     def plan(
         self, num_inference_steps: int | None = None, *, max_model_calls: int | None = None, **options: Any
     ) -> Plan:
-        """One of the plans. `prediction`, `data_range` and `sample_shape` are taken, and change nothing.
+        """One of the plans; where there is only one, no number is needed.
+
+        `prediction`, `data_range` and `sample_shape` are taken, and change nothing.
 
         Raises ValueError for another number of calls, for other options of `Solver.plan`, for another `final` than the
         plan's end, and for another prediction than the plan was fitted to.
@@ -71,9 +74,11 @@ class FittedSolver(Solver):
             own = name in ("spacing", "start", "stop", "timesteps", "steps_offset")
             if own and value is not None and not (isinstance(value, (str, int)) and value in ("default", 0)):
                 raise ValueError(f"{name} is {value!r}, but a fitted plan has its own levels; leave it out")
+        budgets = [plan.model_calls for plan in self.plans]
+        if num_inference_steps is None and max_model_calls is None and len(budgets) == 1:
+            max_model_calls = budgets[0]
         if (num_inference_steps is None) == (max_model_calls is None):
             raise ValueError("pass exactly one of num_inference_steps and max_model_calls")
-        budgets = [plan.model_calls for plan in self.plans]
         if num_inference_steps is not None:
             fits = [
                 plan for plan in self.plans if plan.model_calls == whole("num_inference_steps", num_inference_steps)
@@ -90,7 +95,7 @@ class FittedSolver(Solver):
         if "final" in options and (options["final"] == "clean") != (plan.end == self.schedule.clean):
             raise ValueError(f"final is {options['final']!r}, but this plan ends at t = {plan.end.t:g}")
         if "prediction" in options and plan.fitted is not None:
-            plan.fitted.check_prediction(getattr(options["prediction"], "type", options["prediction"]))
+            plan.fitted.check_prediction(Prediction.of(options["prediction"]).type)
         return plan
 
 
@@ -115,7 +120,8 @@ def _check_levels(plan: Plan, schedule: NoiseSchedule) -> None:
         except ValueError:
             same = False
         if not same:
+            known = "" if plan.fitted is None else f", {plan.fitted.schedule}"
             raise ValueError(
-                f"{plan.name} is a plan of another schedule: at t = {level.t:g} it has α = {level.alpha:g} and σ = "
-                f"{level.sigma:g}, unlike {schedule!r}; a plan runs on the schedule that it was made for"
+                f"{plan.name} is a plan of another schedule{known}: at t = {level.t:g} it has α = {level.alpha:g} and "
+                f"σ = {level.sigma:g}, unlike {schedule!r}; a plan runs on the schedule that it was made for"
             )

@@ -27,6 +27,9 @@ def test_a_plan_is_fitted_drawn_with_printed_and_compared(run, tmp_path):
     assert (plan.model_calls, plan.fitted.note, plan.fitted.prediction) == (4, "a test", "epsilon")
     status, out, _ = run("sample", "--network", "digits", "--plan", path, "--count", 2, "--out", tmp_path / "a.png")
     assert (status, plan.name in out) == (0, True)
+    more = ("sample", "--network", "digits", "--plan", path, "--calls", 8, "--count", 2, "--out", tmp_path / "b.png")
+    status, out, err = run(*more)
+    assert (status, "makes 4 model calls" in err) == (0, True)
     status, out, _ = run("plan", "--plan", path)
     assert status == 0
     assert "fitted to: a test, epsilon" in out
@@ -48,7 +51,7 @@ def test_mistakes(run, tmp_path):
     plan, pilot = tmp_path / "plan.json", tmp_path / "pilot.npz"
     assert run("fit", *QUICK, "--calls", 3, "--out", plan, "--pilot", pilot)[0] == 0
     cases = {
-        ("sample", "--network", "fashion", "--plan", plan): "fitted to a network that predicts 'epsilon'",
+        ("sample", "--network", "fashion", "--plan", plan): "that predicts 'epsilon' (digits, ",
         ("sample", "--network", "digits", "--plan", plan, "--order", 2): "leave --order out",
         ("sample", "--network", "digits", "--plan", plan, "--calls", 2): "none of 2",
         ("sample", "--network", "digits", "--plan", tmp_path / "none.json"): "none.json",

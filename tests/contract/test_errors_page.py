@@ -281,9 +281,14 @@ WARNED = [
         "some hundred starts",
     ),
     (
-        "fit_plan(lambda x, t: 0 * x, schedule, noise, 4, levels=16)",
+        "fit_plan(Gaussian([1, 1], [0, 0]).model(schedule), schedule, noise, 4, levels=16, data_mean=np.ones(2))",
         "nothing fitted was better than the default",
         "the default, or more samples",
+    ),
+    (
+        "fit_plan(centred, schedule, noise, 4, levels=16, prediction='v_prediction')",
+        "does not predict 'v_prediction'",
+        "`prediction='epsilon'`",
     ),
 ]
 
@@ -302,6 +307,7 @@ SILENT = [
     ("PLMSSolver(ve).sample(lambda x, t: x / 50, 50 * noise, 10)", "scaled noise on a variance-exploding schedule"),
     ("PNDMSolver(schedule).sample(centred, noise, 20)", "the paper's method"),
     ("solver.sample(centred, noise, tolerance=0.01)", "a pilot's coarse runs"),
+    ("Pilot.record(centred, schedule, noise, levels=64)", "a pilot of a network as it is"),
 ]
 
 CASES = [case for section in SECTIONS.values() for case in section]

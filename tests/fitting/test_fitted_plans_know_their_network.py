@@ -1,6 +1,7 @@
 """A fitted plan carries what it was fitted to, is refused elsewhere, and runs wherever a solver is asked for."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from problems import noise, recorded, ring
 from pndm_solvers import FittedSolver, NoiseSchedule, Pilot, Plan, PLMSSolver, Problem, add_noise, fit_plan
 from pndm_solvers.measure import compare
 
-LINEAR = NoiseSchedule.linear()
+LINEAR, FLOW = NoiseSchedule.linear(), NoiseSchedule.rectified_flow()
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +48,15 @@ def test_it_is_refused_where_it_does_not_belong(plans, solver, tmp_path):
     recorded(LINEAR, levels=12).save(tmp_path / "pilot.npz")
     x = noise(LINEAR, 2)
     cases = [
-        (lambda: plans[0].run(ring(LINEAR), x, prediction="v_prediction"), ValueError, "fitted to .* 'epsilon'"),
+        (lambda: plans[0].run(ring(LINEAR), x, prediction="v_prediction"), ValueError, "fitted to .* 'epsilon' .ring."),
         (lambda: solver.sample(ring(LINEAR), x, 4, prediction="sample"), ValueError, "fitted to .* 'epsilon'"),
-        (lambda: FittedSolver(NoiseSchedule.cosine(), tuple(plans)), ValueError, "another schedule"),
+        (lambda: solver.sample(ring(LINEAR), x, 4, prediction="epsilom"), ValueError, "is 'epsilom'; known are"),
+        (lambda: FittedSolver(NoiseSchedule.cosine(), tuple(plans)), ValueError, "another schedule, <NoiseSchedule"),
         (lambda: FittedSolver(NoiseSchedule.vp(), tuple(plans)), ValueError, "another schedule"),
         (lambda: FittedSolver(LINEAR, ()), TypeError, "one at least"),
         (lambda: solver.sample(ring(LINEAR), x, tolerance=0.1), ValueError, "tolerance is 0.1"),
         (lambda: FittedSolver.load(LINEAR, tmp_path / "pilot.npz"), ValueError, "is no text"),
-        (lambda: FittedSolver.load(LINEAR, tmp_path / "none.json"), ValueError, "none.json"),
+        (lambda: FittedSolver.load(LINEAR, tmp_path / "none.json"), ValueError, "none.json.: not .* no format"),
         (lambda: FittedSolver.load(LINEAR, tmp_path / "absent.json"), OSError, "absent"),
         (lambda: solver.plan(5), ValueError, "4, 6 model calls"),
         (lambda: solver.plan(max_model_calls=3), ValueError, "4, 6 model calls"),
@@ -71,6 +73,7 @@ def test_it_is_refused_where_it_does_not_belong(plans, solver, tmp_path):
 def test_it_stands_where_a_solver_is_asked_for(plans, solver):
     x = noise(LINEAR, 8, seed=3)
     assert solver.plan(4) == plans[0] == FittedSolver(LINEAR, plans[0]).plan(4)
+    assert np.array_equal(FittedSolver(LINEAR, plans[0]).sample(ring(LINEAR), x), plans[0].run(ring(LINEAR), x))
     assert solver.plan(max_model_calls=5) == plans[0]
     assert solver.plan(max_model_calls=50) == plans[1]
     assert np.array_equal(solver.sample(ring(LINEAR), x, 6), plans[1].run(ring(LINEAR), x))
@@ -106,6 +109,27 @@ def test_bad_calls_of_a_fit_are_refused(tmp_path):
         (lambda: Pilot.load(tmp_path / "absent"), OSError, "absent"),
     ]
     assert_refused(cases)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction", "taken_for"),
+    [
+        (LINEAR, "epsilon", "v_prediction"),
+        (LINEAR, "epsilon", "sample"),
+        (LINEAR, "epsilon", "score"),
+        (LINEAR, "v_prediction", "epsilon"),
+        (LINEAR, "sample", "epsilon"),
+        (FLOW, "flow", "v_prediction"),
+        (FLOW, "v_prediction", "flow"),
+    ],
+)
+def test_a_network_that_predicts_something_else_warns(schedule, prediction, taken_for):
+    model, x = ring(schedule, prediction), noise(schedule)
+    with pytest.warns(UserWarning, match=f"does not predict '{taken_for}'"):
+        Pilot.record(model, schedule, x, prediction=taken_for, levels=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Pilot.record(model, schedule, x, prediction=prediction, levels=64)
 
 
 def test_what_is_rarely_meant_warns():

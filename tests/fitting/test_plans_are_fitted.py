@@ -132,7 +132,8 @@ def test_an_interrupted_fit_returns_the_best_so_far(pilot):
 
         return model
 
-    fit = pilot.fit(interrupted(600), 5)
+    with pytest.warns(UserWarning, match="interrupted: the plan is the best until then"):
+        fit = pilot.fit(interrupted(600), 5)
     assert fit.interrupted
     assert "interrupted" in str(fit)
     assert fit.gain < 1

@@ -60,6 +60,14 @@ def test_weights_sum_to_one_and_stay_within_their_bounds(ratios, order, last):
     assert len(weights) <= 2 or not (last or far)
 
 
+@pytest.mark.parametrize(("here", "size"), [(0.31, RULE.even_last_bound), (0.29, 2.0)])
+def test_a_step_from_much_noise_to_the_picture_leans_little_on_the_past(here, size):
+    """A quarter of the line through two answers: Euler's step is as often nearer there."""
+    weights = evenly([here, 2 * here], 0.0, 2)
+    assert sum(map(abs, weights.values())) == pytest.approx(size, rel=0.1)
+    assert sum(map(abs, weights.values())) <= size or here < RULE.even_last
+
+
 def test_even_steps_in_the_ratio_have_nearly_the_weights_of_adams():
     """The largest knee is 300, beside which these ratios are small. The four of order 4 exceed the bound."""
     for order in (1, 2, 3):

@@ -142,6 +142,10 @@ def test_an_error_of_a_network_is_told_how_it_was_called():
         plan.run(lambda x, t: torch.nn.functional.linear(x, weights), torch.zeros(4, 2, dtype=torch.float64))
     (note,) = raised.value.__notes__
     assert note == "pndm_solvers called the network with x (4, 2) torch.float64 and t (4,) torch.float64"
+    network = torch.nn.Linear(2, 2)
+    with pytest.raises(TypeError) as raised:
+        plan.run(lambda x, t: network(x), np.ones((4, 2)))
+    assert raised.value.__notes__[0].endswith("pass tensors: `torch.from_numpy(x).float()`")
     with pytest.raises(ValueError, match="the model's answer") as raised:  # this library's own says it all
         plan.run(lambda x, t: x[:, :1], np.ones((3, 2)))
     assert not hasattr(raised.value, "__notes__")
