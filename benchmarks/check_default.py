@@ -240,6 +240,7 @@ def mean(check: Check) -> str:
 def level(check: Check) -> str:
     """Exact problems, from one level: ours / the best single peer: at most 0.5, and 0.05 at 50 and 100 (IPNDM apart)"""
     errors: dict[str, dict[Any, float]] = {}
+    ends: dict[str, str] = {}
     groups = {"5 to 20": (5, 8, 10, 20), "50 and 100": (50, 100)}
     cells = [
         (e, calls) for e in check.entries if not isinstance(check.paired(e).flow, FineRun) for calls in LEVEL_CALLS
@@ -263,13 +264,14 @@ def level(check: Check) -> str:
         for peer in PEERS.values():
             theirs, final = check.cells.get(problem, f"level, {calls}, {peer.name}", partial(measured, peer))
             errors.setdefault(peer.name, {})[entry.name, calls] = ours[final] / theirs
+            ends[peer.name] = final
     rows = []
     for name, budgets in groups.items():
-        for among, kept in (("all", ""), ("IPNDM apart", "IPNDM")):
+        for among, final in (("all", ""), ("IPNDM apart", ""), ("of these, to σ = 0", "clean"), ("to t_min", "first")):
             means = {
                 peer: geometric(ratio for (_, calls), ratio in found.items() if calls in budgets)
                 for peer, found in errors.items()
-                if not kept or not peer.startswith(kept)
+                if (among == "all" or not peer.startswith("IPNDM")) and final in ("", ends[peer])
             }
             best = max((peer for peer in means if math.isfinite(means[peer])), key=means.__getitem__)
             worst = max(((r, *cell) for cell, r in errors[best].items() if cell[1] in budgets))

@@ -293,7 +293,7 @@ def main() -> None:
         print(f"Ratios to the least of 36 rules: mean (worst).\n\n{table(('rule', *heads), rows)}\n")
         print(table(("rule, calls", *map(str, by_calls)), few), flush=True)
         if not arguments.no_sets:
-            chosen = {name: rules[name] for name in ("2027-02", "2027-03", "2027-03, from the top")}
+            chosen = {name: rules[name] for name in ("2027-03", "2027-03, from the top")}
             folder = Path(__file__).parent / ".cache" / "work_precision" / "choosing"
             print(f"\n{distribution.__doc__}\n\n{distribution(chosen, folder)}")
 

@@ -61,7 +61,8 @@ class Rule:
         There, how many first steps are corrected: short ones, the one from ρ = ∞, and from `even_top` down those that
         change log ρ by less than `even_short`.
     even_last, even_last_bound:
-        There, the most to which absolute weights may sum in a step to σ = 0 from above ρ = `even_last`.
+        There, the most to which absolute weights may sum in a step to σ = 0 from above ρ = `even_last` that is longer
+        in ρ than the step before.
     far, far_bound:
         There, a step that changes log ρ by more than `far` combines two answers, absolute weights up to `far_bound`.
     shorter:

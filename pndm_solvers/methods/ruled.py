@@ -187,7 +187,8 @@ def last_weights(
         if _distinct(coordinate(newest).tolist()) == 1:
             return {0: 1.0}
         weights = exact_weights(newest, step.here, step.there, coordinate, space, step.tau)
-        if step.here > rule.even_last and _size(weights) > rule.even_last_bound:
+        longer = step.here > (1 + 1e-6) * (step.nodes[1] - step.here)  # than the step before
+        if longer and step.here > rule.even_last and _size(weights) > rule.even_last_bound:
             weights = _mixed(weights, [1.0, 0.0], rule.even_last_bound)
         if _size(weights) <= rule.even_bound:
             return dict(enumerate(weights))

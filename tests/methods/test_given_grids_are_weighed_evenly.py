@@ -60,12 +60,13 @@ def test_weights_sum_to_one_and_stay_within_their_bounds(ratios, order, last):
     assert len(weights) <= 2 or not (last or far)
 
 
-@pytest.mark.parametrize(("here", "size"), [(0.31, RULE.even_last_bound), (0.29, 2.0)])
-def test_a_step_from_much_noise_to_the_picture_leans_little_on_the_past(here, size):
+@pytest.mark.parametrize(
+    ("here", "before", "size"),
+    [(0.31, 0.61, RULE.even_last_bound), (0.29, 0.57, 2.0), (0.31, 0.62, 2.0), (3.0, 5.5, RULE.even_last_bound)],
+)
+def test_a_longer_step_from_much_noise_to_the_picture_leans_little_on_the_past(here, before, size):
     """A quarter of the line through two answers: Euler's step is as often nearer there."""
-    weights = evenly([here, 2 * here], 0.0, 2)
-    assert sum(map(abs, weights.values())) == pytest.approx(size, rel=0.1)
-    assert sum(map(abs, weights.values())) <= size or here < RULE.even_last
+    assert sum(map(abs, evenly([here, before], 0.0, 2).values())) == pytest.approx(size, rel=0.05)
 
 
 def test_even_steps_in_the_ratio_have_nearly_the_weights_of_adams():
