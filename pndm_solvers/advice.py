@@ -43,6 +43,9 @@ HUGE = 100.0
 # A pilot that begins at this σ/α begins at noise, and its network's picture of that has less than this share of it.
 LOW_NOISE, ECHOED = 5.0, 0.5
 
+# So are those of a pilot, larger than this many times the range that was said.
+LARGE = 20.0
+
 # Fewer samples than this do not tell distributions apart.
 FEW = 100
 
@@ -132,13 +135,13 @@ def advise_on_noise(x: Any, top: Level) -> None:
         )
 
 
-def advise_on_pilot(size: float, error: float, prediction: str) -> None:
+def advise_on_pilot(size: float, error: float, prediction: str, data_range: float) -> None:
     """Warns of a pilot that is no reference: ends of an unlikely `size`, or too large an `error`."""
-    if not size <= HUGE or error > ROUGH * size:
+    if not size <= LARGE * data_range or error > ROUGH * size:
         warn(
             f"the pilot ends at samples with a root mean square of {size:.3g} and errs by about {error:.1e} itself; "
-            f"unless the data are like that, the network does not predict {prediction!r}, the schedule is another, or "
-            f"the pilot needs more levels"
+            f"unless the data are like that, the network does not predict {prediction!r}, so pass its prediction=, the "
+            f"schedule is another, or the pilot needs more levels"
         )
 
 
@@ -155,9 +158,10 @@ def advise_on_first_answer(state: Any, slope: Any, here: Level, prediction: str)
     share = float(((picture - picture.mean(0)) * state).mean() / (state**2).mean())
     if abs(share) > ECHOED:
         warn(
-            f"from pure noise z, at σ/α = {here.ratio:.3g}, the network draws a picture with {share:.2g}·z in it, and "
-            f"noise tells nothing of the picture: the network does not predict {prediction!r}, the schedule is "
-            f"another, or the data lie in more than ±1, so pass data_range="
+            f"at σ/α = {here.ratio:.3g} the network got noise alone, and the picture that it drew is {share:.2g} times "
+            f"this noise, where it should hold next to nothing of it. The network does not predict {prediction!r}; "
+            f"pass its prediction=. Or the schedule is not the one that it was trained with, or the data reach far "
+            f"beyond ±1; then pass data_range="
         )
 
 
@@ -209,7 +213,10 @@ def note_on_call(error: Exception, x: Any, t: Any, *, integer: bool) -> None:
             ", at times between the integers. If it looks times up in a table, round them: in torch "
             "`lambda x, t: network(x, t.round().long())`"
         )
-    if isinstance(x, np.ndarray) and any(name.partition(".")[0] == "torch" for name in modules):
+    in_torch = any(name.partition(".")[0] == "torch" for name in modules)
+    if in_torch and not isinstance(x, np.ndarray) and "dtype" in str(error):
+        note += ". If the network has another dtype, pass noise of that: `x.float()`"
+    if in_torch and isinstance(x, np.ndarray):
         note += ", NumPy arrays both. If it is a network of torch, pass tensors: `torch.from_numpy(x).float()`"
     error.add_note(note)  # type: ignore[attr-defined]
 

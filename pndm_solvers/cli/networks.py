@@ -218,7 +218,14 @@ def plan_of(options: SolverOptions, loaded: Any, scale: float, prediction: Predi
             if plan.model_calls == calls:
                 return plan
     solver = options.make_solver(loaded.schedule)
-    plan = options.make_plan(solver, prediction=prediction, sample_shape=loaded.shape)
+    try:
+        plan = options.make_plan(solver, prediction=prediction, sample_shape=loaded.shape)
+    except ValueError as error:
+        if not options.plan:
+            raise
+        raise ValueError(
+            f"--plan: {error}; the network is {loaded.name!r}, --network or --model names another"
+        ) from error
     note_on(plan)
     return plan
 

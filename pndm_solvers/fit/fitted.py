@@ -153,7 +153,7 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
             f"default's; more samples, or a pilot of more levels, may help"
         )
     elif judges < FEWEST:
-        warn(f"only {judges} samples judge, where chance dominates; pass {2 * FEWEST} in x_T at least")
+        warn(f"only {judges} samples judge, where chance dominates; pass {2 * FEWEST} samples at least")
     told = Fitted(
         repr(pilot.schedule),
         Prediction.of(pilot.options.get("prediction", "epsilon")).type,

@@ -162,7 +162,7 @@ class Pilot:
         change = np.sqrt(((again - all_ends[:judges]) ** 2).mean(1))
         error = float(np.median(change)) / (2**FINE_ORDER - 1)
         states, slopes = (np.concatenate(parts, 1) for parts in zip(*ways, strict=True))
-        advise_on_pilot(float(np.sqrt(np.mean(all_ends**2))), error, prediction.type)
+        advise_on_pilot(float(np.sqrt(np.mean(all_ends**2))), error, prediction.type, options.get("data_range", 1.0))
         advise_on_first_answer(states[0], slopes[0], plan.levels[0], prediction.type)
         if data_mean is None and options.get("start") is None:
             advise_on_mean(library(x).from_numpy(all_ends.reshape(x.shape), x), plan)
