@@ -43,8 +43,8 @@ class Solver(ABC):
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, NoiseSchedule):
             raise TypeError(
-                f"schedule is a {type(self.schedule).__name__}; make a NoiseSchedule, from betas with "
-                f"NoiseSchedule.from_betas(...)"
+                f"schedule is a {type(self.schedule).__name__}; make a NoiseSchedule: "
+                f"NoiseSchedule.cosine() say, or of your own betas NoiseSchedule.from_betas(...)"
             )
 
     @property

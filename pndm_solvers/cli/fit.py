@@ -107,7 +107,11 @@ def fit(
     elif levels < FINER * calls:  # said before the pilot is made, not after
         raise ValueError(f"--levels is {levels}, and --calls {calls} needs {FINER * calls} at least")
     else:
-        recorded = _record(loaded, guided, samples, levels, batch, guidance, prediction, seed, device)
+        try:
+            recorded = _record(loaded, guided, samples, levels, batch, guidance, prediction, seed, device)
+        except KeyboardInterrupt:
+            typer.echo("interrupted during the pilot: nothing is written", err=True)
+            raise
         if pilot is not None:
             recorded.save(pilot)
     note = f"{loaded.name}, guidance {scale:g}" if note is None else note

@@ -32,7 +32,7 @@ class FittedSolver(Solver):
         super().__post_init__()
         plans = (self.plans,) if isinstance(self.plans, Plan) else tuple(self.plans)
         if not plans or not all(isinstance(plan, Plan) for plan in plans):
-            raise TypeError(f"plans is {self.plans!r}; it must be plans, one at least, as fit_plan makes them")
+            raise TypeError(f"plans is {self.plans!r}; it must be plans, one at least; a Fit has one as its .plan")
         for plan in plans:
             _check_levels(plan, self.schedule)
         object.__setattr__(self, "plans", tuple(sorted(plans, key=lambda plan: plan.model_calls)))
@@ -86,7 +86,7 @@ class FittedSolver(Solver):
         else:
             fits = [plan for plan in self.plans if plan.model_calls <= whole("max_model_calls", max_model_calls)]
         if not fits:
-            asked = max_model_calls if num_inference_steps is None else num_inference_steps
+            asked = f"at most {max_model_calls}" if num_inference_steps is None else num_inference_steps
             raise ValueError(
                 f"there are plans of {', '.join(map(str, budgets))} model calls, none of {asked}; pass one of these "
                 f"numbers, or fit a plan of that many"

@@ -5,7 +5,7 @@ import json
 import pytest
 from run_command import runner
 
-from pndm_solvers import Plan
+from pndm_solvers import Pilot, Plan
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_mistakes(run, tmp_path):
     cases = {
         ("sample", "--network", "fashion", "--plan", plan): "that predicts 'epsilon' (digits, ",
         ("sample", "--network", "digits", "--plan", plan, "--order", 2): "leave --order out",
-        ("sample", "--network", "digits", "--plan", plan, "--calls", 2): "none of 2",
+        ("sample", "--network", "digits", "--plan", plan, "--calls", 2): "none of at most 2",
         ("sample", "--network", "digits", "--plan", tmp_path / "none.json"): "none.json",
         ("plan", "--plan", plan, "--solver", "ddim"): "leave --solver out",
         ("compare", "--plan", plan): "name it with --problem",
@@ -63,3 +63,12 @@ def test_mistakes(run, tmp_path):
     for arguments, message in cases.items():
         status, _, err = run(*arguments)
         assert (status, message in err) == (1, True), err
+
+
+def test_ctrl_c_during_the_pilot_says_that_nothing_is_written(run, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pilot, "record", interrupted)
+    status, _, err = run("fit", *QUICK, "--calls", 3, "--out", tmp_path / "plan.json")
+    assert (status, "nothing is written" in err, (tmp_path / "plan.json").exists()) == (130, True, False)
