@@ -276,7 +276,7 @@ def size(bench: Bench) -> str:
     from matplotlib.figure import Figure
 
     problem = first_starts(bundled("digits", 192, 1, saved=bench.folder / "digits-192.npz", calls=512), 192)
-    counts, budgets = (8, 16, 32, 64, 128), (5, 8)
+    counts, budgets = (8, 16, 32, 64), (5, 8)
     errors = np.zeros((len(counts), len(budgets), 2))
     for i, count in enumerate(counts):
         for k, seed in enumerate((11, 12)):
