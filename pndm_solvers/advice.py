@@ -40,11 +40,11 @@ MISSING = 0.1
 # Samples of a fine run larger than this are most likely those of a network that was taken for another kind.
 HUGE = 100.0
 
-# A pilot that begins at this σ/α begins at noise, and its network's picture of that has less than this share of it.
-LOW_NOISE, ECHOED = 5.0, 0.5
-
 # So are those of a pilot, larger than this many times the range that was said.
 LARGE = 20.0
+
+# From this σ/α on a state is noise alone. A network's picture of it holds less than this share of that noise.
+ALONE, ECHOED = 5.0, 0.5
 
 # Fewer samples than this do not tell distributions apart.
 FEW = 100
@@ -151,10 +151,9 @@ def advise_on_first_answer(state: Any, slope: Any, here: Level, prediction: str)
     `state` `(B, …)` is x/√(α² + σ²), of deviation 1 there, and `slope` its v. Where noise drowns the data, the picture
     E[x_0 | x] hardly depends on x.
     """
-    if here.ratio < LOW_NOISE or state.size < 64:
+    if here.ratio < ALONE or state.size < 64:
         return
-    angle = math.atan2(here.sigma, here.alpha)
-    picture = math.cos(angle) * state - math.sin(angle) * slope
+    picture = (here.alpha * state - here.sigma * slope) / math.hypot(here.alpha, here.sigma)
     share = float(((picture - picture.mean(0)) * state).mean() / (state**2).mean())
     if abs(share) > ECHOED:
         warn(
