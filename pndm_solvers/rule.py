@@ -47,6 +47,9 @@ class Rule:
     bound, long_bound, last_bound, wide_bound:
         The most to which absolute weights may sum: with the starter "ramp", there after a longer step, in every step to
         σ = 0, and with other starters.
+    last_noise:
+        Where not 0, a step to σ = 0 by three answers or more takes the path as even in ρ (`mirrored`). Then absolute
+        weights may also sum to this over the last ρ, up to `bound`: a network's noise reaches the sample times ρ.
     mixed:
         Whether weights beyond the bound are mixed with those of a lower order; else their answers are taken farther
         apart, as they always are in a step to σ = 0.
@@ -84,6 +87,7 @@ class Rule:
     bound: float = 7.0
     long_bound: float = 5.0
     last_bound: float = 4.5
+    last_noise: float = 0.0
     wide_bound: float = 100.0
     mixed: bool = True
     corrected: float = 0.5
@@ -197,7 +201,7 @@ UP_TO_30 = Rule(
     grid_scale=0.175, grid_rise=1.15, grid_fall=2.67, grid_first=0.605, grid_top=0.138, grid_low=0.00019, knee=0.125,
     tail=0.11, orders=((50.0, 2), (0.02, 3), (0.0, 4)), corrected=2.0,
 )  # fmt: skip
-RULE = Rule(shorter=((3, 5, UP_TO_5), (6, 8, UP_TO_8), (9, 16, UP_TO_16), (17, 30, UP_TO_30)))
+RULE = Rule(last_noise=0.3, shorter=((3, 5, UP_TO_5), (6, 8, UP_TO_8), (9, 16, UP_TO_16), (17, 30, UP_TO_30)))
 
 # With noise in the steps. Two answers at most, as the weak order is 2, and the differences of more would be mostly
 # noise. ρ/(1 + ρ) is calm in data space: with few calls the flow's knee is three to forty times worse. The grid is that

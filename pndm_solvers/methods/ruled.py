@@ -34,6 +34,7 @@ __all__ = [
     "bounded",
     "even_knee",
     "last_weights",
+    "mirrored",
     "ruled_ahead",
     "ruled_correction",
     "ruled_mean",
@@ -194,6 +195,8 @@ def last_weights(
             return dict(enumerate(weights))
     elif careful:
         order, _ = rule.limits(step.nodes, order)
+        if rule.last_noise and space == "epsilon" and step.tau == 0 and min(order, len(step.nodes)) > 2:
+            return mirrored(step.nodes, order, min(rule.bound, max(rule.last_bound, rule.last_noise / step.here)))
     return well_apart(step, order, rule.last_bound, rule.coordinate, space)
 
 
@@ -266,3 +269,21 @@ def well_apart(step: Weighing, most: int, bound: float, coordinate: Interpolate,
     weights = weighed(some, lambda ratios, _: coordinate(ratios), space)
     best = -1 if _size(weights[-1]) <= bound else 0
     return dict(zip(among[best], weights[best], strict=True))
+
+
+def mirrored(nodes: Sequence[float], most: int, bound: float) -> Chosen:
+    """For the step from the newest answer to σ = 0: weights that are exact for ε = c₀ + c₁ρ + c₃ρ³ + ….
+
+    The flow `dx̄/dρ = −ρ·∇log p(x̄, ρ²)`, with x̄ = x/α, does not change when ρ changes its sign. So near data that have a
+    density x̄ is even in ρ, and ε = dx̄/dρ odd. c₀ is for directions in which the data have no extent. Of the answers
+    every k-th counts, `most` at most, with the least k at which absolute weights sum to no more than the bound.
+    """
+    for k in range(1, len(nodes)):
+        chosen = range(0, len(nodes), k)[:most]
+        ratios = np.array([nodes[i] / nodes[0] for i in chosen])
+        powers = np.maximum(2 * np.arange(len(ratios)) - 1, 0)
+        if _distinct(ratios.tolist()) == len(ratios):
+            weights = np.linalg.solve(ratios ** powers[:, None], 1 / (powers + 1)).tolist()
+            if _size(weights) <= bound:
+                return dict(zip(chosen, weights, strict=True))
+    return {0: 1.0}
