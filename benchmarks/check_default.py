@@ -217,8 +217,8 @@ def mean(check: Check) -> str:
     rows = []
     for entry in tqdm(check.entries, desc="means"):
         problem = check.sampled(entry)
-        if isinstance(problem.flow, FineRun):
-            problem = replace(problem, flow=FineRun(FINE_FOR_MEANS), saved=None)
+        flow = FineRun(FINE_FOR_MEANS) if isinstance(problem.flow, FineRun) else problem.flow
+        problem = replace(problem, flow=flow, saved=None, data_mean=None)
         points = problem.target().points.reshape(-1, *problem.x.shape[1:])
         axes = (0, *range(2, points.ndim))
         middle, deviation = points.mean(axes), points.std(axes)
@@ -243,15 +243,8 @@ def mean(check: Check) -> str:
             size = f"{middle.flat[worst]:.2g}", f"{deviation.flat[worst]:.2g}", f"{plan.levels[0].ratio:.3g}"
             rows.append([entry.name, calls, *size, f"{chance:.2f}", *figures])
     facts = "network", "calls", "mean", "deviation", "from σ/α", "chance"
-    heads = (
-        *facts,
-        "off, nothing said",
-        "from the fine run",
-        "warned",
-        "off, mean said",
-        "from the fine run",
-        "warned of it",
-    )
+    figures_of = ("from the fine run", "warned")
+    heads = *facts, "off, nothing said", *figures_of, "off, mean said", *figures_of
     return table(heads, rows)
 
 

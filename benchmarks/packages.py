@@ -36,6 +36,8 @@ GALAXIES = {
     "ztf-64": ("eqx_ZTF_ScoreNet64.eqx", 64, 8),
     "lsst-60": ("eqx_lsst_ScoreNet60.eqx", 60, 8),
     "quasar-72": ("eqx_quasar_lens72.eqx", 72, 4),
+    "hsc-log-32": ("eqx_hsc_LogNet32.eqx", 32, 32),  # of logarithms of galaxies
+    "hsc-log-64": ("eqx_hsc_LogNet64.eqx", 64, 8),
 }
 
 

@@ -224,8 +224,12 @@ def _entries(name: str) -> list[Entry]:
             *(Entry(galaxy, name, partial(foreign, galaxy), 24, 192, False) for galaxy in ("hsc-32", "ztf-32")),
         ]
     else:
-        galaxies = {"hsc-64": {}, "ztf-64": {}, "lsst-60": {}, "quasar-72": {"calls": FEWER_CALLS}}
+        few = {"calls": FEWER_CALLS}
+        galaxies = {"hsc-64": {}, "ztf-64": {}, "lsst-60": {}, "quasar-72": few}
         found += [Entry(g, name, partial(foreign, g), 8, 48, False, **kind) for g, kind in galaxies.items()]
+        # Without a word on the mean a run warns: see the table `mean` of check_default.py.
+        logs = (partial(foreign, log, data_mean=-3.0) for log in ("hsc-log-32", "hsc-log-64"))
+        found += [Entry(make.args[0], name, make, 8, 48, False) for make in logs]
         found += [Entry("21cm", name, partial(foreign, "21cm"), 4, 32, False, calls=FEWER_CALLS)]
     return [replace(entry, calls=MORE_CALLS) if entry.peers else entry for entry in found]
 

@@ -34,8 +34,8 @@ DECISIVE = (0.1, 2.0)
 # Only variance-exploding schedules have a σ above this. There a state may be smaller than its noise by this factor.
 LOUD = 3.0
 
-# A start may leave out this share of the data's deviation.
-MISSING = 0.1
+# A start may leave out this share of the data's deviation, and of all numbers together as much as the noise of one.
+MISSING, MISSING_NORM = 0.1, 1.0
 
 # Samples of a fine run larger than this are most likely those of a network that was taken for another kind.
 HUGE = 100.0
@@ -164,11 +164,12 @@ def advise_on_first_answer(state: Any, slope: Any, here: Level, prediction: str)
         )
 
 
-def advise_on_mean(samples: Any, plan: Table) -> None:
+def advise_on_mean(samples: Any, plan: Table, schedule: Schedule) -> None:
     """Warns of samples `(B, C, …)` that say that their run began too low for data of their mean.
 
     Noise around 0 at σ/α = ρ lacks what noise around the mean has: mean/ρ, in units of the noise. It is compared with
-    the deviation, each channel by itself.
+    the deviation, each channel by itself. All numbers together lack the mean's norm over ρ, and where a run begins
+    below the schedule's highest level, by choice, that is compared with the noise in one direction, which is 1.
     """
     ours, ratio = library(samples), plan.levels[0].ratio
     if samples.ndim < 2 or math.prod(samples.shape) < max(32 * samples.shape[1], 1) or not ours.has_numbers(samples):
@@ -178,9 +179,12 @@ def advise_on_mean(samples: Any, plan: Table) -> None:
         x = ours.wide(samples)
         axes = tuple(axis for axis in range(x.ndim) if axis != 1)
         mean, deviation = xp.mean(x, axis=axes), xp.std(x, axis=axes)
+    lowered = ratio < (1 - 1e-6) * schedule.level(schedule.t_max).ratio
     try:
         worst = int(xp.argmax(xp.abs(mean) - MISSING * ratio * deviation))
         missing = float(xp.abs(mean)[worst]) > MISSING * ratio * float(deviation[worst])
+        norm = math.sqrt(float(xp.sum(mean**2)) * math.prod(samples.shape[2:]))
+        missing = missing or (lowered and norm > MISSING_NORM * ratio)
     except Exception:  # each library's own, for numbers that cannot be read
         return
     if missing:

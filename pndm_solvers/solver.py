@@ -332,7 +332,7 @@ class Solver(ABC):
         sample = plan.run(model, x, **of_run)
         from_noise = data_mean is None and options.get("start") is None and options.get("timesteps") is None
         if from_noise and options.get("check_finite", False) is not None and not options.get("trajectory"):
-            advise_on_mean(sample, plan)
+            advise_on_mean(sample, plan, self.schedule)
         return sample
 
 

@@ -165,7 +165,7 @@ class Pilot:
         advise_on_pilot(float(np.sqrt(np.mean(all_ends**2))), error, prediction.type, options.get("data_range", 1.0))
         advise_on_first_answer(states[0], slopes[0], plan.levels[0], prediction.type)
         if data_mean is None and options.get("start") is None:
-            advise_on_mean(library(x).from_numpy(all_ends.reshape(x.shape), x), plan)
+            advise_on_mean(library(x).from_numpy(all_ends.reshape(x.shape), x), plan, schedule)
         return Pilot(schedule, tuple(starts), all_ends, error, grid, kept, states, slopes)
 
     def fit(self, model: Model, max_model_calls: int, *, progress: bool = False, note: str = "") -> Fit:
