@@ -6,7 +6,6 @@ distributions, and every problem has other starts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -23,17 +22,11 @@ from pndm_solvers.analytic import Distribution, Gaussian, GaussianMixture
 from pndm_solvers.condition import rows_of
 from pndm_solvers.problems import PROBLEMS, anisotropic_mixture, network_problem, power_law
 from pndm_solvers.reference import load_network
-from pndm_solvers.schedules import SCHEDULES, VariancePreserving
+from pndm_solvers.schedules import SCHEDULES
 
 __all__ = ["SETS", "Entry", "first_starts"]
 
 SEEDS = {"choosing": 1, "testing": 101}  # of the starts
-ON = {
-    **SCHEDULES,
-    "vp": partial(VariancePreserving, 0.1, 20.0, 1e-3),
-    "constant": partial(VariancePreserving, 10.0, 10.0, 1e-3),
-}
-ROUGHNESS = 0.003
 
 
 @dataclass(frozen=True)
@@ -86,21 +79,7 @@ def first_starts(problem: Problem, count: int) -> Problem:
 
 
 def exact(distribution: Callable[[], Distribution], schedule: str, count: int, seed: int, **options: Any) -> Problem:
-    return Problem.exact(distribution(), ON[schedule](), count, seed, options["name"])
-
-
-def rough(distribution: Callable[[], Distribution], schedule: str, count: int, seed: int, **options: Any) -> Problem:
-    """A perfect network but for an error of its own at every level, as trained ones have."""
-    perfect = exact(distribution, schedule, count, seed, **options)
-
-    def model(x: Any, t: Any) -> Any:
-        ratios = np.array([[perfect.schedule.level(float(time)).ratio] for time in t])
-        phase = 6 * np.log(ratios) + 3 * (x + np.roll(x, 1, -1)) + np.arange(x.shape[-1])
-        return perfect.model(x, t) + ROUGHNESS * math.sqrt(2) * np.sin(phase)
-
-    return Problem.of(
-        model, perfect.schedule, perfect.x, prediction=perfect.prediction, **{"calls": 160, "progress": False} | options
-    )
+    return Problem.exact(distribution(), SCHEDULES[schedule](), count, seed, options["name"])
 
 
 def trained(network: str, count: int, seed: int, **options: Any) -> Problem:
@@ -172,11 +151,6 @@ def field(dimension: int, exponent: float, rms: float) -> Gaussian:
     return Gaussian(np.zeros(dimension), rms**2 * variances / variances.mean())
 
 
-def restored() -> Gaussian:
-    """What is left to find of a picture that the condition nearly gives: its own mean, and little around it."""
-    return Gaussian(field(512, 1.2, 0.17).sample(1, seed=3)[0], field(512, 1.0, 0.02).variances)
-
-
 DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     **PROBLEMS,
     # In the choosing set of choose_default.py.
@@ -193,12 +167,6 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     "field": partial(field, dimension=1024, exponent=1.0, rms=1.0),
     "latent-field": partial(field, dimension=1024, exponent=0.5, rms=1.0),
     "noise-field": partial(field, dimension=256, exponent=0.2, rms=0.7),
-    "fine-law": lambda: scaled(power_law(64, 3.0, 6), 0.6),
-    "fine-ring": partial(GaussianMixture.ring, modes=4, radius=0.5, width=0.015),
-    "restored": restored,
-    "large-picture": partial(field, dimension=3072, exponent=2.0, rms=0.5),
-    "large-field": partial(field, dimension=3072, exponent=1.0, rms=1.0),
-    "rough-field": partial(field, dimension=3072, exponent=1.5, rms=0.6),
     # In the testing set.
     "five-modes": partial(GaussianMixture.ring, modes=5, radius=1.2, width=0.05),
     "mixture-24": partial(anisotropic_mixture, dimension=24, parts=9, seed=5),
