@@ -68,6 +68,8 @@ NAMES: dict[str, Any] = {
     "cosine": pndm_solvers.NoiseSchedule.cosine(),
     "centred": analytic.Gaussian([0.0, 0.0], [[0.3, 0.1], [0.1, 0.2]]).model(pndm_solvers.NoiseSchedule.linear()),
     "bright": analytic.Gaussian([4.0, 0.0], [[0.3, 0.1], [0.1, 0.2]]).model(pndm_solvers.NoiseSchedule.linear()),
+    "pictures": pndm_solvers.initial_noise((4, 1, 16, 16), seed=1),
+    "dark": analytic.Gaussian(np.full(256, -3.0), np.full(256, 2.0)).model(pndm_solvers.NoiseSchedule.linear()),
     "ve": pndm_solvers.NoiseSchedule.ve(0.01, 50.0),
     "latents": pndm_solvers.PLMSSolver(pndm_solvers.NoiseSchedule.linear()).sample(
         analytic.Gaussian([4.0, 0.0], [[0.3, 0.1], [0.1, 0.2]]).model(pndm_solvers.NoiseSchedule.linear()),
@@ -271,6 +273,7 @@ SECTIONS: dict[str, list[Case]] = {
 # Allowed, but rarely meant: the call, a pattern in the warning, and the remedy.
 WARNED = [
     ("solver.sample(bright, noise, 10)", r"means by channel are \[3.7, .*data_mean=", "`data_mean=[4.0, 0.0]`"),
+    ("solver.sample(dark, pictures, 10)", r"means by channel are \[-2.8\].*data_mean=", "`data_mean=-3`"),
     ("solver.plan(10, start=0.5)", "not fractions of 1", "times of the table, 0 to 999"),
     ("solver.plan(1, spacing='leading')", "mostly picture", "`spacing='trailing'`, or the default"),
     ("solver.plan(5, spacing=skipping)", "where noise becomes a picture", "the default spacing"),
@@ -296,6 +299,7 @@ WARNED = [
 SILENT = [
     ("solver.sample(centred, noise, 10)", "centred data"),
     ("solver.sample(bright, noise, 10, data_mean=np.array([4.0, 0.0]))", "a mean that is said"),
+    ("solver.sample(dark, pictures, 10, data_mean=-3)", "one that all numbers of a picture share"),
     ("solver.sample(bright, noise, 20, start='top')", "from the top no mean is missed"),
     ("solver.sample(bright, latents, 20, start='top')", "latents of an inversion"),
     ("solver.sample(bright, noise[:8], 10)", "too few samples for a mean to be known"),
@@ -335,8 +339,9 @@ The tables show one row for each kind of mistake. In them `schedule` is `NoiseSc
 `NoiseSchedule.rectified_flow()`, `solver` is `PLMSSolver(schedule)`, `plan` is one of its plans, `noisy` is a plan of
 `DDPMSolver`, `zero_snr` is a plan for zero terminal SNR, `forgetful` is an `Observer` whose `begin` returns nothing,
 and `x` is `np.zeros((2, 3))`. In the last section `noise` are 200 draws, `centred` and `bright` are exact ε-models of
-data with mean (0, 0) and (4, 0), `skipping` is a grid without levels between σ/α = 2 and 0.1, `cosine` and `ve` are
-such schedules, and `latents` come from an inversion. `python tests/contract/test_errors_page.py` writes this page.
+data with mean (0, 0) and (4, 0), `pictures` are four draws of 16×16, and `dark` is a model of such data with mean −3.
+`skipping` is a grid without levels between σ/α = 2 and 0.1, `cosine` and `ve` are such schedules, and `latents` come
+from an inversion. `python tests/contract/test_errors_page.py` writes this page.
 """
 
 

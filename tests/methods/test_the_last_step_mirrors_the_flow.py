@@ -1,4 +1,4 @@
-"""Near data that have a density the flow is even in σ/α, so that ε is odd: the last step of a long run is made for it."""
+"""Near data that have a density the flow is even in σ/α, and ε odd: the last step of a long run is made for that."""
 
 import numpy as np
 import pytest
