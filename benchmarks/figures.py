@@ -100,6 +100,7 @@ def cells_of(page: str, title: str, method: str = "") -> Cells:
 def single_peer(page: str) -> dict[str, float]:
     """The error of the best single peer over the default's, a geometric mean, by the range of calls."""
     text = (DOCS / "development" / page).read_text(encoding="utf-8")
+    text = text.partition("## One peer for all cells\n")[2].partition("\n## ")[0]
     found = re.findall(r"^\| ([\d to]+) \| all \| [^|]+ \| ([\d.]+) \|", text, re.MULTILINE)
     if not found:
         raise SystemExit(f"{page} has no table of one peer for all cells")
