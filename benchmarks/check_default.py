@@ -99,19 +99,22 @@ def rules(check: Check) -> str:
     """Paired: ours / the least of 36 rules. At most 1.4 in the geometric mean, worst at most 3
 
     Each error is to the flow from the level where the rule itself begins. The second line is beside the rules that
-    begin no lower than ours.
+    begin no lower than ours. The last are single rules beside the least of each cell.
     """
-    found, ratios, as_high = {}, {}, {}
+    found, ratios, as_high, single = {}, {}, {}, {}
     for entry, calls in check.over():
         problem, simple = check.paired(entry), {}
         plan = plan_of(problem, calls)
-        for other in simple_plans(problem, calls):
+        for name, other in simple_plans(problem, calls).items():
             what = f"{check.name}, paired"
             error = check.cells.get(problem, what, partial(paired, problem, other), other)[0]
-            simple[error] = other.levels[0].ratio >= 0.99 * plan.levels[0].ratio
-        ours, limit, least = paired(problem, plan)[0], problem.reference(plan.levels[0].t).limit, min(simple)
+            simple[name] = error, other.levels[0].ratio >= 0.99 * plan.levels[0].ratio
+        ours, limit = paired(problem, plan)[0], problem.reference(plan.levels[0].t).limit
+        least = min(error for error, _ in simple.values())
         ratios[entry.name, calls] = ours / least
-        as_high[entry.name, calls] = ours / min(error for error, high in simple.items() if high)
+        as_high[entry.name, calls] = ours / min(error for error, high in simple.values() if high)
+        for name, (error, _) in simple.items():
+            single.setdefault(name, []).append(error / least)
         mark = " (limit)" if ours < 3 * limit else ""
         found[entry.name, calls] = f"{ours:.1e} / {least:.1e} = {ours / least:.2f}{mark}"
     lines = []
@@ -121,6 +124,9 @@ def rules(check: Check) -> str:
             parts.append(f"{calls} calls: {spread([r for (_, c), r in all_of.items() if c == calls])}")
         above = "; ".join(f"{name} at {calls} ({r:.1f})" for (name, calls), r in all_of.items() if r > 3)
         lines.append(f"{'; '.join(parts)}. Above 3: {above or 'none'}.")
+    for merit, what in ((geometric, "mean"), (max, "worst cell")):
+        name = min(single, key=lambda name, merit=merit: merit(single[name]))
+        lines.append(f"The single rule of the least {what}: {spread(single[name])} ({', '.join(map(str, name))}).")
     return "\n\n".join([*lines, by_cell("error, calls", found)])
 
 
@@ -163,7 +169,7 @@ def distribution(check: Check) -> str:
 
         values = [
             check.cells.get(problem, f"{check.name}, halves", partial(measured, plan), plan)
-            for plan in simple_plans(problem, calls)
+            for plan in simple_plans(problem, calls).values()
         ]
         best = min(values)[1]
         ours = estimate(half, second_half(problem, calls), None, "sliced-wasserstein")

@@ -137,7 +137,7 @@ class OwnGrid:
             self.kinds += [kind] * len(chosen)
         self.least = []
         for problem, count in tqdm(self.cells, desc="36 simple rules", unit="cell"):
-            plans = simple_plans(problem, count)
+            plans = simple_plans(problem, count).values()
             self.least.append(min(cells.get(problem, "paired", partial(paired, problem, p), p)[0] for p in plans))
 
     def exact(self, cells: Cells, name: str, schedule: str) -> Problem:

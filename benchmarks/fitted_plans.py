@@ -135,7 +135,7 @@ def bundled_networks(bench: Bench) -> Iterator[tuple[Problem, int, dict[str, Any
                 for peer in tqdm(PEERS.values(), desc=f"{name}, {calls} calls, peers")
             ]
             default = plan_of(problem, calls)
-            simple = simple_plans(problem, calls)
+            simple = simple_plans(problem, calls).values()
             plans = [*simple, *plain_rules(problem.schedule, default, problem.grid_options), default]
             rules = [
                 bench.cells.get(problem, f"errors of {count}", partial(_listed, problem, plan), plan)

@@ -105,12 +105,12 @@ def begun(problem: Problem, plan: Plan) -> np.ndarray:
 # ------------------------------------------------------------------ the 36 rules
 
 
-def simple_plans(problem: Problem, calls: int) -> list[Plan]:
+def simple_plans(problem: Problem, calls: int) -> dict[tuple[Any, ...], Plan]:
     """The plans of the 36 rules, less those that the schedule lacks: from pure noise no grid is even in log σ/α."""
-    plans = []
+    plans = {}
     for top, grid, weights in product(TOPS, GRIDS, WEIGHTS):
         with suppress(ValueError):
-            plans.append(candidate(weights, grid, top)(problem.schedule, calls))
+            plans[top, grid, weights] = candidate(weights, grid, top)(problem.schedule, calls)
     return plans
 
 

@@ -96,7 +96,7 @@ def report(
     print("\n### The best peers of the cells, by the paired error\n")
     print(peers_table(cells))
     print("\n### One peer for all cells\n")
-    print(single_table(cells))
+    print(f"{single_table(cells)}\n\n{least_worst(cells)}")
     print("\n### In distribution: SW² less its floor, ours / the best peer's of the cell\n")
     print("Figures near 0 or below it are at the floor. The peer is picked on one half of the samples.\n")
     print(cell_table(cells, "distance"))
@@ -150,6 +150,19 @@ def single_table(cells: Cells) -> str:
         behind = f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)}"
         rows.append([title, "all, the best of each cell", "", f"{geometric(ratios):.2f}", behind, f"{max(ratios):.1f}"])
     return table(("calls", "among", "peer", "ours / its, geometric mean", "ours behind in", "worst"), rows)
+
+
+def least_worst(cells: Cells) -> str:
+    """How far behind the best peer of its worst cell each single peer is, at least."""
+    bests = {key: cell.paired(cell.best("paired"))[1] for key, cell in cells.items()}
+    names = set.intersection(*(set(cell.peers) for cell in cells.values()))
+    ratios = {name: [cell.paired(name)[1] / bests[key] for key, cell in cells.items()] for name in names}
+    name = min(ratios, key=lambda name: max(ratios[name]))
+    behind = min(np.mean(np.array(found) > 1.5) for found in ratios.values())
+    return (
+        f"Each single peer has a cell, of {len(cells)}, where it errs at least {max(ratios[name]):.0f} times as much as "
+        f"the best peer there ({shown(name)}), and errs more than 1.5 times as much in {behind:.0%} of them or more."
+    )
 
 
 def _among(cell: Cell, keep: str) -> Cell:
