@@ -160,8 +160,8 @@ def least_worst(cells: Cells) -> str:
     name = min(ratios, key=lambda name: max(ratios[name]))
     behind = min(np.mean(np.array(found) > 1.5) for found in ratios.values())
     return (
-        f"Each single peer has a cell, of {len(cells)}, where it errs at least {max(ratios[name]):.0f} times as much as "
-        f"the best peer there ({shown(name)}), and errs more than 1.5 times as much in {behind:.0%} of them or more."
+        f"Each single peer has a cell, of {len(cells)}, where it errs at least {max(ratios[name]):.0f} times as much "
+        f"as the best peer there ({shown(name)}), and errs more than 1.5 times as much in {behind:.0%} of them or more."
     )
 
 
