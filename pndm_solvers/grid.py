@@ -246,7 +246,7 @@ def default_start(
     prediction:
         What the network predicts.
     data_range:
-        About the largest number in the data, by their mean; 1 for pictures in [−1, 1].
+        About how far the data reach from their mean; 1 for pictures in [−1, 1].
     sample_shape:
         Of one sample, without the batch; None counts as 1,024 numbers.
     rule:
