@@ -279,11 +279,12 @@ def mirrored(nodes: Sequence[float], most: int, bound: float) -> Chosen:
     every k-th counts, `most` at most, with the least k at which absolute weights sum to no more than the bound.
     """
     for k in range(1, len(nodes)):
+        if nodes[k] < 1.01 * nodes[0]:  # they would weigh a hundred and more
+            continue
         chosen = range(0, len(nodes), k)[:most]
         ratios = np.array([nodes[i] / nodes[0] for i in chosen])
         powers = np.maximum(2 * np.arange(len(ratios)) - 1, 0)
-        if _distinct(ratios.tolist()) == len(ratios):
-            weights = np.linalg.solve(ratios ** powers[:, None], 1 / (powers + 1)).tolist()
-            if _size(weights) <= bound:
-                return dict(zip(chosen, weights, strict=True))
+        weights = np.linalg.solve(ratios ** powers[:, None], 1 / (powers + 1)).tolist()
+        if _size(weights) <= bound:
+            return dict(zip(chosen, weights, strict=True))
     return {0: 1.0}

@@ -46,7 +46,7 @@ def test_answers_are_taken_farther_apart_until_their_weights_keep_within_the_bou
         assert sum(map(abs, closer.values())) > bound
 
 
-@pytest.mark.parametrize("nodes", [[0.1], [0.1, 0.1], [0.1, 0.11]])
+@pytest.mark.parametrize("nodes", [[0.1], [0.1, 0.1], [0.1, 0.11], [0.1 * (1 + k * 1e-9) for k in range(60)]])
 def test_an_answer_stands_alone_where_no_other_helps(nodes):
     assert mirrored(nodes, 4, 2.0) == {0: 1.0}
 
