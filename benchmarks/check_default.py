@@ -3,6 +3,7 @@
 - rules: its paired error beside the least of the 36 simple rules of `rules.py` in each cell.
 - ddim: beside our own DDIM on the default grid, paired and in distribution, with intervals of 90 %.
 - distribution: SW² less its floor beside the best of the 36 rules, picked on one half of the starts.
+- lower: SW² less its floor of the default with few calls, begun lower and lower.
 - nearest: on the small networks, the mean distance to the nearest point of the data, and that plus the mean distance of
   the data to the nearest sample, beside the best of all peers, picked on one half of the starts.
 - mean: which networks make `sample` warn that the data are not centred, and how far off their means are.
@@ -46,6 +47,7 @@ from pndm_solvers.flow import FineRun, distance
 from pndm_solvers.measure import difference, estimate
 
 LEVEL_CALLS = 5, 8, 10, 20, 50, 100  # of the table `level`
+LOWER = 1.0, 0.6, 0.4, 0.25, 0.15  # times the default's first σ/α, of the table `lower`
 FEWEST = 4  # a budget beside those of the set
 FINE_FOR_MEANS = 64  # calls of a fine run whose samples' mean alone counts
 
@@ -64,8 +66,7 @@ class Check:
         problem = entry.sampled(self.folder)
         if not self.said:
             return problem
-        points = problem.target().points.reshape(-1, *problem.x.shape[1:])
-        axes = (0, *range(2, points.ndim))
+        points, axes = shaped_target(problem)
         said = points.mean(axes, keepdims=True)
         return replace(problem, name=f"{problem.name}, mean said", data_mean=said, saved=None)
 
@@ -80,6 +81,12 @@ class Check:
 
 def plan_of(problem: Problem, calls: int, method: Any = PLMSSolver) -> Plan:
     return default_plan(method, problem.schedule, calls, **problem.grid_options)
+
+
+def shaped_target(problem: Problem) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The target's points in the shape of samples, and the axes of a mean by channel."""
+    points = problem.target().points.reshape(-1, *problem.x.shape[1:])
+    return points, (0, *range(2, points.ndim))
 
 
 def spread(ratios: list[float]) -> str:
@@ -184,6 +191,21 @@ def second_half(problem: Problem, calls: int) -> np.ndarray:
     return begun(problem, plan_of(problem, calls))[len(problem.x) // 2 :]
 
 
+def lower(check: Check) -> str:
+    """SW² less its floor with few calls, of the default begun where it does, and at shares of that σ/α"""
+    found = {}
+    for entry in tqdm(check.entries, desc="lower"):
+        problem = check.sampled(entry)
+        for calls in (4, 8):
+            first = plan_of(problem, calls).levels[0].ratio
+            for share in LOWER if math.isfinite(first) else ():
+                start = problem.schedule.level_at(share * first).t
+                plan = PLMSSolver(problem.schedule).plan(calls, start=start, **problem.grid_options)
+                gap = estimate(problem, begun(problem, plan), None, "sliced-wasserstein")
+                found[f"{entry.name}, {calls} calls, from {first:.3g}", share] = f"{gap.value:.3f}"
+    return by_cell("times", found)
+
+
 def nearest(check: Check) -> str:
     """Mean distance to the data, and the sum of both nearest distances; no interval above 1.25 times the best peer's"""
     found, above = {}, []
@@ -243,11 +265,10 @@ def mean(check: Check) -> str:
         problem = check.sampled(entry)
         flow = FineRun(FINE_FOR_MEANS) if isinstance(problem.flow, FineRun) else problem.flow
         problem = replace(problem, flow=flow, saved=None, data_mean=None)
-        points = problem.target().points.reshape(-1, *problem.x.shape[1:])
-        axes = (0, *range(2, points.ndim))
+        points, axes = shaped_target(problem)
         middle, deviation = points.mean(axes), points.std(axes)
         kinds = problem, replace(problem, data_mean=points.mean(axes, keepdims=True))
-        targets = [kind.target().points.reshape(points.shape).mean(axes) for kind in kinds]
+        targets = [shaped_target(kind)[0].mean(axes) for kind in kinds]
         chance = math.sqrt(1 / len(points) + 1 / len(problem.x))  # the largest, where all numbers move together
         worst = (np.abs(middle) / deviation).argmax()
         for calls in (8, 20):
@@ -278,8 +299,7 @@ def means_of(samples: Any, axes: tuple[int, ...]) -> np.ndarray:
 
 def level(check: Check) -> str:
     """Exact problems, from one level: ours / the best single peer: at most 0.5, and 0.05 at 50 and 100 (IPNDM apart)"""
-    errors: dict[str, dict[Any, float]] = {}
-    with_exact: dict[str, dict[Any, float]] = {}
+    errors: dict[str, dict[Any, list[float]]] = {}
     ends: dict[str, str] = {}
     groups = {"5 to 20": (5, 8, 10, 20), "50 and 100": (50, 100)}
     cells = [
@@ -297,34 +317,29 @@ def level(check: Check) -> str:
             except Exception:  # whatever a peer raises means that it has no samples
                 return [math.inf, "clean"]
 
-        ours = {}
-        for final in ("first", "clean"):
-            plan = default_plan(PLMSSolver, problem.schedule, calls, final=final, **problem.grid_options)
-            states: list[Any] = []
-            x = problem.starts(plan.levels[0].t)
-            end = problem.run(plan, x, callback=lambda step, states=states: states.append(step.x))
-            ours[final] = float(np.median(errors_of(problem, end, plan.levels[0].t, final)))
-        exact_end = problem.flow(problem, states[-1], *plan.levels[-2:]).ends  # of the last step to σ = 0
-        exact = float(np.median(errors_of(problem, exact_end, plan.levels[0].t, "clean")))
+        ours = {}  # by the end: the error, and with an exact step to σ = 0
+        for final in ("clean", "first"):
+            plan, states = default_plan(PLMSSolver, problem.schedule, calls, final=final, **problem.grid_options), []
+            start = plan.levels[0].t
+            end = problem.run(plan, problem.starts(start), callback=lambda step, keep=states: keep.append(step.x))
+            best = problem.flow(problem, states[-1], *plan.levels[-2:]).ends if final == "clean" else end
+            ours[final] = [float(np.median(errors_of(problem, found, start, final))) for found in (end, best)]
         for peer in PEERS.values():
             theirs, final = check.cells.get(problem, f"level, {calls}, {peer.name}", partial(measured, peer))
-            errors.setdefault(peer.name, {})[entry.name, calls] = ours[final] / theirs
-            best_end = exact if final == "clean" else ours[final]
-            with_exact.setdefault(peer.name, {})[entry.name, calls] = best_end / theirs
+            errors.setdefault(peer.name, {})[entry.name, calls] = [error / theirs for error in ours[final]]
             ends[peer.name] = final
     rows = []
     for name, budgets in groups.items():
         for among, final in (("all", ""), ("IPNDM apart", ""), ("of these, to σ = 0", "clean"), ("to t_min", "first")):
             means = {
-                peer: geometric(ratio for (_, calls), ratio in found.items() if calls in budgets)
+                peer: np.exp(np.mean([np.log(pair) for (_, calls), pair in found.items() if calls in budgets], axis=0))
                 for peer, found in errors.items()
                 if (among == "all" or not peer.startswith("IPNDM")) and final in ("", ends[peer])
             }
-            best = max((peer for peer in means if math.isfinite(means[peer])), key=means.__getitem__)
-            worst = max(((r, *cell) for cell, r in errors[best].items() if cell[1] in budgets))
-            bound = geometric(ratio for (_, calls), ratio in with_exact[best].items() if calls in budgets)
-            figures = f"{means[best]:.3f}", f"{worst[0]:.2f} ({worst[1]}, {worst[2]})", f"{bound:.3f}"
-            rows.append([name, among, shown(best), *figures])
+            best = max((peer for peer in means if np.isfinite(means[peer]).all()), key=lambda peer: means[peer][0])
+            worst = max((pair[0], *cell) for cell, pair in errors[best].items() if cell[1] in budgets)
+            error, bound = (f"{mean:.3f}" for mean in means[best])
+            rows.append([name, among, shown(best), error, f"{worst[0]:.2f} ({worst[1]}, {worst[2]})", bound])
     heads = "calls", "among", "peer", "ours / its, geometric mean", "worst", "ours with an exact step to σ = 0"
     return table(heads, rows)
 
@@ -369,7 +384,7 @@ def estimates(check: Check) -> str:
 
 
 TABLES: dict[str, Callable[[Check], str]] = {
-    f.__name__: f for f in (rules, ddim, distribution, nearest, mean, level, estimates)
+    f.__name__: f for f in (rules, ddim, distribution, lower, nearest, mean, level, estimates)
 }
 
 

@@ -61,13 +61,16 @@ def exchanged(rule: Rule, steps: int, new: Rule) -> Rule:
     return replace(rule, shorter=tuple(shorter))
 
 
+# Before long runs ended along the flow's mirror, and before a lengthening step to the picture leant less on the past.
+UNMIRRORED = replace(RULE, last_noise=0.0)
+OLDER = replace(UNMIRRORED, even_last=math.inf)
 RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
-    "2026-12": replace(RULE, shorter=(), grid_top=math.inf, even_last=math.inf, last_noise=0.0),
-    "2027-01": replace(RULE, shorter=(*RULE.shorter[:2], (9, 13, UP_TO_13)), even_last=math.inf, last_noise=0.0),
-    "2027-02": replace(RULE, even_last=math.inf, last_noise=0.0),
-    "2027-03": replace(RULE, last_noise=0.0),
+    "2026-12": replace(OLDER, shorter=(), grid_top=math.inf),
+    "2027-01": replace(OLDER, shorter=(*RULE.shorter[:2], (9, 13, UP_TO_13))),
+    "2027-02": OLDER,
+    "2027-03": UNMIRRORED,
     "2027-04": RULE,
     "2027-04, from the top": replace(RULE, start=math.inf),
     "2027-04, few steps as many": replace(RULE, shorter=()),
