@@ -7,6 +7,7 @@
 - nearest: on the small networks, the mean distance to the nearest point of the data, and that plus the mean distance of
   the data to the nearest sample, beside the best of all peers, picked on one half of the starts.
 - mean: which networks make `sample` warn that the data are not centred, and how far off their means are.
+- sizes: errors and SW² with nothing said and with `data_range=`, for the set "sizes", of data far from unit range.
 - level: on exact problems, ours beside the best single peer, each from our own first level: at 5 to 20 calls, and at 50
   and 100.
 - estimates: ratios of `ErrorEstimate` to the error that a step has made, and errors of plans for a `tolerance=`.
@@ -30,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from choose_default import everywhere
 from peers import PEERS
 from rules import Cells, begun, paired, simple_plans
 from sets import SETS, Entry, first_starts
@@ -45,9 +47,11 @@ from pndm_solvers.condition import rows_of
 from pndm_solvers.distances import Target, resampled
 from pndm_solvers.flow import FineRun, distance
 from pndm_solvers.measure import difference, estimate
+from pndm_solvers.rule import RULE
 
 LEVEL_CALLS = 5, 8, 10, 20, 50, 100  # of the table `level`
 LOWER = 1.0, 0.6, 0.4, 0.25, 0.15  # times the default's first σ/α, of the table `lower`
+SMALL_POWERS = 0.35, 0.5, 0.65, 1.0  # of the range of small data, of the table `sizes`
 FEWEST = 4  # a budget beside those of the set
 FINE_FOR_MEANS = 64  # calls of a fine run whose samples' mean alone counts
 
@@ -67,8 +71,8 @@ class Check:
         if not self.said:
             return problem
         points, axes = shaped_target(problem)
-        said = points.mean(axes, keepdims=True)
-        return replace(problem, name=f"{problem.name}, mean said", data_mean=said, saved=None)
+        said = {"data_mean": points.mean(axes, keepdims=True), "data_range": range_of(deviation_of(problem))}
+        return replace(problem, name=f"{problem.name}, said", saved=None, **said)
 
     def over(self, fewest: bool = True) -> Iterator[tuple[Entry, int]]:
         """Every cell: an entry and a number of calls."""
@@ -87,6 +91,17 @@ def shaped_target(problem: Problem) -> tuple[np.ndarray, tuple[int, ...]]:
     """The target's points in the shape of samples, and the axes of a mean by channel."""
     points = problem.target().points.reshape(-1, *problem.x.shape[1:])
     return points, (0, *range(2, points.ndim))
+
+
+def deviation_of(problem: Problem) -> float:
+    """The deviation of the target's numbers around the means of their channels."""
+    points, axes = shaped_target(problem)
+    return float(np.sqrt(np.mean((points - points.mean(axes, keepdims=True)) ** 2)))
+
+
+def range_of(deviation: float) -> float:
+    """What to say of data as `data_range`: up to twice their deviation; 1 from there down to 1."""
+    return sorted((deviation, 1.0, 2 * deviation))[1]
 
 
 def spread(ratios: list[float]) -> str:
@@ -127,7 +142,7 @@ def rules(check: Check) -> str:
     lines = []
     for all_of in (ratios, as_high):
         parts = [spread(list(all_of.values()))]
-        for calls in sorted({calls for _, calls in all_of}):
+        for calls in by_calls(all_of):
             parts.append(f"{calls} calls: {spread([r for (_, c), r in all_of.items() if c == calls])}")
         above = "; ".join(f"{name} at {calls} ({r:.1f})" for (name, calls), r in all_of.items() if r > 3)
         lines.append(f"{'; '.join(parts)}. Above 3: {above or 'none'}.")
@@ -297,6 +312,43 @@ def means_of(samples: Any, axes: tuple[int, ...]) -> np.ndarray:
     return library(samples).numbers(samples).mean(axes)
 
 
+def sizes(check: Check) -> str:
+    """Errors, and SW² less its floor, with nothing said → with `data_range` said; in deviations of the data
+
+    Errors are to the flow from a run's own first level, which is the same where the network predicts v or a flow. SW²
+    is to the data. The lines are geometric means of error said / unsaid, and the worst cell, by the power of the range
+    that scales the rule.
+    """
+    found, ratios = {}, {}
+    for entry, calls in check.over():
+        problem, deviation = check.sampled(entry), deviation_of(check.sampled(entry))
+        if (said := range_of(deviation)) == 1:
+            continue
+        figures = {}
+        for power in (0.0, *SMALL_POWERS) if said < 1 else (0.0, 1.0):
+            kind = problem if power == 0 else replace(problem, data_range=said, saved=None)
+            rule = everywhere(RULE, small=power) if said < 1 and power else RULE
+            plan = PLMSSolver(problem.schedule, rule=rule).plan(calls, **kind.grid_options)
+            result = begun(kind, plan)
+            error = float(np.median(kind.reference(plan.levels[0].t).errors(result))) / deviation
+            gap = estimate(kind, result, None, "sliced-wasserstein").value / deviation**2
+            figures[power] = error, f"{error:.1e}; {gap:.3f}"
+            if power:
+                size = "small" if said < 1 else "large"
+                ratios.setdefault((size, power), {})[entry.name, calls] = error / figures[0.0][0]
+        default = RULE.small if said < 1 else 1.0
+        found[f"{entry.name} ({deviation:.2g}, said {said:.2g})", calls] = f"{figures[0.0][1]} → {figures[default][1]}"
+    lines = []
+    for (size, power), among in ratios.items():
+        parts = (f"{n} calls: {spread([r for (_, c), r in among.items() if c == n])}" for n in by_calls(among))
+        lines.append(f"{size.capitalize()} data, ρ times range^{power:g}: {'; '.join(parts)}.")
+    return "\n\n".join([*lines, by_cell("error; SW²", found)])
+
+
+def by_calls(cells: Any) -> list[int]:
+    return sorted({calls for _, calls in cells})
+
+
 def level(check: Check) -> str:
     """Exact problems, from one level: ours / the best single peer: at most 0.5, and 0.05 at 50 and 100 (IPNDM apart)"""
     errors: dict[str, dict[Any, list[float]]] = {}
@@ -384,7 +436,7 @@ def estimates(check: Check) -> str:
 
 
 TABLES: dict[str, Callable[[Check], str]] = {
-    f.__name__: f for f in (rules, ddim, distribution, lower, nearest, mean, level, estimates)
+    f.__name__: f for f in (rules, ddim, distribution, lower, nearest, mean, sizes, level, estimates)
 }
 
 
@@ -393,7 +445,7 @@ def main() -> None:
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="by default all")
     parser.add_argument("--problems", nargs="+", metavar="NAME", help="only these")
-    parser.add_argument("--said", action="store_true", help="tell every run the mean of the data")
+    parser.add_argument("--said", action="store_true", help="tell every run the mean and the size of the data")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / ".cache" / "work_precision")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,7 +1,8 @@
 """Small networks on which the benchmarks measure solvers: this script trains and lists them, and `load` loads them.
 
-The set "choosing" may guide the choice of a default. The set "testing" differs in data, architecture and schedule, and
-has no say in it. The classifiers of the set "features" turn images into 32 numbers for a Fréchet distance.
+The set "choosing" may guide the choice of a default, and "sizes" what it makes of data far from unit range. The set
+"testing" differs in data, architecture and schedule, and has no say in either. The classifiers of the set "features"
+turn images into 32 numbers for a Fréchet distance.
 
 The training is plain on purpose: mean squared error, integer times, no running mean of the weights. The flaws of such
 networks are what the benchmarks measure.
@@ -26,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +104,19 @@ def trajectories() -> Data:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2).astype(np.float32), None
 
 
+def times(factor: float, data: Callable[[], Data]) -> Data:
+    """The same values, multiplied."""
+    values, labels = data()
+    return (factor * values).astype(np.float32), labels
+
+
 DATA: dict[str, Callable[[], Data]] = {
     "digits": network_data.digits,
     "fashion": network_data.fashion,
     **{function.__name__: function for function in (moons, spirals, audio, trajectories)},
+    "small-moons": partial(times, 0.1, moons),
+    "large-moons": partial(times, 8.0, moons),
+    "small-digits": partial(times, 0.25, network_data.digits),
 }
 
 # --------------------------------------------------------------- architectures
@@ -224,6 +235,7 @@ class Recipe:
 MLP = ("Mlp", {"width": 128, "layers": 3})
 RESIDUAL_MLP = ("ResidualMlp", {"width": 384, "blocks": 3})
 PREDICTED = {"epsilon": "epsilon", "v": "v_prediction", "sample": "sample"}
+PAIRS = ("linear", "epsilon"), ("cosine", "v")
 
 NETWORKS: dict[str, Recipe] = {
     **{
@@ -235,6 +247,17 @@ NETWORKS: dict[str, Recipe] = {
             "choosing", "digits", (64,), RESIDUAL_MLP, 0, betas, prediction, steps=1600, batch=256, one_cycle=True
         )
         for betas in ("linear", "cosine") for short, prediction in PREDICTED.items()
+    },
+    **{
+        f"{size}-moons-{betas}-{short}": Recipe("sizes", f"{size}-moons", (2,), MLP, 2, betas, PREDICTED[short])
+        for size in ("small", "large") for betas, short in PAIRS
+    },
+    **{
+        f"small-digits-{betas}-{short}": Recipe(
+            "sizes", "small-digits", (64,), RESIDUAL_MLP, 0, betas, PREDICTED[short], steps=1600, batch=256,
+            one_cycle=True,
+        )
+        for betas, short in PAIRS
     },
     "spirals": Recipe("testing", "spirals", (2,), MLP, 0, "cosine", "epsilon", seed=1),
     "audio": Recipe(
@@ -457,7 +480,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}; the networks are {', '.join(NETWORKS)}")
     trained = {name: (options.weights / f"{name}.safetensors").exists() for name in NETWORKS}
     if options.list:
-        row = "{:26}{:10}{:14}{:15}{:14}{:>10}  {}".format
+        row = "{:28}{:10}{:14}{:15}{:14}{:>10}  {}".format
         print(row("name", "set", "data", "betas", "prediction", "parameters", "trained"))
         for name, recipe in NETWORKS.items():
             count = sum(parameter.numel() for parameter in recipe.build().parameters())

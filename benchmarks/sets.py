@@ -1,7 +1,8 @@
-"""The two sets of problems: "choosing" may guide the choice of a default, "testing" has no say in it.
+"""The sets of problems: "choosing" may guide the choice of a default, "testing" has no say in it.
 
 A script measures one set at a time, and its result names the set. In the testing set exact problems have other
-distributions, and every problem has other starts.
+distributions, and every problem has other starts. A third set, "sizes", has data far smaller and far larger than 1. It
+chose what the default makes of `data_range=`, and nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pndm_solvers.schedules import SCHEDULES
 
 __all__ = ["SETS", "Entry", "first_starts"]
 
-SEEDS = {"choosing": 1, "testing": 101}  # of the starts
+SEEDS = {"choosing": 1, "sizes": 1, "testing": 101}  # of the starts
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,14 @@ def bundled(network: str, count: int, seed: int, **options: Any) -> Problem:
 
 EXACT = {
     "choosing": ("ring", "mixture", "digits-kernel", "power-law"),
+    "sizes": ("small-mixture", "small-law", "large-mixture", "large-law"),
     "testing": ("five-modes", "mixture-24", "steep"),
 }
-SCHEDULE_NAMES = {"choosing": ("linear", "scaled_linear", "cosine"), "testing": ("linear", "cosine", "rectified_flow")}
+SCHEDULE_NAMES = {
+    "choosing": ("linear", "scaled_linear", "cosine"),
+    "sizes": ("linear", "rectified_flow"),
+    "testing": ("linear", "cosine", "rectified_flow"),
+}
 # (starts, samples, whether every peer is compared in distribution), by what a call costs.
 CHEAP, MIDDLE, DEAR = (128, 512, True), (48, 256, False), (24, 128, False)
 MORE_CALLS, FEWER_CALLS = (5, 8, 10, 20, 50), (5, 10)
@@ -167,6 +173,9 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     "field": partial(field, dimension=1024, exponent=1.0, rms=1.0),
     "latent-field": partial(field, dimension=1024, exponent=0.5, rms=1.0),
     "noise-field": partial(field, dimension=256, exponent=0.2, rms=0.7),
+    # In the set of sizes, with two of the above.
+    "large-mixture": lambda: scaled(anisotropic_mixture(10, 5, 9), 10.0),
+    "large-law": lambda: scaled(power_law(48, 2.4, 5), 30.0),
     # In the testing set.
     "five-modes": partial(GaussianMixture.ring, modes=5, radius=1.2, width=0.05),
     "mixture-24": partial(anisotropic_mixture, dimension=24, parts=9, seed=5),
@@ -191,7 +200,7 @@ def _entries(name: str) -> list[Entry]:
             Entry("fashion", name, partial(bundled, "fashion"), 8, 96, False, "fashion"),
             *(Entry(galaxy, name, partial(foreign, galaxy), 24, 192, False) for galaxy in ("hsc-32", "ztf-32")),
         ]
-    else:
+    if name == "testing":
         few = {"calls": FEWER_CALLS}
         galaxies = {"hsc-64": {}, "ztf-64": {}, "lsst-60": {}, "quasar-72": few}
         found += [Entry(g, name, partial(foreign, g), 8, 48, False, **kind) for g, kind in galaxies.items()]

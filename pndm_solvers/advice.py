@@ -62,14 +62,21 @@ def warn(message: str) -> None:
 
 
 def advice_on_plan(
-    plan: Table, schedule: Schedule, *, start: Any = None, stop: Any = None, timesteps: Any = None, fewest: int = 5
+    plan: Table,
+    schedule: Schedule,
+    *,
+    start: Any = None,
+    stop: Any = None,
+    timesteps: Any = None,
+    data_range: float = 1.0,
+    fewest: int = 5,
 ) -> list[str]:
     """What to warn of: times that rarely give good samples. The options are those with which the plan was made.
 
     A plan of fewer than `fewest` steps is coarse on any grid, so it may leap over the decisive levels unwarned.
     """
     first, ratios = plan.levels[0], [level.ratio for level in plan.levels[:-1]]
-    steps, (low, high) = sum(not row.stage for row in plan.rows), DECISIVE
+    steps, (low, high) = sum(not row.stage for row in plan.rows), (max(data_range, 1.0) * ratio for ratio in DECISIVE)
     leaps = ratios[:1] > [high] and plan.end.ratio < low and not any(low <= ratio <= high for ratio in ratios)
     # One or two times alone may be the last ones of a run, and these may lie there.
     messages: list[str] = []
@@ -79,7 +86,7 @@ def advice_on_plan(
             f"this plan begins at t = {first.t:g}, between the two lowest levels of a table; times of a table "
             f"are 0 to {schedule.t_max:g}, not fractions of 1"
         )
-    if timesteps is None and start is None and first.alpha > first.sigma:
+    if timesteps is None and start is None and first.ratio < min(data_range, 1.0):
         messages.append(
             f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
             f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'"

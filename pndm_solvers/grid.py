@@ -74,13 +74,15 @@ class Restart:
 class Grid:
     """The levels t_0, …, t_n of n steps.
 
-    With `integral` the times are integers, and those of inner stages are rounded to integers too. Where the levels of a
-    run towards data rise, noise is added. ValueError where they rise first or last, or twice in a row.
+    With `integral` the times are integers, and those of inner stages are rounded to integers too. The library's own
+    weights are those for data of `data_range`. Where the levels of a run towards data rise, noise is added. ValueError
+    where they rise first or last, or twice in a row.
     """
 
     schedule: Schedule
     levels: tuple[Level, ...]
     integral: bool
+    data_range: float = 1.0
 
     def __post_init__(self) -> None:
         rises = self._rises
@@ -164,8 +166,11 @@ def make_grid(
         Where a run without `stop` ends: "clean" (α = 1, σ = 0) or "first", the lowest trained level.
     steps_offset:
         Added to the times of "leading" spacing, as in diffusers.
-    prediction, data_range, sample_shape:
+    prediction, sample_shape:
         Where the grid "default" begins: see `default_start`.
+    data_range:
+        About how far the data reach from their mean: 1 for pictures in [−1, 1] and for numbers of deviation 1, else
+        one to two deviations. The grid "default" and the library's own weights suit data of that size.
     restarts:
         Where the run goes back up: see `Restart`.
     rule:
@@ -188,7 +193,9 @@ def make_grid(
         start = schedule.t_max
     if timesteps is None and isinstance(spacing, str) and spacing == DEFAULT_SPACING:
         drowned = _drowned(data_range, sample_shape, rule)
-        spacing = partial(default, first=lowered if start is None else None, drowned=drowned, rule=rule)
+        spacing = partial(
+            default, first=lowered if start is None else None, drowned=drowned, rule=rule.of_range(data_range)
+        )
     if stop is not None:
         end = schedule.level(stop, "stop")
     else:
@@ -218,7 +225,7 @@ def make_grid(
     integral = whole_times and schedule.num_train_timesteps is not None
     levels = _trained(schedule, (first, *inner), "spacing")
     # Where the run begins at its very end, as "leading" with one step and final="first" does, no step is left.
-    grid = Grid(schedule, (*levels, end) if first != end.t else (end,), integral)
+    grid = Grid(schedule, (*levels, end) if first != end.t else (end,), integral, data_range)
     if not isinstance(restarts, (list, tuple)) or not all(isinstance(restart, Restart) for restart in restarts):
         raise TypeError(f"restarts is {shown(restarts)}; it must be a list of Restart(low, high, steps, times)")
     return _restarted(grid, restarts) if restarts else grid
@@ -234,10 +241,11 @@ def default_start(
     """Where a run from pure noise begins on the default grid: the highest level, or a lower one.
 
     At σ/α = ρ an error δ of ε is one of δ·ρ in the picture. So networks that predict ε or a score are not asked far
-    above the level where the data drown in noise: ρ = 10·range·max(1, √D/6). Noise has to drown the data's widest
-    direction, and in D numbers of one range that is up to √D wide. Networks that predict v, x_0 or a flow are accurate
-    at pure noise, and begin there. So does every run where pure noise of the lower level would have another deviation,
-    as on variance-exploding schedules: a caller's noise is that of the highest level.
+    above the level where the data drown in noise: ρ = 10·unit·max(1, √D/6). The unit is the data's range, and its root
+    below 1. Noise has to drown the data's widest direction, and in D numbers of one range that is up to √D wide.
+    Networks that predict v, x_0 or a flow are accurate at pure noise, and begin there. So does every run where pure
+    noise of the lower level would have another deviation, as on variance-exploding schedules: a caller's noise is that
+    of the highest level.
 
     Parameters
     ----------
@@ -246,7 +254,7 @@ def default_start(
     prediction:
         What the network predicts.
     data_range:
-        About how far the data reach from their mean; 1 for pictures in [−1, 1].
+        About how far the data reach from their mean: see `make_grid`.
     sample_shape:
         Of one sample, without the batch; None counts as 1,024 numbers.
     rule:
@@ -268,7 +276,7 @@ def _drowned(data_range: float, sample_shape: tuple[int, ...] | None, rule: Rule
     if not isinstance(sample_shape, tuple | None):
         raise TypeError(f"sample_shape is {shown(sample_shape)}; it must be a tuple of whole numbers, x.shape[1:] say")
     numbers = [whole("sample_shape", n, least=0, most=math.inf) for n in sample_shape or ()]
-    return rule.start_ratio(data_range, COUNT if sample_shape is None else math.prod(numbers))
+    return rule.of_range(data_range).start_ratio(COUNT if sample_shape is None else math.prod(numbers))
 
 
 def _restarted(grid: Grid, restarts: Sequence[Restart]) -> Grid:

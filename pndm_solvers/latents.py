@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,15 @@ def around(mean: Any, noise: Any, level: Level) -> Any:
     else:
         mean = real("data_mean", mean)
     return ours.cast(share * wide + level.alpha * mean, noise.dtype)
+
+
+def mean_of(data_mean: Any, options: Mapping[str, Any]) -> Any:
+    """The mean `around` which a run with these options of a plan begins, or None where it begins at the noise itself.
+
+    Data smaller than 1 drown in less noise, where √(α² + σ²)·z is too wide for α·x_0 + σ·z. So it is taken around 0.
+    """
+    from_noise = options.get("start") is None and options.get("timesteps") is None
+    return 0.0 if data_mean is None and from_noise and options.get("data_range", 1.0) < 1 else data_mean
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:

@@ -18,7 +18,7 @@ from pndm_solvers.condition import Condition, checked_condition
 from pndm_solvers.distances import Target
 from pndm_solvers.files import write_whole
 from pndm_solvers.flow import ExactFlow, FineRun, Flow, Reference
-from pndm_solvers.latents import around
+from pndm_solvers.latents import around, mean_of
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.observers import Callback
 from pndm_solvers.plan import Plan
@@ -200,7 +200,8 @@ class Problem:
             noise = size * initial_noise(tuple(self.x.shape), seed, like=self.x)
         else:
             noise = self.x if math.isclose(size, whole_size, rel_tol=1e-9) else self.x * (size / whole_size)
-        return noise if self.data_mean is None else around(self.data_mean, noise, level)
+        mean = mean_of(self.data_mean, self.grid_options)
+        return noise if mean is None else around(mean, noise, level)
 
     def reference(self, start: float | None = None, stop: float | None = None, *, final: str = "clean") -> Reference:
         """Where the flow leads, from the starts at `start`, the highest level by default.

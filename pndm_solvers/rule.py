@@ -26,7 +26,7 @@ class Rule:
     Attributes
     ----------
     start, spread:
-        An ε- or score-network's run begins at `ρ = start·range·max(1, √D/spread)` for samples of D numbers.
+        An ε- or score-network's run begins at `ρ = start·max(1, √D/spread)` for samples of D numbers.
     grid_scale, grid_rise, grid_fall:
         The grid `ρ = scale·s^rise/(1 − s)^fall`, for even s.
     grid_first:
@@ -39,7 +39,7 @@ class Rule:
         of a lower `start_ratio`, 10/N of it for more than 10 steps, it leads there; but the last call is at the lowest
         level at least.
     knee, tail:
-        The coordinate `u = ρ/(ρ + knee) + tail·√log(1 + ρ²)` in which ε is interpolated.
+        The coordinate `u = ρ/(ρ + knee) + tail·√log(1 + (ρ/unit)²)` in which ε is interpolated.
     short:
         Where the last step changed log ρ by less than this, the next step has the full order.
     orders:
@@ -68,6 +68,9 @@ class Rule:
         in ρ than the step before.
     far, far_bound:
         There, a step that changes log ρ by more than `far` combines two answers, absolute weights up to `far_bound`.
+    unit, small:
+        The unit of every ρ here, 1 for data of about unit range; for others it is their range, to the power `small`
+        where that is below 1. See `of_range`.
     shorter:
         Rules of their own for runs of few steps: the least and the most number of steps, and the rule.
     """
@@ -101,6 +104,8 @@ class Rule:
     even_last_bound: float = 1.25
     far: float = 3.0
     far_bound: float = 2.0
+    unit: float = 1.0
+    small: float = 0.5
     shorter: tuple[tuple[int, int, Rule], ...] = ()
 
     def of(self, steps: int) -> Rule:
@@ -112,9 +117,27 @@ class Rule:
         rules = self.of(len(ratios) - 1), self, *(rule for _, _, rule in self.shorter)
         return next((rule for rule in rules if rule.made(ratios)), self)
 
-    def start_ratio(self, data_range: float, count: int) -> float:
-        """The ρ at which a run from pure noise begins, for data of a range in `count` numbers a sample."""
-        return self.start * data_range * max(1.0, math.sqrt(count) / self.spread)
+    def of_range(self, data_range: float) -> Rule:
+        """The rule for data that reach about `data_range` from their mean.
+
+        The flow of c·x at σ/α = c·ρ is c times that of x at ρ. So for data that are c times as large all that is a ρ
+        grows by c, and each sample's error is c times what it was. Where data are smaller, all shrinks by √c alone: a
+        network's own errors do not shrink with its data, and the levels at which they show stay where they are.
+        """
+        if (unit := data_range if data_range > 1 else data_range**self.small) == 1:
+            return self
+        names = "unit", "start", "grid_scale", "knee", "last_noise", "even_top", "even_last"
+        return replace(
+            self,
+            **{name: unit * getattr(self, name) for name in names},
+            orders=tuple((unit * ratio, order) for ratio, order in self.orders),
+            even_knees=(unit * self.even_knees[0], unit * self.even_knees[1]),
+            shorter=tuple((least, most, rule.of_range(data_range)) for least, most, rule in self.shorter),
+        )
+
+    def start_ratio(self, count: int) -> float:
+        """The ρ at which a run from pure noise begins, for samples of `count` numbers."""
+        return self.start * max(1.0, math.sqrt(count) / self.spread)
 
     def grid_ratio(self, s: Any) -> Any:
         """ρ of the grid at s in [0, 1)."""
@@ -167,10 +190,10 @@ class Rule:
 
         The first part follows ε on typical data. Along the flow of a Gaussian of deviation s, ε goes as ρ/√(s² + ρ²),
         so it is nearly straight in a coordinate of that shape. The second part keeps levels near pure noise apart, as
-        the time of common schedules does; for α² + σ² = 1 its root is √(−log α²). Made for data of about unit range.
+        the time of common schedules does; for α² + σ² = 1 its root is √(−log α²).
         """
         ratio = np.asarray(ratio, np.float64)
-        return ratio / (ratio + self.knee) + self.tail * np.sqrt(np.log1p(ratio**2))
+        return ratio / (ratio + self.knee) + self.tail * np.sqrt(np.log1p((ratio / self.unit) ** 2))
 
     def limits(self, ratios: Sequence[float], most: int) -> tuple[int, float]:
         """How many past answers the next step may combine, `most` or fewer, and the bound of their weights.

@@ -11,7 +11,7 @@ from pndm_solvers.arguments import check_options, shown, whole
 from pndm_solvers.arrays import check_state
 from pndm_solvers.condition import Condition, rows_of
 from pndm_solvers.grid import Grid, GridOptions, TooShortError, make_grid
-from pndm_solvers.latents import around
+from pndm_solvers.latents import around, mean_of
 from pndm_solvers.older import Unpack
 from pndm_solvers.plan import Plan
 from pndm_solvers.program import Form, Program
@@ -125,8 +125,9 @@ class Solver(ABC):
         restarts:
             Where noise is added within the run, and it falls anew: `Restart`s.
         prediction, data_range, sample_shape:
-            What the network predicts and what the data are. The default grid begins where they say: `default_start`.
-            `sample` passes on its own prediction, and the shape of its noise.
+            What the network predicts and what the data are. The default grid begins where they say (`default_start`),
+            and `data_range` is also the scale of its levels and of the library's own weights (`make_grid`). `sample`
+            passes on its own prediction, and the shape of its noise.
 
         Raises
         ------
@@ -199,7 +200,7 @@ class Solver(ABC):
 
     def _advice(self, plan: Plan, options: GridOptions, fewest: int = 5) -> list[str]:
         cut = {name: options.get(name) for name in ("start", "stop", "timesteps")}
-        return advice_on_plan(plan, self.schedule, **cut, fewest=fewest)
+        return advice_on_plan(plan, self.schedule, **cut, data_range=options.get("data_range", 1.0), fewest=fewest)
 
     def plan_within(
         self,
@@ -252,12 +253,13 @@ class Solver(ABC):
             raise ValueError(f"{self.name} draws noise: its samples have no single right end to be near to")
         if options.get("restarts"):
             raise ValueError("restarts draw noise: such samples have no single right end to be near to; leave them out")
+        mean = mean_of(data_mean, options)
         plan, error = plan_for_tolerance(
             tolerance,
             lambda calls: self._within(calls, options),
             lambda plan: plan.run(
                 model,
-                x if data_mean is None else around(data_mean, x, plan.levels[0]),
+                x if mean is None else around(mean, x, plan.levels[0]),
                 prediction=options["prediction"],
                 condition=condition,
                 check_finite=None,
@@ -285,7 +287,8 @@ class Solver(ABC):
 
         A run may begin below the highest level (`default_start`), where the data's mean is not yet drowned in noise.
         `data_mean`, a number or an array that broadcasts to `x_T`, is then added: x = α·mean + σ·x_T. Without it the
-        data count as centred, and a warning tells where the samples say otherwise. A state `x_T` that is no pure noise
+        data count as centred, and a warning tells where the samples say otherwise. With a `data_range` below 1 the mean
+        is 0 unless said. A state `x_T` that is no pure noise
         needs a `start`: the time of its level, or "top" for one from an inversion.
 
         `options` are those of `plan` (`timesteps`, `max_model_calls`, `spacing`, `start`, `stop`, `final`,
@@ -328,7 +331,8 @@ class Solver(ABC):
             each = getattr(mean, "ndim", 0) == x_T.ndim and mean.shape[0] == x_T.shape[0]
             of_pilot["data_mean"] = mean[pilot, ...] if each else mean
             plan = self.plan_within(tolerance, model, x_T[pilot, ...], **of_pilot, **of_plan)
-        x = x_T if data_mean is None else around(data_mean, x_T, plan.levels[0])
+        from_mean = mean_of(data_mean, of_plan)
+        x = x_T if from_mean is None else around(from_mean, x_T, plan.levels[0])
         sample = plan.run(model, x, **of_run)
         from_noise = data_mean is None and options.get("start") is None and options.get("timesteps") is None
         if from_noise and options.get("check_finite", False) is not None and not options.get("trajectory"):

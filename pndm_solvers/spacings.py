@@ -272,7 +272,7 @@ def default(
     nothing changes but the noise. So the even s begin at a multiple of it, and the first step leads there from above.
     """
     first, rule = first or schedule.level(schedule.t_max), rule.of(steps)
-    return _ruled(schedule, steps, end, first, drowned or rule.start_ratio(1.0, COUNT), rule, DEFAULT_SPACING)
+    return _ruled(schedule, steps, end, first, drowned or rule.start_ratio(COUNT), rule, DEFAULT_SPACING)
 
 
 def _ruled(

@@ -259,7 +259,7 @@ class PLMSSolver(Solver):
         space = self._average
         careful = self.starter == "ramp"
         ratios = [level.ratio for level in levels]
-        rule = self.rule.of_levels(ratios)
+        rule = self.rule.of_range(program.grid.data_range).of_levels(ratios)
         places = rule.coordinate if own else interpolation(self.coordinate, self.schedule)
         even = own and exact and careful and rule.even_on(ratios)
         ahead = ruled_ahead(levels, self.order, rule, careful, space, even, self.tau) if own and exact else {}

@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMScheduler as Theirs
 from loops import LINEAR, SCHEDULERS, noise, ready
 
-from pndm_solvers import initial_noise
+from pndm_solvers import NoiseSchedule, PLMSSolver, initial_noise
 from pndm_solvers.adapters import diffusers as ours
 from pndm_solvers.analytic import Gaussian
 
@@ -71,6 +71,24 @@ def test_the_times_of_f_pndm_are_those_of_its_two_methods():
 
 
 # ------------------------------------------------------------------ data far from zero
+
+
+def test_noise_of_small_data_is_that_of_the_first_level_alone():
+    """A pipeline multiplies its noise by `init_noise_sigma`, after `set_timesteps`, as `sample` does by itself."""
+    model = Gaussian(np.zeros(64), np.full(64, 0.01)).model(NoiseSchedule.linear())
+    draws = torch.randn(200, 64, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    scheduler = ours.PLMSScheduler(data_range=0.2)
+    assert scheduler.init_noise_sigma == 1
+    scheduler.set_timesteps(12)
+    x = draws * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        x = scheduler.step(torch.from_numpy(model(x.numpy(), np.full(len(x), float(t)))), t, x).prev_sample
+    solver = PLMSSolver(NoiseSchedule.linear())
+    expected = solver.sample(model, draws.numpy(), 12, data_range=0.2, sample_shape=None)
+    np.testing.assert_allclose(x.numpy(), expected, rtol=1e-6, atol=1e-8)  # times are float32
+    large = ours.PLMSScheduler(data_range=5.0)
+    large.set_timesteps(12)
+    assert large.init_noise_sigma == 1
 
 
 def test_noise_around_the_datas_mean_is_where_a_run_begins():

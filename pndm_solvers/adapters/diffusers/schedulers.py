@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any, Literal, get_args
 
 import diffusers
@@ -86,8 +87,7 @@ class PLMSScheduler(PlanScheduler):
     `multistep_order`, `starter` and `weights` are the options of `pndm_solvers.PLMSSolver`; the others are as in
     `PNDMScheduler`. The default spacing, "default", has times between the integers, which networks with a sinusoidal
     embedding of time take. A config that names a spacing keeps it, unless `timestep_spacing="default"` is passed with
-    the config. `data_range` is about the largest number in the data; an ε-network's run begins where it says:
-    `pndm_solvers.grid.default_start`.
+    the config. `data_range` says how far the data reach: `pndm_solvers.grid.make_grid`.
     """
 
     @scheduler_options()
@@ -117,6 +117,14 @@ class PLMSScheduler(PlanScheduler):
 
     def _continuation(self, solver: Solver) -> Solver:
         return PLMSSolver(self.schedule, self.config.multistep_order, "ramp", self.config.weights)
+
+    @property
+    def init_noise_sigma(self) -> float:  # type: ignore[override]
+        """What pipelines multiply noise by: 1, or with a `data_range` below 1 the share of noise in the first level."""
+        if self.config.data_range >= 1 or self.num_inference_steps is None:
+            return 1.0
+        first = self.plan.levels[0]
+        return first.sigma / math.hypot(first.alpha, first.sigma)
 
     def noise_around(self, data_mean: Any, noise: Tensor) -> Tensor:
         """Where the run of the last `set_timesteps` begins on data far from 0: α·mean + σ·noise, like `noise` `(B, …)`.
