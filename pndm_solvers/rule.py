@@ -224,7 +224,11 @@ UP_TO_30 = Rule(
     grid_scale=0.175, grid_rise=1.15, grid_fall=2.67, grid_first=0.605, grid_top=0.138, grid_low=0.00019, knee=0.125,
     tail=0.11, orders=((50.0, 2), (0.02, 3), (0.0, 4)), corrected=2.0,
 )  # fmt: skip
-RULE = Rule(last_noise=0.3, shorter=((3, 5, UP_TO_5), (6, 8, UP_TO_8), (9, 16, UP_TO_16), (17, 30, UP_TO_30)))
+RULE = Rule(
+    grid_scale=0.25, grid_rise=1.44, grid_first=0.76, grid_top=0.27, grid_low=0.0005, knee=0.107, short=0.54,
+    orders=((87.0, 2), (0.016, 3), (0.0, 4)), long_bound=6.9, last_bound=4.0, last_noise=0.41, corrected=0.62,
+    shorter=((3, 5, UP_TO_5), (6, 8, UP_TO_8), (9, 16, UP_TO_16), (17, 30, UP_TO_30)),
+)  # fmt: skip
 
 # With noise in the steps. Two answers at most, as the weak order is 2, and the differences of more would be mostly
 # noise. ρ/(1 + ρ) is calm in data space: with few calls the flow's knee is three to forty times worse. The grid is that
