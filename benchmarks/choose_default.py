@@ -44,39 +44,37 @@ from tqdm import tqdm
 from pndm_solvers import Plan, PLMSSolver, Problem
 from pndm_solvers.adapters import k_diffusion
 from pndm_solvers.measure import estimate
-from pndm_solvers.rule import RULE, Rule
+from pndm_solvers.rule import OVER_30, RULE, Rule
 
 
 def everywhere(rule: Rule, **numbers: Any) -> Rule:
     """The rule with other numbers, for short runs too."""
-    shorter = tuple((least, most, everywhere(few, **numbers)) for least, most, few in rule.shorter)
-    return replace(rule, shorter=shorter, **numbers)
+    by_length = tuple((least, most, everywhere(few, **numbers)) for least, most, few in rule.by_length)
+    return replace(rule, by_length=by_length, **numbers)
 
 
 def exchanged(rule: Rule, steps: int, new: Rule) -> Rule:
     """The rule with another one for runs of as many steps."""
-    if rule.of(steps) is rule:
-        return replace(new, shorter=rule.shorter)
-    shorter = ((least, most, new if least <= steps <= most else few) for least, most, few in rule.shorter)
-    return replace(rule, shorter=tuple(shorter))
+    by_length = ((least, most, new if least <= steps <= most else few) for least, most, few in rule.by_length)
+    return replace(rule, by_length=tuple(by_length))
 
 
 # Before runs of more than 30 steps had numbers of their own; before they ended along the flow's mirror; and before a
 # lengthening step to the picture leant less on the past.
-UNSEARCHED = Rule(last_noise=0.3, shorter=RULE.shorter)
+UNSEARCHED = Rule(last_noise=0.3, by_length=RULE.by_length[:-1])
 UNMIRRORED = replace(UNSEARCHED, last_noise=0.0)
 OLDER = replace(UNMIRRORED, even_last=math.inf)
 RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
-    "2026-12": replace(OLDER, shorter=(), grid_top=math.inf),
-    "2027-01": replace(OLDER, shorter=(*RULE.shorter[:2], (9, 13, UP_TO_13))),
+    "2026-12": replace(OLDER, by_length=(), grid_top=math.inf),
+    "2027-01": replace(OLDER, by_length=(*RULE.by_length[:2], (9, 13, UP_TO_13))),
     "2027-02": OLDER,
     "2027-03": UNMIRRORED,
     "2027-04": UNSEARCHED,
     "2027-05": RULE,
     "2027-05, from the top": replace(RULE, start=math.inf),
-    "2027-05, few steps as many": replace(RULE, shorter=()),
+    "2027-05, few steps as many": OVER_30,
     "2027-05, even from the highest level": everywhere(RULE, grid_top=math.inf),
     "2027-05, own coordinate everywhere": replace(RULE, even=False),
     "2027-05, first steps as they are": replace(everywhere(RULE, corrected=0.0), even_corrected=0),

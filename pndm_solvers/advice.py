@@ -17,10 +17,10 @@ from pndm_solvers.table import Table
 __all__ = [
     "advice_on_plan",
     "advise_on_first_answer",
-    "advise_on_mean",
     "advise_on_noise",
     "advise_on_pilot",
     "advise_on_reference",
+    "advise_on_samples",
     "advise_on_sets",
     "advise_on_size",
     "advise_on_times",
@@ -36,6 +36,13 @@ LOUD = 3.0
 
 # A start may leave out this share of the data's deviation, and of all numbers together as much as the noise of one.
 MISSING, MISSING_NORM = 0.1, 1.0
+
+# Data reach about one to two deviations. Samples whose deviation is larger than this many times the range that was said
+# are those of larger data, or garbage.
+WIDE = 3.0
+
+# Noise drowns data from this many times their range on.
+DROWNS = 3.0
 
 # Samples of a fine run larger than this are most likely those of a network that was taken for another kind.
 HUGE = 100.0
@@ -90,6 +97,12 @@ def advice_on_plan(
         messages.append(
             f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
             f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'"
+        )
+    top = schedule.level(schedule.t_max).ratio
+    if timesteps is None and start is None and data_range > 1 and top < DROWNS * data_range:
+        messages.append(
+            f"data that reach ±{data_range:g} show through the noise of the schedule's highest level, σ/α = {top:.3g}, "
+            f"so no run can begin at noise alone. Train on smaller numbers, or with a schedule that ends higher"
         )
     if timesteps is None and leaps and steps >= fewest:
         messages.append(
@@ -171,12 +184,13 @@ def advise_on_first_answer(state: Any, slope: Any, here: Level, prediction: str)
         )
 
 
-def advise_on_mean(samples: Any, plan: Table, schedule: Schedule) -> None:
-    """Warns of samples `(B, C, …)` that say that their run began too low for data of their mean.
+def advise_on_samples(samples: Any, plan: Table, schedule: Schedule, data_range: float | None) -> None:
+    """Warns of samples `(B, C, …)` that say that their run was made for data of another mean or size.
 
     Noise around 0 at σ/α = ρ lacks what noise around the mean has: mean/ρ, in units of the noise. It is compared with
     the deviation, each channel by itself. All numbers together lack the mean's norm over ρ, and where a run begins
-    below the schedule's highest level, by choice, that is compared with the noise in one direction, which is 1.
+    below the schedule's highest level, by choice, that is compared with the noise in one direction, which is 1. The
+    deviation is compared with `data_range`, None where that had no say.
     """
     ours, ratio = library(samples), plan.levels[0].ratio
     if samples.ndim < 2 or math.prod(samples.shape) < max(32 * samples.shape[1], 1) or not ours.has_numbers(samples):
@@ -192,8 +206,15 @@ def advise_on_mean(samples: Any, plan: Table, schedule: Schedule) -> None:
         missing = float(xp.abs(mean)[worst]) > MISSING * ratio * float(deviation[worst])
         norm = math.sqrt(float(xp.sum(mean**2)) * math.prod(samples.shape[2:]))
         missing = missing or (lowered and norm > MISSING_NORM * ratio)
+        size = math.sqrt(float(xp.mean(deviation**2)))
     except Exception:  # each library's own, for numbers that cannot be read
         return
+    if data_range is not None and size > WIDE * data_range:
+        warn(
+            f"the samples have a deviation of {size:.3g}, but their run was made for data that reach about "
+            f"±{data_range:g}; pass data_range=, one to two deviations of the data. If the data are not that large, "
+            f"the network, its prediction= or its schedule is at fault"
+        )
     if missing:
         means = [float(f"{value:.2g}") for value in ours.numbers(mean).tolist()]
         shown = f"{means}" if len(means) <= 4 else f"up to {means[worst]}"

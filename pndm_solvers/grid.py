@@ -169,8 +169,8 @@ def make_grid(
     prediction, sample_shape:
         Where the grid "default" begins: see `default_start`.
     data_range:
-        About how far the data reach from their mean: 1 for pictures in [−1, 1] and for numbers of deviation 1, else
-        one to two deviations. The grid "default" and the library's own weights suit data of that size.
+        One to two deviations of the data around their mean; 1 for pictures in [−1, 1] and for numbers of deviation 1.
+        The grid "default" and the library's own weights suit data of that size.
     restarts:
         Where the run goes back up: see `Restart`.
     rule:
@@ -187,6 +187,7 @@ def make_grid(
     leading_named = isinstance(spacing, str) and spacing == "leading"
     if whole("steps_offset", steps_offset, least=0) and (timesteps is not None or not leading_named):
         raise ValueError("steps_offset belongs to spacing='leading' alone")
+    data_range = size_of_data(data_range)
     lowered = default_start(schedule, prediction, data_range, sample_shape, rule)
     if isinstance(start, str):
         choice("start", start, ("top",))
@@ -254,25 +255,33 @@ def default_start(
     prediction:
         What the network predicts.
     data_range:
-        About how far the data reach from their mean: see `make_grid`.
+        One to two deviations of the data: see `make_grid`.
     sample_shape:
         Of one sample, without the batch; None counts as 1,024 numbers.
     rule:
         Its `start` and `spread` are the 10 and the 6.
     """
-    top = schedule.level(schedule.t_max)
+    top, lowest = schedule.level(schedule.t_max), schedule.level(schedule.t_min).ratio
     kind = Prediction.of(prediction).type
-    ratio = _drowned(data_range, sample_shape, rule)
+    ratio = _drowned(size_of_data(data_range), sample_shape, rule)
+    if ratio <= lowest:
+        raise ValueError(
+            f"data_range is {data_range:g}; noise at the schedule's lowest level, σ/α = {lowest:g}, drowns such data"
+        )
     if kind not in ("epsilon", "score") or ratio >= top.ratio:
         return top
-    level = schedule.level_at(max(ratio, schedule.level(schedule.t_min).ratio))
+    level = schedule.level_at(ratio)
     same = math.isclose(math.hypot(*level[1:]), math.hypot(*top[1:]), rel_tol=1e-6)
     return level if same else top
 
 
+def size_of_data(data_range: Any) -> float:
+    """`data_range` as a float. TypeError or ValueError unless it is a number above 0."""
+    return real("data_range", data_range, "a number above 0", lambda number: 0 < number < math.inf)
+
+
 def _drowned(data_range: float, sample_shape: tuple[int, ...] | None, rule: Rule) -> float:
     """The σ/α at which the data drown in noise: see `default_start`."""
-    real("data_range", data_range, "a number above 0", lambda number: 0 < number < math.inf)
     if not isinstance(sample_shape, tuple | None):
         raise TypeError(f"sample_shape is {shown(sample_shape)}; it must be a tuple of whole numbers, x.shape[1:] say")
     numbers = [whole("sample_shape", n, least=0, most=math.inf) for n in sample_shape or ()]

@@ -51,7 +51,8 @@ def mean_of(data_mean: Any, options: Mapping[str, Any]) -> Any:
     Data smaller than 1 drown in less noise, where √(α² + σ²)·z is too wide for α·x_0 + σ·z. So it is taken around 0.
     """
     from_noise = options.get("start") is None and options.get("timesteps") is None
-    return 0.0 if data_mean is None and from_noise and options.get("data_range", 1.0) < 1 else data_mean
+    small = real("data_range", options.get("data_range", 1.0)) < 1
+    return 0.0 if data_mean is None and from_noise and small else data_mean
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:

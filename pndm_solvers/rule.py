@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["COUNT", "NOISY_RULE", "RULE", "Rule"]
+__all__ = ["COUNT", "NOISY_RULE", "OVER_30", "RULE", "Rule"]
 
 # The numbers of a sample whose shape is not known: those of a picture of 32×32.
 COUNT = 1024
+
+# More steps than any run has.
+MOST = 2**62
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Rule:
     unit, small:
         The unit of every ρ here, 1 for data of about unit range; for others it is their range, to the power `small`
         where that is below 1. See `of_range`.
-    shorter:
-        Rules of their own for runs of few steps: the least and the most number of steps, and the rule.
+    by_length:
+        Rules of their own for runs of some lengths: the least and the most number of steps, and the rule.
     """
 
     start: float = 10.0
@@ -106,19 +109,19 @@ class Rule:
     far_bound: float = 2.0
     unit: float = 1.0
     small: float = 0.5
-    shorter: tuple[tuple[int, int, Rule], ...] = ()
+    by_length: tuple[tuple[int, int, Rule], ...] = ()
 
     def of(self, steps: int) -> Rule:
         """The rule of a run of as many steps."""
-        return next((rule for least, most, rule in self.shorter if least <= steps <= most), self)
+        return next((rule for least, most, rule in self.by_length if least <= steps <= most), self)
 
     def of_levels(self, ratios: Sequence[float]) -> Rule:
         """The rule that made these levels, maybe as a part of a longer grid; else this one."""
-        rules = self.of(len(ratios) - 1), self, *(rule for _, _, rule in self.shorter)
+        rules = self.of(len(ratios) - 1), self, *(rule for _, _, rule in self.by_length)
         return next((rule for rule in rules if rule.made(ratios)), self)
 
     def of_range(self, data_range: float) -> Rule:
-        """The rule for data that reach about `data_range` from their mean.
+        """The rule for data of which `data_range` is one to two deviations.
 
         The flow of c·x at σ/α = c·ρ is c times that of x at ρ. So for data that are c times as large all that is a ρ
         grows by c, and each sample's error is c times what it was. Where data are smaller, all shrinks by √c alone: a
@@ -132,7 +135,7 @@ class Rule:
             **{name: unit * getattr(self, name) for name in names},
             orders=tuple((unit * ratio, order) for ratio, order in self.orders),
             even_knees=(unit * self.even_knees[0], unit * self.even_knees[1]),
-            shorter=tuple((least, most, rule.of_range(data_range)) for least, most, rule in self.shorter),
+            by_length=tuple((least, most, rule.of_range(data_range)) for least, most, rule in self.by_length),
         )
 
     def start_ratio(self, count: int) -> float:
@@ -224,11 +227,12 @@ UP_TO_30 = Rule(
     grid_scale=0.175, grid_rise=1.15, grid_fall=2.67, grid_first=0.605, grid_top=0.138, grid_low=0.00019, knee=0.125,
     tail=0.11, orders=((50.0, 2), (0.02, 3), (0.0, 4)), corrected=2.0,
 )  # fmt: skip
-RULE = Rule(
+OVER_30 = Rule(
     grid_scale=0.25, grid_rise=1.44, grid_first=0.76, grid_top=0.27, grid_low=0.0005, knee=0.107, short=0.54,
     orders=((87.0, 2), (0.016, 3), (0.0, 4)), long_bound=6.9, last_bound=4.0, last_noise=0.41, corrected=0.62,
-    shorter=((3, 5, UP_TO_5), (6, 8, UP_TO_8), (9, 16, UP_TO_16), (17, 30, UP_TO_30)),
 )  # fmt: skip
+# The numbers that are not of a length are those of runs of one and two steps, and of grids that others chose.
+RULE = Rule(by_length=((3, 5, UP_TO_5), (6, 8, UP_TO_8), (9, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30)))
 
 # With noise in the steps. Two answers at most, as the weak order is 2, and the differences of more would be mostly
 # noise. ρ/(1 + ρ) is calm in data space: with few calls the flow's knee is three to forty times worse. The grid is that

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
-from pndm_solvers.advice import advice_on_plan, advise_on_mean, warn
+from pndm_solvers.advice import advice_on_plan, advise_on_samples, warn
 from pndm_solvers.arguments import check_options, shown, whole
 from pndm_solvers.arrays import check_state
 from pndm_solvers.condition import Condition, rows_of
-from pndm_solvers.grid import Grid, GridOptions, TooShortError, make_grid
+from pndm_solvers.grid import Grid, GridOptions, TooShortError, make_grid, size_of_data
 from pndm_solvers.latents import around, mean_of
 from pndm_solvers.older import Unpack
 from pndm_solvers.plan import Plan
@@ -200,7 +200,8 @@ class Solver(ABC):
 
     def _advice(self, plan: Plan, options: GridOptions, fewest: int = 5) -> list[str]:
         cut = {name: options.get(name) for name in ("start", "stop", "timesteps")}
-        return advice_on_plan(plan, self.schedule, **cut, data_range=options.get("data_range", 1.0), fewest=fewest)
+        data_range = size_of_data(options.get("data_range", 1.0))
+        return advice_on_plan(plan, self.schedule, **cut, data_range=data_range, fewest=fewest)
 
     def plan_within(
         self,
@@ -336,7 +337,9 @@ class Solver(ABC):
         sample = plan.run(model, x, **of_run)
         from_noise = data_mean is None and options.get("start") is None and options.get("timesteps") is None
         if from_noise and options.get("check_finite", False) is not None and not options.get("trajectory"):
-            advise_on_mean(sample, plan, self.schedule)
+            own = options.get("spacing", DEFAULT_SPACING) == DEFAULT_SPACING
+            said = size_of_data(options.get("data_range", 1.0)) if own else None
+            advise_on_samples(sample, plan, self.schedule, said)
         return sample
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.advice import advise_on_first_answer, advise_on_mean, advise_on_noise, advise_on_pilot
+from pndm_solvers.advice import advise_on_first_answer, advise_on_noise, advise_on_pilot, advise_on_samples
 from pndm_solvers.arguments import boolean, check_options, function, location, whole
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.condition import Condition, checked_condition
@@ -166,7 +166,7 @@ class Pilot:
         advise_on_pilot(float(np.sqrt(np.mean(all_ends**2))), error, prediction.type, options.get("data_range", 1.0))
         advise_on_first_answer(states[0], slopes[0], plan.levels[0], prediction.type)
         if data_mean is None and options.get("start") is None:
-            advise_on_mean(library(x).from_numpy(all_ends.reshape(x.shape), x), plan, schedule)
+            advise_on_samples(library(x).from_numpy(all_ends.reshape(x.shape), x), plan, schedule, None)
         return Pilot(schedule, tuple(starts), all_ends, error, grid, kept, states, slopes)
 
     def fit(self, model: Model, max_model_calls: int, *, progress: bool = False, note: str = "") -> Fit:

@@ -70,7 +70,9 @@ NAMES: dict[str, Any] = {
     "bright": analytic.Gaussian([4.0, 0.0], [[0.3, 0.1], [0.1, 0.2]]).model(pndm_solvers.NoiseSchedule.linear()),
     "pictures": pndm_solvers.initial_noise((4, 1, 16, 16), seed=1),
     "dark": analytic.Gaussian(np.full(256, -3.0), np.full(256, 2.0)).model(pndm_solvers.NoiseSchedule.linear()),
+    "large": analytic.Gaussian([0.0, 0.0], [64.0, 64.0]).model(pndm_solvers.NoiseSchedule.linear()),
     "ve": pndm_solvers.NoiseSchedule.ve(0.01, 50.0),
+    "exploding": analytic.Gaussian([0.0, 0.0], [1.0, 1.0]).model(pndm_solvers.NoiseSchedule.ve(0.01, 50.0)),
     "latents": pndm_solvers.PLMSSolver(pndm_solvers.NoiseSchedule.linear()).sample(
         analytic.Gaussian([4.0, 0.0], [[0.3, 0.1], [0.1, 0.2]]).model(pndm_solvers.NoiseSchedule.linear()),
         np.array([[4.3, 0.2], [3.7, -0.1]]),
@@ -128,6 +130,8 @@ SECTIONS: dict[str, list[Case]] = {
         Case("solver.plan(2.5)", ValueError, "num_inference_steps is 2.5", "round it"),
         Case("solver.plan(10**9)", ValueError, "at most 100000", "pass fewer steps"),
         Case("solver.plan(1001, spacing='leading')", ValueError, "1000 integer levels", "use another spacing"),
+        Case("solver.plan(5, data_range=0)", ValueError, "data_range is 0; it must be", "one to two deviations"),
+        Case("solver.plan(5, data_range=1e-9)", ValueError, "drowns such data", "one to two deviations"),
         Case("solver.plan(5, spacing='cubic')", ValueError, "spacing is 'cubic'", "one of `SPACINGS`"),
         Case("solver.plan(5, spacing=lambda *_: 'abc')", TypeError, "spacing is 'abc'", "return the times"),
         Case("solver.plan(5, spacing=np.array([900, 500]))", TypeError, "or one of default", "pass `timesteps=`"),
@@ -274,6 +278,8 @@ SECTIONS: dict[str, list[Case]] = {
 WARNED = [
     ("solver.sample(bright, noise, 10)", r"means by channel are \[3.7, .*data_mean=", "`data_mean=[4.0, 0.0]`"),
     ("solver.sample(dark, pictures, 10)", r"means by channel are \[-2.8\].*data_mean=", "`data_mean=-3`"),
+    ("solver.sample(large, noise, 10)", r"deviation of 6\.\d+, .*±1; pass data_range=", "`data_range=8`"),
+    ("solver.plan(10, data_range=100)", "show through the noise", "numbers up to 50, or a variance-exploding schedule"),
     ("solver.plan(10, start=0.5)", "not fractions of 1", "times of the table, 0 to 999"),
     ("solver.plan(1, spacing='leading')", "mostly picture", "`spacing='trailing'`, or the default"),
     ("solver.plan(5, spacing=skipping)", "where noise becomes a picture", "the default spacing"),
@@ -300,6 +306,7 @@ SILENT = [
     ("solver.sample(centred, noise, 10)", "centred data"),
     ("solver.sample(bright, noise, 10, data_mean=np.array([4.0, 0.0]))", "a mean that is said"),
     ("solver.sample(dark, pictures, 10, data_mean=-3)", "one that all numbers of a picture share"),
+    ("solver.sample(large, noise, 10, data_range=8)", "a size that is said"),
     ("solver.sample(bright, noise, 20, start='top')", "from the top no mean is missed"),
     ("solver.sample(bright, latents, 20, start='top')", "latents of an inversion"),
     ("solver.sample(bright, noise[:8], 10)", "too few samples for a mean to be known"),
@@ -308,7 +315,7 @@ SILENT = [
     ("solver.sample(centred, noise, 10, spacing='trailing')", "a named spacing"),
     ("PLMSSolver(cosine).sample(lambda x, t: x, noise, 10)", "cosine betas, whose highest σ/α is 20,000"),
     ("PLMSSolver(flow).sample(lambda x, t: x, noise, 10, prediction='flow')", "a flow network from pure noise"),
-    ("PLMSSolver(ve).sample(lambda x, t: x / 50, 50 * noise, 10)", "scaled noise on a variance-exploding schedule"),
+    ("PLMSSolver(ve).sample(exploding, 50 * noise, 10)", "scaled noise on a variance-exploding schedule"),
     ("PNDMSolver(schedule).sample(centred, noise, 20)", "the paper's method"),
     ("solver.sample(centred, noise, tolerance=0.01)", "a pilot's coarse runs"),
     ("Pilot.record(centred, schedule, noise, levels=64)", "a pilot of a network as it is"),
@@ -339,9 +346,10 @@ The tables show one row for each kind of mistake. In them `schedule` is `NoiseSc
 `NoiseSchedule.rectified_flow()`, `solver` is `PLMSSolver(schedule)`, `plan` is one of its plans, `noisy` is a plan of
 `DDPMSolver`, `zero_snr` is a plan for zero terminal SNR, `forgetful` is an `Observer` whose `begin` returns nothing,
 and `x` is `np.zeros((2, 3))`. In the last section `noise` are 200 draws, `centred` and `bright` are exact ε-models of
-data with mean (0, 0) and (4, 0), `pictures` are four draws of 16×16, and `dark` is a model of such data with mean −3.
-`skipping` is a grid without levels between σ/α = 2 and 0.1, `cosine` and `ve` are such schedules, and `latents` come
-from an inversion. `python tests/contract/test_errors_page.py` writes this page.
+data with mean (0, 0) and (4, 0), and `large` one of deviation 8. `pictures` are four draws of 16×16, and `dark` is a
+model of such data with mean −3. `skipping` is a grid without levels between σ/α = 2 and 0.1, `cosine` and `ve` are such
+schedules, `exploding` is a model on `ve`, and `latents` come from an inversion.
+`python tests/contract/test_errors_page.py` writes this page.
 """
 
 

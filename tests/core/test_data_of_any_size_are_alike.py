@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,7 +91,7 @@ def test_a_rule_keeps_its_shape():
         assert rule.of_range(1.0) is rule
 
 
-@pytest.mark.parametrize("data_range", [0.003, 0.2, 5.0, 40.0])
+@pytest.mark.parametrize("data_range", [0.003, 0.2, 5.0, 25.0])
 def test_the_default_grid_for_data_of_any_size_draws_no_warning(data_range):
     for schedule in (NoiseSchedule.linear(), NoiseSchedule.rectified_flow(), exploding()):
         for steps in (3, 5, 10, 40):
@@ -109,6 +110,13 @@ def test_small_data_keep_their_deviation(prediction, deviation):
     for calls in (10, 20):
         samples = PLMSSolver(schedule).sample(model, noise, calls, **options)
         assert np.std(samples) == pytest.approx(deviation, rel=0.2 if deviation < 0.05 else 0.03)
+
+
+def test_a_size_may_be_a_scalar_of_any_library():
+    """As `data.std()` gives."""
+    solver = PLMSSolver(NoiseSchedule.linear())
+    for scalar in (np.float32(4), np.array(4.0), torch.tensor(4.0), 4):
+        assert solver.plan(8, data_range=scalar) == solver.plan(8, data_range=4.0)
 
 
 def test_noise_of_small_data_is_taken_around_zero():

@@ -11,7 +11,7 @@ from pndm_solvers import DDIMSolver, NoiseSchedule, PLMSSolver, initial_noise
 from pndm_solvers.analytic import GaussianMixture
 from pndm_solvers.grid import default_start, make_grid
 from pndm_solvers.problems import exact_problem
-from pndm_solvers.rule import RULE
+from pndm_solvers.rule import OVER_30, RULE
 from pndm_solvers.schedules import SCHEDULES
 from pndm_solvers.spacings import ALIGN_YOUR_STEPS
 
@@ -84,7 +84,7 @@ def test_a_first_step_from_pure_noise_is_corrected_by_the_second_answer():
     flow = NoiseSchedule.rectified_flow()
     problem = exact_problem("gaussian", flow, starts=16)
     errors = []
-    for rule in (RULE, replace(RULE, corrected=0.0)):
+    for rule in (OVER_30, replace(OVER_30, corrected=0.0)):
         plan = PLMSSolver(flow, rule=rule).plan(40, sample_shape=(4,), prediction="flow")
         errors.append(np.median(problem.reference().errors(problem.run(plan, problem.x))))
     assert errors[0] < errors[1]

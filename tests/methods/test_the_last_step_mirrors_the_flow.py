@@ -6,7 +6,7 @@ from conftest import SCHEDULES, where_steps_begin
 
 from pndm_solvers import PLMSSolver
 from pndm_solvers.methods.ruled import mirrored
-from pndm_solvers.rule import RULE
+from pndm_solvers.rule import OVER_30
 from pndm_solvers.transfer import transfer_weights
 
 
@@ -60,6 +60,6 @@ def test_the_default_takes_it_from_31_steps_on(name, steps):
     _, share = transfer_weights(*plan.levels[-2:])
     chosen = {steps - 1 - answer: float(weight / share) for answer, weight in plan.rows[-1].answers}
     nodes = ratios[-2::-1]
-    most = min(RULE.bound, max(RULE.last_bound, RULE.last_noise / nodes[0]))
-    expected = mirrored(nodes, RULE.limits(nodes, 4)[0], most)
+    most = min(OVER_30.bound, max(OVER_30.last_bound, OVER_30.last_noise / nodes[0]))
+    expected = mirrored(nodes, OVER_30.limits(nodes, 4)[0], most)
     assert chosen == pytest.approx(expected, rel=1e-9)
