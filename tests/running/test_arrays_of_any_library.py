@@ -118,3 +118,10 @@ def test_what_is_not_finite_is_seen_in_every_dtype_of_torch():
         assert not arrays.library(torch.zeros(1)).is_finite(torch.tensor([1.0, float("nan")]).to(dtype))
     infinite = torch.tensor([float("inf"), -float("inf")])
     assert not any(arrays.library(infinite).is_finite(infinite.to(dtype)) for dtype in dtypes[:5])
+
+
+def test_the_size_of_data_may_be_a_scalar_of_any_library():
+    """As `data.std()` gives."""
+    plan = PLMSSolver(LINEAR).plan(8, data_range=4.0)
+    for scalar in (4, np.float32(4), np.array(4.0), torch.tensor(4.0), jax.numpy.array(4.0)):
+        assert PLMSSolver(LINEAR).plan(8, data_range=scalar) == plan
