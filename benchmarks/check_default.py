@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from choose_default import everywhere
+from candidates import everywhere
 from peers import PEERS
 from rules import Cells, begun, paired, simple_plans
 from sets import SETS, Entry, first_starts
@@ -109,6 +109,14 @@ def spread(ratios: list[float]) -> str:
     return f"{geometric(ratios):.2f}, worst {max(ratios):.2f}"
 
 
+def spreads(ratios: dict[tuple[str, int], float]) -> str:
+    """The same by the number of calls, of cells."""
+    return "; ".join(
+        f"{calls} calls: {spread([ratio for (_, own), ratio in ratios.items() if own == calls])}"
+        for calls in sorted({calls for _, calls in ratios})
+    )
+
+
 def shares(values: Any, low: float = 0.2, high: float = 5.0) -> str:
     values = np.asarray(values)
     return f"{np.mean((values >= low) & (values <= high)):.0%}"
@@ -141,11 +149,8 @@ def rules(check: Check) -> str:
         found[entry.name, calls] = f"{ours:.1e} / {least:.1e} = {ours / least:.2f}{mark}"
     lines = []
     for all_of in (ratios, as_high):
-        parts = [spread(list(all_of.values()))]
-        for calls in by_calls(all_of):
-            parts.append(f"{calls} calls: {spread([r for (_, c), r in all_of.items() if c == calls])}")
         above = "; ".join(f"{name} at {calls} ({r:.1f})" for (name, calls), r in all_of.items() if r > 3)
-        lines.append(f"{'; '.join(parts)}. Above 3: {above or 'none'}.")
+        lines.append(f"{spread(list(all_of.values()))}; {spreads(all_of)}. Above 3: {above or 'none'}.")
     for merit, what in ((geometric, "mean"), (max, "worst cell")):
         name = min(single, key=lambda name, merit=merit: merit(single[name]))
         lines.append(f"The single rule of the least {what}: {spread(single[name])} ({', '.join(map(str, name))}).")
@@ -321,32 +326,29 @@ def sizes(check: Check) -> str:
     """
     found, ratios = {}, {}
     for entry, calls in check.over():
-        problem, deviation = check.sampled(entry), deviation_of(check.sampled(entry))
-        if (said := range_of(deviation)) == 1:
+        problem = check.sampled(entry)
+        deviation = deviation_of(problem)
+        said = range_of(deviation)
+        if said == 1:
             continue
+        size, powers = ("small", SMALL_POWERS) if said < 1 else ("large", (1.0,))
         figures = {}
-        for power in (0.0, *SMALL_POWERS) if said < 1 else (0.0, 1.0):
-            kind = problem if power == 0 else replace(problem, data_range=said, saved=None)
-            rule = everywhere(RULE, small=power) if said < 1 and power else RULE
-            plan = PLMSSolver(problem.schedule, rule=rule).plan(calls, **kind.grid_options)
+        for power in (0.0, *powers):
+            kind = replace(problem, data_range=said, saved=None) if power else problem
+            plan = PLMSSolver(problem.schedule, rule=everywhere(RULE, small=power)).plan(calls, **kind.grid_options)
             result = begun(kind, plan)
             error = float(np.median(kind.reference(plan.levels[0].t).errors(result))) / deviation
             gap = estimate(kind, result, None, "sliced-wasserstein").value / deviation**2
             figures[power] = error, f"{error:.1e}; {gap:.3f}"
-            if power:
-                size = "small" if said < 1 else "large"
-                ratios.setdefault((size, power), {})[entry.name, calls] = error / figures[0.0][0]
-        default = RULE.small if said < 1 else 1.0
-        found[f"{entry.name} ({deviation:.2g}, said {said:.2g})", calls] = f"{figures[0.0][1]} → {figures[default][1]}"
-    lines = []
-    for (size, power), among in ratios.items():
-        parts = (f"{n} calls: {spread([r for (_, c), r in among.items() if c == n])}" for n in by_calls(among))
-        lines.append(f"{size.capitalize()} data, ρ times range^{power:g}: {'; '.join(parts)}.")
+        for power in powers:
+            ratios.setdefault((size, power), {})[entry.name, calls] = figures[power][0] / figures[0.0][0]
+        default = figures[RULE.small if said < 1 else 1.0]
+        found[f"{entry.name} ({deviation:.2g}, said {said:.2g})", calls] = f"{figures[0.0][1]} → {default[1]}"
+    lines = [
+        f"{size.capitalize()} data, ρ times range^{power:g}: {spreads(among)}."
+        for (size, power), among in ratios.items()
+    ]
     return "\n\n".join([*lines, by_cell("error; SW²", found)])
-
-
-def by_calls(cells: Any) -> list[int]:
-    return sorted({calls for _, calls in cells})
 
 
 def level(check: Check) -> str:

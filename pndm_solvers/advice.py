@@ -93,13 +93,14 @@ def advice_on_plan(
             f"this plan begins at t = {first.t:g}, between the two lowest levels of a table; times of a table "
             f"are 0 to {schedule.t_max:g}, not fractions of 1"
         )
-    if timesteps is None and start is None and first.ratio < min(data_range, 1.0):
+    from_noise = timesteps is None and start is None
+    if from_noise and first.ratio < min(data_range, 1.0):
         messages.append(
             f"this plan begins at t = {first.t:g}, where a state is mostly picture; pass start={first.t:g} if "
             f"yours is, else more steps or a spacing that begins at pure noise, such as 'trailing'"
         )
     top = schedule.level(schedule.t_max).ratio
-    if timesteps is None and start is None and data_range > 1 and top < DROWNS * data_range:
+    if from_noise and data_range > 1 and top < DROWNS * data_range:
         messages.append(
             f"data that reach ±{data_range:g} show through the noise of the schedule's highest level, σ/α = {top:.3g}, "
             f"so no run can begin at noise alone. Train on smaller numbers, or with a schedule that ends higher"

@@ -45,14 +45,18 @@ def around(mean: Any, noise: Any, level: Level) -> Any:
     return ours.cast(share * wide + level.alpha * mean, noise.dtype)
 
 
-def mean_of(data_mean: Any, options: Mapping[str, Any]) -> Any:
-    """The mean `around` which a run with these options of a plan begins, or None where it begins at the noise itself.
+def first_state(x: Any, level: Level, data_mean: Any, options: Mapping[str, Any]) -> Any:
+    """Where a run with these options of a plan begins: at noise `x` `around` the mean, or at `x` itself.
 
-    Data smaller than 1 drown in less noise, where √(α² + σ²)·z is too wide for α·x_0 + σ·z. So it is taken around 0.
+    Data smaller than 1 drown in less noise, where √(α² + σ²)·z is too wide for α·x_0 + σ·z. So their noise is taken
+    around 0. With a start or times of the caller's own `x` is a state already.
     """
-    from_noise = options.get("start") is None and options.get("timesteps") is None
-    small = real("data_range", options.get("data_range", 1.0)) < 1
-    return 0.0 if data_mean is None and from_noise and small else data_mean
+    if data_mean is None:
+        given = options.get("start") is not None or options.get("timesteps") is not None
+        if given or real("data_range", options.get("data_range", 1.0)) >= 1:
+            return x
+        data_mean = 0.0
+    return around(data_mean, x, level)
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:

@@ -18,7 +18,7 @@ from pndm_solvers.condition import Condition, checked_condition
 from pndm_solvers.distances import Target
 from pndm_solvers.files import write_whole
 from pndm_solvers.flow import ExactFlow, FineRun, Flow, Reference
-from pndm_solvers.latents import around, mean_of
+from pndm_solvers.latents import around, first_state
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.observers import Callback
 from pndm_solvers.plan import Plan
@@ -200,8 +200,7 @@ class Problem:
             noise = size * initial_noise(tuple(self.x.shape), seed, like=self.x)
         else:
             noise = self.x if math.isclose(size, whole_size, rel_tol=1e-9) else self.x * (size / whole_size)
-        mean = mean_of(self.data_mean, self.grid_options)
-        return noise if mean is None else around(mean, noise, level)
+        return first_state(noise, level, self.data_mean, self.grid_options)
 
     def reference(self, start: float | None = None, stop: float | None = None, *, final: str = "clean") -> Reference:
         """Where the flow leads, from the starts at `start`, the highest level by default.

@@ -121,7 +121,7 @@ class Rule:
         return next((rule for rule in rules if rule.made(ratios)), self)
 
     def of_range(self, data_range: float) -> Rule:
-        """The rule for data of which `data_range` is one to two deviations.
+        """The rule for data whose deviation is `data_range`, or down to half of it.
 
         The flow of c·x at σ/α = c·ρ is c times that of x at ρ. So for data that are c times as large all that is a ρ
         grows by c, and each sample's error is c times what it was. Where data are smaller, all shrinks by √c alone: a

@@ -11,7 +11,7 @@ from pndm_solvers.arguments import check_options, shown, whole
 from pndm_solvers.arrays import check_state
 from pndm_solvers.condition import Condition, rows_of
 from pndm_solvers.grid import Grid, GridOptions, TooShortError, make_grid, size_of_data
-from pndm_solvers.latents import around, mean_of
+from pndm_solvers.latents import first_state
 from pndm_solvers.older import Unpack
 from pndm_solvers.plan import Plan
 from pndm_solvers.program import Form, Program
@@ -254,13 +254,12 @@ class Solver(ABC):
             raise ValueError(f"{self.name} draws noise: its samples have no single right end to be near to")
         if options.get("restarts"):
             raise ValueError("restarts draw noise: such samples have no single right end to be near to; leave them out")
-        mean = mean_of(data_mean, options)
         plan, error = plan_for_tolerance(
             tolerance,
             lambda calls: self._within(calls, options),
             lambda plan: plan.run(
                 model,
-                x if mean is None else around(mean, x, plan.levels[0]),
+                first_state(x, plan.levels[0], data_mean, options),
                 prediction=options["prediction"],
                 condition=condition,
                 check_finite=None,
@@ -289,8 +288,8 @@ class Solver(ABC):
         A run may begin below the highest level (`default_start`), where the data's mean is not yet drowned in noise.
         `data_mean`, a number or an array that broadcasts to `x_T`, is then added: x = α·mean + σ·x_T. Without it the
         data count as centred, and a warning tells where the samples say otherwise. With a `data_range` below 1 the mean
-        is 0 unless said. A state `x_T` that is no pure noise
-        needs a `start`: the time of its level, or "top" for one from an inversion.
+        is 0 unless said. A state `x_T` that is no pure noise needs a `start`: the time of its level, or "top" for one
+        from an inversion.
 
         `options` are those of `plan` (`timesteps`, `max_model_calls`, `spacing`, `start`, `stop`, `final`,
         `steps_offset`, `data_range`, `sample_shape`) and of `Plan.run` (`prediction`, `condition`, `seed`,
@@ -332,9 +331,7 @@ class Solver(ABC):
             each = getattr(mean, "ndim", 0) == x_T.ndim and mean.shape[0] == x_T.shape[0]
             of_pilot["data_mean"] = mean[pilot, ...] if each else mean
             plan = self.plan_within(tolerance, model, x_T[pilot, ...], **of_pilot, **of_plan)
-        from_mean = mean_of(data_mean, of_plan)
-        x = x_T if from_mean is None else around(from_mean, x_T, plan.levels[0])
-        sample = plan.run(model, x, **of_run)
+        sample = plan.run(model, first_state(x_T, plan.levels[0], data_mean, of_plan), **of_run)
         from_noise = data_mean is None and options.get("start") is None and options.get("timesteps") is None
         if from_noise and options.get("check_finite", False) is not None and not options.get("trajectory"):
             own = options.get("spacing", DEFAULT_SPACING) == DEFAULT_SPACING

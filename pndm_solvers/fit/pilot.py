@@ -19,7 +19,7 @@ from pndm_solvers.files import write_whole
 from pndm_solvers.fit.fitted import Fit, fitted
 from pndm_solvers.fit.runs import Part, Runner, as_prediction, numbers
 from pndm_solvers.grid import GridOptions
-from pndm_solvers.latents import around, mean_of
+from pndm_solvers.latents import first_state
 from pndm_solvers.methods import PLMSSolver
 from pndm_solvers.observers import Step
 from pndm_solvers.older import Unpack
@@ -135,8 +135,7 @@ class Pilot:
         plan = solver.plan(max_model_calls=whole("levels", levels, least=8), **grid)
         if options.get("start") in (None, "top"):
             advise_on_noise(x_T, schedule.level(schedule.t_max))
-        mean = mean_of(data_mean, options)
-        x = x_T if mean is None else around(mean, x_T, plan.levels[0])
+        x = first_state(x_T, plan.levels[0], data_mean, options)
         given = checked_condition(condition, x)
         batch = count if batch_size is None else whole("batch_size", batch_size)
         size = int(np.prod(x.shape[1:]))

@@ -87,7 +87,7 @@ class PLMSScheduler(PlanScheduler):
     `multistep_order`, `starter` and `weights` are the options of `pndm_solvers.PLMSSolver`; the others are as in
     `PNDMScheduler`. The default spacing, "default", has times between the integers, which networks with a sinusoidal
     embedding of time take. A config that names a spacing keeps it, unless `timestep_spacing="default"` is passed with
-    the config. `data_range` says how far the data reach: `pndm_solvers.grid.make_grid`.
+    the config. `data_range` is one to two deviations of the data: `pndm_solvers.grid.make_grid`.
     """
 
     @scheduler_options()
