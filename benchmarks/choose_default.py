@@ -11,11 +11,12 @@ rules of its own for runs of few steps.
 - given grids: each error divided by the best of ComfyUI's Euler, ipndm and dpmpp_2m, on its nine schedulers at full and
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
 
-The score is the mean of log ratios with a penalty on ratios above 1.8, lower is better. --search changes the numbers of
-a candidate at random and keeps what lowers the score. --calls names the lengths of the runs that it searches for.
+--search changes the numbers of a candidate at random and keeps what lowers its errors: in the mean of their logarithms,
+with a penalty on cells that grow by half and more. It looks at runs of the lengths --calls, on the exact problems and
+the networks that are fast; without --calls at the given grids.
 
     python benchmarks/choose_default.py
-    python benchmarks/choose_default.py --search 30 --calls 6 8
+    python benchmarks/choose_default.py --search 20 --calls 18 20 26
 """
 
 import argparse
@@ -25,6 +26,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -78,12 +80,13 @@ RULES: dict[str, Rule] = {
     f"{DEFAULT}, last call above the lowest level": everywhere(RULE, grid_low=math.inf),
     f"{DEFAULT}, orders not mixed": everywhere(RULE, mixed=False),
 }
-# Of `Rule`, those that a search may change.
+# Of `Rule`, those that a search may change: on the rule's own grid, and on given ones.
 NUMBERS = (
     "grid_scale", "grid_rise", "grid_fall", "grid_first", "grid_top", "grid_low", "knee", "tail", "short", "orders",
-    "bound", "long_bound", "last_bound", "corrected", "even_bound", "even_short", "even_top",
-    "even_last_bound", "far", "far_bound",
+    "bound", "long_bound", "last_bound", "last_noise", "corrected",
 )  # fmt: skip
+GIVEN_NUMBERS = "even_bound", "even_short", "even_top", "even_last", "even_last_bound", "far", "far_bound"
+LARGEST = 7.0  # that a search may make of a bound: such weights round and carry a network's noise
 
 # Distributions, each on two schedules, and networks; the calls of both.
 EXACT = {
@@ -102,7 +105,8 @@ SMALL = {
     **{f"digits-mlp-{kind}": 24 for kind in ("linear-epsilon", "cosine-epsilon", "cosine-v", "linear-sample")},
 }
 EXACT_CALLS, NETWORK_CALLS, SETS_CALLS = (4, 5, 6, 8, 10, 20, 50), (4, 5, 8, 10, 20), (8, 10, 20)
-KINDS = {"exact": 0.45, "small networks": 0.25, "20 cells": 0.3}  # and their shares of the score
+KINDS = {"exact": 0.55, "small networks": 0.35, "20 cells": 0.1}  # and their shares of what a search looks at
+SLOW = "digits-kernel", "hsc-32", "ztf-32", "fashion"  # no search looks at these
 OF_SETS = (
     "hsc-32", "ztf-32", "digits", "fashion", "mixture, linear", "moons-linear-epsilon", "moons-cosine-epsilon",
     "digits-mlp-linear-epsilon", "digits-mlp-cosine-epsilon",
@@ -116,28 +120,23 @@ def plan_of(rule: Rule, problem: Problem, calls: int) -> Plan:
     return PLMSSolver(problem.schedule, rule=rule).plan(calls, **problem.grid_options)
 
 
-def penalised(ratios: Any) -> float:
-    logs = np.log(np.maximum(np.asarray(ratios), 0.6))
-    return float((logs + 1.5 * np.maximum(logs - math.log(1.8), 0) ** 2).mean())
-
-
 class OwnGrid:
     """The cells of the rule's own grid, each with the least error of the 36 simple rules."""
 
-    def __init__(self, cells: Cells, calls: Sequence[int] | None) -> None:
-        self.cells: list[tuple[Problem, int]] = []
-        self.kinds: list[str] = []
-        problems = [
-            *(("exact", self.exact(cells, name, on), EXACT_CALLS) for name in EXACT for on in EXACT[name]),
-            *(("small networks", self.small(name, starts), NETWORK_CALLS) for name, starts in SMALL.items()),
-            *(("20 cells", problem, NETWORK_CALLS) for problem in problems_of_rules(cells)[:-1]),
+    def __init__(self, cells: Cells) -> None:
+        self.problems = {
+            "exact": [self.exact(cells, name, on) for name in EXACT for on in EXACT[name]],
+            "small networks": [self.small(name, starts) for name, starts in SMALL.items()],
+            "20 cells": problems_of_rules(cells)[:-1],
+        }
+        self.cells: list[tuple[str, Problem, int]] = [
+            (kind, problem, count)
+            for kind, problems in self.problems.items()
+            for problem in problems
+            for count in (EXACT_CALLS if kind == "exact" else NETWORK_CALLS)
         ]
-        for kind, problem, own in problems:
-            chosen = [count for count in own if calls is None or count in calls]
-            self.cells += [(problem, count) for count in chosen]
-            self.kinds += [kind] * len(chosen)
         self.least = []
-        for problem, count in tqdm(self.cells, desc="36 simple rules", unit="cell"):
+        for _, problem, count in tqdm(self.cells, desc="36 simple rules", unit="cell"):
             plans = simple_plans(problem, count).values()
             self.least.append(min(cells.get(problem, "paired", partial(paired, problem, p), p)[0] for p in plans))
 
@@ -150,21 +149,17 @@ class OwnGrid:
         saved = networks.CACHE / f"choose-{name}.npz"
         return SETS["choosing"][name].make(starts, 7, progress=False, name=name, saved=saved)
 
-    def ratios(self, rule: Rule) -> dict[str, np.ndarray]:
-        """By kind."""
-        found = np.array(
-            [
-                paired(problem, plan_of(rule, problem, calls))[0] / least
-                for (problem, calls), least in zip(self.cells, self.least, strict=True)
-            ]
-        )
-        return {kind: found[np.array(self.kinds) == kind] for kind in KINDS}
+    def ratios(self, rule: Rule) -> np.ndarray:
+        """Of every cell."""
+        found = [paired(problem, plan_of(rule, problem, calls))[0] for _, problem, calls in self.cells]
+        return np.array(found) / self.least
 
-    def by_calls(self, ratios: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
-        """The same ratios by the number of calls."""
-        found = np.concatenate(list(ratios.values()))  # the cells are in the order of their kinds
-        calls = np.array([count for _, count in self.cells])
-        return {int(count): found[calls == count] for count in np.unique(calls)}
+    def by_kind(self, ratios: np.ndarray) -> list[np.ndarray]:
+        return [ratios[[of == kind for of, _, _ in self.cells]] for kind in KINDS]
+
+    def by_calls(self, ratios: np.ndarray) -> dict[int, np.ndarray]:
+        calls = np.array([count for _, _, count in self.cells])
+        return {int(count): ratios[calls == count] for count in np.unique(calls)}
 
 
 def spread(ratios: np.ndarray) -> str:
@@ -225,40 +220,63 @@ def distribution(rules: dict[str, Rule], folder: Path) -> str:
     return table(("problem", "calls", "best of five", *rules), rows)
 
 
-def changed(rule: Rule, rng: np.random.Generator) -> Rule:
+def changed(rule: Rule, names: Sequence[str], rng: np.random.Generator) -> Rule:
     """A candidate near another one."""
-    scale, values = rng.choice([0.1, 0.3, 0.6]), {}
-    for name in rng.choice(NUMBERS, rng.integers(1, 5), replace=False):
+    scale, values = rng.choice([0.1, 0.25, 0.5]), {}
+    for name in rng.choice(names, rng.integers(1, 4), replace=False):
         if name == "orders":
             below, orders = [ratio * math.exp(scale * rng.standard_normal()) for ratio, _ in rule.orders], rule.orders
             values[name] = tuple(zip(sorted(below, reverse=True), [order for _, order in orders], strict=True))
         else:
-            values[name] = float(getattr(rule, name) * math.exp(scale * rng.standard_normal()))
+            number = float(getattr(rule, name) * math.exp(scale * rng.standard_normal()))
+            values[name] = min(number, LARGEST) if name.endswith("bound") else number
     return replace(rule, **values)
 
 
-def search(
-    own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: Sequence[int] | None, seed: int, path: Path
-) -> Rule:
+def read_rule(name: str) -> Rule:
+    """A candidate, or one that a search has written."""
+    if name in RULES:
+        return RULES[name]
+
+    def made(values: dict[str, Any]) -> Rule:
+        by_length = tuple((least, most, made(rule)) for least, most, rule in values["by_length"])
+        orders, knees = tuple(map(tuple, values["orders"])), tuple(values["even_knees"])
+        return Rule(**values | {"by_length": by_length, "orders": orders, "even_knees": knees})
+
+    return made(json.loads(Path(name).read_text()))
+
+
+def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: Sequence[int] | None, seed: int) -> Rule:
     rng, began, best = np.random.default_rng(seed), time.monotonic(), math.inf
+    path = networks.CACHE / f"found-rule-{'-'.join(map(str, calls or ['given']))}-{seed}.json"
+    fast = [(k, p) for k, problems in own.problems.items() for p in problems if p.name.split(",")[0] not in SLOW]
+
+    def errors(rule: Rule) -> list[np.ndarray]:
+        if calls is None:
+            return [grids.run(rule)]
+        kinds = [
+            [paired(p, plan_of(rule, p, count))[0] for k, p in fast if k == kind for count in calls] for kind in KINDS
+        ]
+        return list(map(np.array, kinds))
+
+    first = errors(RULE)
 
     def score(rule: Rule) -> float:
-        given = 0.5 * penalised(grids.run(rule) / grids.best) if calls is None else 0.0
-        return given + sum(KINDS[kind] * penalised(found) for kind, found in own.ratios(rule).items())
+        logs = [np.log(found / of_first) for found, of_first in zip(errors(rule), first, strict=True)]
+        parts = [part.mean() + (np.maximum(part - 0.4, 0) ** 2).mean() for part in logs]
+        return float(np.average(parts, weights=[*KINDS.values()] if calls else None))
 
+    steps = max(calls) if calls else 1
+    names = NUMBERS if calls else GIVEN_NUMBERS
     with tqdm(desc="search", unit="rule") as bar:
-        tried = rule
+        tried = rule = exchanged(RULE, steps, rule.of(steps))
         while time.monotonic() - began < 60 * minutes:
-            try:
-                found = score(tried)
-            except (ValueError, FloatingPointError):
-                found = math.inf
-            if found < best:
-                best, rule = found, tried
-                path.write_text(json.dumps(asdict(rule), indent=1))
-                bar.write(f"{best:.4f} {rule}")
-            steps = max(calls) if calls else 1000
-            tried = exchanged(rule, steps, changed(rule.of(steps), rng))
+            with suppress(ValueError, FloatingPointError):
+                if (found := score(tried)) < best:
+                    best, rule = found, tried
+                    path.write_text(json.dumps(asdict(rule), indent=1))
+                    bar.write(f"{best:.4f} {rule.of(steps)}")
+            tried = exchanged(rule, steps, changed(rule.of(steps), names, rng))
             bar.update()
     return rule
 
@@ -266,8 +284,9 @@ def search(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--search", type=float, metavar="MINUTES", help="look for a better rule")
-    parser.add_argument("--from", dest="first", choices=RULES, default=DEFAULT, help="where the search begins")
-    parser.add_argument("--calls", type=int, nargs="+", help="search on these budgets, for the rule of such runs alone")
+    told = "the candidate, or the file of a rule found before, with which the search begins"
+    parser.add_argument("--from", dest="first", type=read_rule, metavar="NAME|FILE", default=DEFAULT, help=told)
+    parser.add_argument("--calls", type=int, nargs="+", help="search for the rule of runs of these lengths")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-sets", action="store_true", help="leave out the table in distribution")
     arguments = parser.parse_args()
@@ -276,18 +295,17 @@ def main() -> None:
     print(f"{heading('numpy', 'torch')}\n\nAll figures are of the choosing set.\n", flush=True)
     rules = dict(RULES)
     with torch.inference_mode():
-        own, grids = OwnGrid(Cells(networks.CACHE), arguments.calls), GivenGrids()
+        own, grids = OwnGrid(Cells(networks.CACHE)), GivenGrids()
         if arguments.search:
-            path = networks.CACHE / "found-rule.json"
-            first, options = RULES[arguments.first], (arguments.search, arguments.calls, arguments.seed)
-            rules["found"] = search(own, grids, first, *options, path)
+            options = arguments.search, arguments.calls, arguments.seed
+            rules["found"] = search(own, grids, arguments.first, *options)
         rows, few, by_calls = [], [], {}
         for name, rule in tqdm(rules.items(), desc="candidates"):
             ratios, given = own.ratios(rule), grids.run(rule)
             shares = (f"{np.mean(given <= np.array(grids.errors[peer])):.0%}" for peer in ("ipndm", "dpmpp_2m"))
             euler, near = np.max(given / np.array(grids.errors["euler"])), np.mean(given <= 1.5 * grids.best)
             mean = np.exp(np.log(given / grids.best).mean())
-            parts = map(spread, ratios.values())
+            parts = map(spread, own.by_kind(ratios))
             rows.append([name, *parts, f"{mean:.2f}", *shares, f"{euler:.2f}", f"{near:.0%}"])
             by_calls = own.by_calls(ratios)
             few.append([name, *map(spread, by_calls.values())])

@@ -98,25 +98,38 @@ class Gaussian(Distribution):
         self.mean = reals("mean", mean).astype(np.float64)
         if self.mean.ndim != 1 or not np.isfinite(self.mean).all():
             raise ValueError(f"mean must be finite and of shape (d,), not {mean!r}")
-        self.variances, self.axes = _eigen(covariance, self.mean.size)
+        self.variances, self._axes = _eigen(covariance, self.mean.size)
+
+    @property
+    def axes(self) -> Float64:
+        """The axes `(d, d)`, in columns."""
+        return np.eye(self.mean.size) if self._axes is None else self._axes
+
+    def along(self, x: Float64) -> Float64:
+        """The coordinates of x `(…, d)` along the axes."""
+        return x if self._axes is None else x @ self._axes
+
+    def across(self, along: Float64) -> Float64:
+        """The x `(…, d)` of these coordinates."""
+        return along if self._axes is None else along @ self._axes.T
 
     def posterior(self, x: Float64, alpha: float, sigma: float) -> tuple[Float64, Float64]:
         total = alpha**2 * self.variances + sigma**2
-        along = (x - alpha * self.mean) @ self.axes
-        x0 = self.mean + (along * (alpha * self.variances / total)) @ self.axes.T
-        return x0, (along * (sigma / total)) @ self.axes.T
+        along = self.along(x - alpha * self.mean)
+        x0 = self.mean + self.across(along * (alpha * self.variances / total))
+        return x0, self.across(along * (sigma / total))
 
     def sample(self, count: int, seed: int = 0) -> Float64:
         z = np.random.default_rng(seed).standard_normal((count, self.mean.size))
-        return self.mean + (z * np.sqrt(self.variances)) @ self.axes.T
+        return self.mean + self.across(z * np.sqrt(self.variances))
 
     def flow(self, x: ArrayLike, here: Level, there: Level) -> Float64:
         """As `Distribution.flow`, in closed form."""
         spread_here, spread_there = (
             np.sqrt(level.alpha**2 * self.variances + level.sigma**2) for level in (here, there)
         )
-        along = (np.asarray(x, np.float64) - here.alpha * self.mean) @ self.axes
-        return there.alpha * self.mean + (along * (spread_there / spread_here)) @ self.axes.T
+        along = self.along(np.asarray(x, np.float64) - here.alpha * self.mean)
+        return there.alpha * self.mean + self.across(along * (spread_there / spread_here))
 
     def moments(self, plan: Table) -> list[tuple[Float64, Float64]]:
         """The mean `(d,)` and the covariance `(d, d)` of every state of a plan, from its first level to the sample.
@@ -125,7 +138,7 @@ class Gaussian(Distribution):
         rows are independent. A state is then a linear form of these, so its moments are exact, without a draw.
         """
         d, count = self.mean.size, len(plan.rows)
-        mean, first = self.mean @ self.axes, plan.levels[0]
+        mean, first = self.along(self.mean), plan.levels[0]
         state = np.zeros((d, 2 + count))  # along each axis: the mean, the weight of the start, and of each row's noise
         state[:, 0] = first.alpha * mean
         state[:, 1] = np.sqrt(first.alpha**2 * self.variances + first.sigma**2)
@@ -142,7 +155,8 @@ class Gaussian(Distribution):
             state = sum((w * answers[j] for j, w in row.answers), state)
             state[:, 2 + k] += row.noise
             states.append(state)
-        return [(self.axes @ s[:, 0], (self.axes * (s[:, 1:] ** 2).sum(1)) @ self.axes.T) for s in states]
+        axes = self.axes
+        return [(axes @ s[:, 0], (axes * (s[:, 1:] ** 2).sum(1)) @ axes.T) for s in states]
 
 
 class GaussianMixture(Distribution):
@@ -184,7 +198,7 @@ class GaussianMixture(Distribution):
         logs, pictures, noises = [], [], []
         for weight, part in zip(self.weights, self.parts, strict=True):
             total = alpha**2 * part.variances + sigma**2
-            along = (x - alpha * part.mean) @ part.axes
+            along = part.along(x - alpha * part.mean)
             logs.append(math.log(weight) - 0.5 * (along**2 / total).sum(1) - 0.5 * np.log(total).sum())
             x0, epsilon = part.posterior(x, alpha, sigma)
             pictures.append(x0)
@@ -233,13 +247,13 @@ def _softmax(logs: Float64) -> Float64:
     return shares / shares.sum(0)
 
 
-def _eigen(covariance: ArrayLike, dimension: int) -> tuple[Float64, Float64]:
-    """The variances `(d,)` and the axes `(d, d)`, in columns."""
+def _eigen(covariance: ArrayLike, dimension: int) -> tuple[Float64, Float64 | None]:
+    """The variances `(d,)` and the axes `(d, d)`, in columns; None for those of x itself."""
     covariance = reals("covariance", covariance).astype(np.float64)
     if not np.isfinite(covariance).all():
         raise ValueError("covariance must be finite")
     if covariance.shape == (dimension,):
-        variances, axes = covariance, np.eye(dimension)
+        variances, axes = covariance, None
     elif covariance.shape == (dimension, dimension) and np.allclose(covariance, covariance.T):
         variances, axes = np.linalg.eigh(covariance)
     else:

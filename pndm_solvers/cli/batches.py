@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.generation.network import noise_size
+from pndm_solvers.generation.network import begun
 from pndm_solvers.noise import BEFORE_THE_FIRST, NoiseSource
 from pndm_solvers.observers import Observer, Step
 from pndm_solvers.plan import Plan, State
@@ -46,12 +46,12 @@ class Drawing:
     states: NDArray[np.float32] | None = None
 
 
-def starts(loaded: Any, count: int, seed: int, level: Level, device: str, first: int = 0) -> Any:
-    """The noise of the samples `first` to `first + count − 1`, as it is at a level, as float32 on the device."""
+def starts(loaded: Any, count: int, seed: int, device: str, first: int = 0) -> Any:
+    """Noise of deviation 1 of the samples `first` to `first + count − 1`, as float32 on the device."""
     import torch
 
     noise = NoiseSource(seed, first=first).draw(BEFORE_THE_FIRST, np.empty((count, *loaded.shape)))
-    return torch.from_numpy(noise).float().to(device) * noise_size(level)
+    return torch.from_numpy(noise).float().to(device)
 
 
 def draw(
@@ -84,7 +84,7 @@ def draw(
     with tqdm(total=plan.model_calls * len(begins), unit="call", desc=plan.name) as bar:
         for first in begins:
             here = slice(first, min(first + batch, count))
-            x = starts(loaded, here.stop - first, seed, plan.levels[0], device, first)
+            x = begun(loaded, starts(loaded, here.stop - first, seed, device, first), plan.levels[0])
 
             def keep(step: Step, here: slice = here) -> None:
                 drawing.previews[step.row][here] = step.x0.cpu().numpy()

@@ -18,11 +18,13 @@ from pndm_solvers.cli.networks import (
     labels_of,
     load_network_of,
     prediction_of,
+    scale_of,
 )
 from pndm_solvers.files import make_parent, write_whole
 from pndm_solvers.fit import Fit, Pilot
 from pndm_solvers.fit.fitted import FINER
 from pndm_solvers.fit.pilot import LEAST, LEVELS
+from pndm_solvers.generation.network import data_of, noise_size
 from pndm_solvers.noise import initial_noise
 
 
@@ -97,7 +99,7 @@ def fit(
             raise ValueError(f"{'--out' if path is out else '--pilot'} is {path}, a folder; pass the path of a file")
     loaded = load_network_of(network, model, device)
     prediction = prediction_of(loaded, clip)
-    scale = guidance if guidance is not None else 2.0 if model is None and loaded.labels else 1.0
+    scale = scale_of(loaded, guidance)
     guided: Any = loaded.guided(scale) if scale != 1 else loaded
     if pilot is not None and pilot.exists():
         recorded = Pilot.load(pilot, device)
@@ -139,7 +141,8 @@ def _record(
 ) -> Pilot:
     import torch
 
-    x = torch.from_numpy(initial_noise((samples, *loaded.shape), seed)).float().to(device)
+    noise = initial_noise((samples, *loaded.shape), seed) * noise_size(loaded.schedule.level(loaded.schedule.t_max))
+    x = torch.from_numpy(noise).float().to(device)
     # In pairs, since every other sample judges: so every class is on both sides.
     label = labels_of(loaded, None, guidance, -(-samples // 2), device)
     condition = None if label is None else {"label": label.repeat_interleave(2)[:samples]}
@@ -148,6 +151,7 @@ def _record(
         loaded.schedule,
         x,
         prediction=prediction,
+        **data_of(loaded),
         condition=condition,
         levels=levels,
         batch_size=batch,
@@ -157,10 +161,12 @@ def _record(
 
 def _check_same(pilot: Pilot, loaded: Any, prediction: Any, path: Path) -> None:
     own = {"schedule": loaded.schedule, "prediction": prediction, "shape": tuple(loaded.shape)}
+    own["data_range"] = data_of(loaded)["data_range"]
     theirs = {
         "schedule": pilot.schedule,
         "prediction": pilot.starts[0].prediction,
         "shape": tuple(pilot.starts[0].states[0].shape[1:]),
+        "data_range": pilot.options.get("data_range", 1.0),
     }
     if different := [name for name, value in own.items() if theirs[name] != value]:
         raise ValueError(

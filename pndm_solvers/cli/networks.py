@@ -15,6 +15,7 @@ from pndm_solvers import generation
 from pndm_solvers.arguments import shown
 from pndm_solvers.cli.command import COMPUTED, DRAWN
 from pndm_solvers.cli.options import SolverOptions
+from pndm_solvers.generation.network import data_of
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import NETWORK_NAMES, ReferenceNetwork, load_network
@@ -158,7 +159,7 @@ def _made_by(module: str, function: str, device: str) -> Any:
             f"{spec}, which gave {shown(made)}; return a pndm_solvers.generation.Network, or a module "
             f"with the attributes schedule and shape"
         )
-    known = ("prediction", "labels", "unconditional", "name")
+    known = ("prediction", "labels", "unconditional", "name", "data_mean", "data_range")
     given = {name: value for name in known if (value := getattr(made, name, None)) is not None}
     network: Any = made
     try:
@@ -219,7 +220,8 @@ def plan_of(options: SolverOptions, loaded: Any, scale: float, prediction: Predi
                 return plan
     solver = options.make_solver(loaded.schedule)
     try:
-        plan = options.make_plan(solver, prediction=prediction, sample_shape=loaded.shape)
+        size = data_of(loaded)["data_range"]
+        plan = options.make_plan(solver, prediction=prediction, sample_shape=loaded.shape, data_range=size)
     except ValueError as error:
         if not options.plan:
             raise

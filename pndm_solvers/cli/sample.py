@@ -30,6 +30,7 @@ from pndm_solvers.cli.networks import (
 )
 from pndm_solvers.cli.options import SolverOptions, grouped
 from pndm_solvers.files import make_parent, write_whole
+from pndm_solvers.generation.network import advise, data_of, noise_size
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 
@@ -141,7 +142,7 @@ def sample(
         else:
             few = min(PILOT_IMAGES, count)
             top = loaded.schedule.level(loaded.schedule.t_max)
-            x = starts(loaded, few, seed, top, device)
+            x = starts(loaded, few, seed, device) * noise_size(top)
             plan = _plan_within(tolerance, options, loaded, label, scale, x, prediction)
         started = time.perf_counter()
         drawing = draw(
@@ -158,6 +159,7 @@ def sample(
             states=trajectory is not None,
         )
     seconds = time.perf_counter() - started
+    advise(loaded, drawing.samples, plan)
     numbers = None if label is None else label.cpu().numpy()
     _write(drawing, plan, numbers, files)
     told = ", ".join(map(str, files.values()))
@@ -196,7 +198,8 @@ def _plan_within(
     solver = options.make_solver(loaded.schedule)
     pilot = loaded.model(None if label is None else label[: len(x)], scale)
     typer.echo("pilot run for the number of calls …", err=True)
-    plan = solver.plan_within(tolerance, pilot, x, prediction=prediction, spacing=options.spacing)
+    facts = {"prediction": prediction, "spacing": options.spacing, **data_of(loaded)}
+    plan = solver.plan_within(tolerance, pilot, x, **facts)
     note_on(plan)
     return plan
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pndm_solvers.generation.manifest import Settings
-from pndm_solvers.generation.network import modules_of, noise_size
+from pndm_solvers.generation.network import advise, begun, modules_of
 from pndm_solvers.generation.shards import Shard
 from pndm_solvers.noise import initial_noise
 
@@ -43,8 +43,8 @@ class Drawer:
         settings, first = self.settings, batch * self.settings.batch
         numbers = range(first, first + settings.batch)
         seeds = [settings.seed + number for number in numbers]
-        x = torch.from_numpy(initial_noise((settings.batch, *settings.shape), seeds)).float()
-        x = (x * noise_size(self.plan.levels[0])).to(self.device)
+        noise = torch.from_numpy(initial_noise((settings.batch, *settings.shape), seeds)).float()
+        x = begun(self.loaded, noise, self.plan.levels[0]).to(self.device)
         label = None
         if settings.classes:
             one = settings.class_
@@ -54,6 +54,8 @@ class Drawer:
                 self.loaded.model(None if label is None else label.to(self.device), settings.guidance)
             )
             drawn = self.plan.run(model, x, prediction=self.prediction, seed=seeds).cpu().numpy()
+        if batch == 0:
+            advise(self.loaded, drawn, self.plan)
         count = min(settings.batch, settings.num_images - first)
         if settings.values == "uint8":
             from pndm_solvers.images import pixels

@@ -7,14 +7,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pndm_solvers.arguments import function, shown, whole
+import numpy as np
+
+from pndm_solvers.advice import advise_on_samples
+from pndm_solvers.arguments import function, reals, shown, whole
+from pndm_solvers.arrays import is_array, library
+from pndm_solvers.grid import size_of_data
 from pndm_solvers.guidance import classifier_free_guidance
+from pndm_solvers.latents import around, first_state
+from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 
-__all__ = ["Network", "modules_of", "noise_size", "parameters_digest"]
+__all__ = ["Network", "advise", "begun", "data_of", "modules_of", "noise_size", "parameters_digest"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Network:
         The label that stands for no class, by which guidance asks; None where there is none.
     name:
         For messages; by default that of the network's class or function.
+    data_mean, data_range:
+        Of its data, as for `Solver.sample`, where they are not centred or reach far beyond ±1.
 
     Raises TypeError or ValueError for anything else.
     """
@@ -47,6 +56,8 @@ class Network:
     labels: tuple[str, ...] = ()
     unconditional: int | None = None
     name: str = ""
+    data_mean: Any = field(default=None, compare=False)
+    data_range: float = 1.0
 
     def __post_init__(self) -> None:
         function("network", self.network, "network(x, t)")
@@ -59,6 +70,10 @@ class Network:
         shape = tuple(whole("a length in shape", length) for length in self.shape)
         own = getattr(self.network, "__name__", type(self.network).__name__)
         vars(self).update(shape=shape, labels=tuple(map(str, labels)), name=self.name or own)
+        if (mean := self.data_mean) is not None:
+            mean = np.asarray(library(mean).numbers(mean) if is_array(mean) else reals("data_mean", mean), np.float64)
+            around(mean, np.zeros((1, *shape)), self.schedule.level(self.schedule.t_max))  # refuses what does not fit
+        vars(self).update(data_mean=mean, data_range=size_of_data(self.data_range))
 
     def __call__(self, x: Any, t: Any, label: Any = None) -> Any:
         """The answer at the times `t` `(B,)`, for the classes `label` `(B,)` where it has some."""
@@ -87,6 +102,24 @@ def noise_size(level: Level) -> float:
     return size if size > 1.01 else 1.0
 
 
+def data_of(loaded: Any) -> dict[str, Any]:
+    """What a network says of its data, as options of `Solver.sample`."""
+    return {"data_mean": getattr(loaded, "data_mean", None), "data_range": getattr(loaded, "data_range", 1.0)}
+
+
+def begun(loaded: Any, noise: Any, level: Level) -> Any:
+    """The state at which a run of the network begins at a level, from `noise` `(B, …)` of deviation 1."""
+    data = data_of(loaded)
+    return first_state(noise * noise_size(level), level, data.pop("data_mean"), data)
+
+
+def advise(loaded: Any, samples: Any, plan: Plan) -> None:
+    """Warns of samples `(B, …)` that say that the network's data have another mean or size than it says."""
+    data = data_of(loaded)
+    if data["data_mean"] is None:
+        advise_on_samples(samples, plan, loaded.schedule, data["data_range"])
+
+
 def modules_of(loaded: Any) -> Iterator[tuple[str, Any]]:
     """The torch modules that a network is or holds, by name: of a bundled one, a saved one or a `Network`."""
     import torch
@@ -100,7 +133,10 @@ def modules_of(loaded: Any) -> Iterator[tuple[str, Any]]:
 
 
 def parameters_digest(loaded: Any) -> str | None:
-    """The SHA-256 of all parameters and buffers of a network; None where it holds no torch module."""
+    """The SHA-256 of what a network is: its parameters and buffers, and what it says of its data.
+
+    None where it holds no torch module and says nothing.
+    """
     from hashlib import sha256
 
     import torch
@@ -112,4 +148,8 @@ def parameters_digest(loaded: Any) -> str | None:
                 flat = tensor.detach().cpu().contiguous().reshape(-1)
                 digest.update(f"{module}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest() if modules else None
+    mean, size = data_of(loaded).values()
+    if said := mean is not None or size != 1:
+        numbers = np.asarray(0.0 if mean is None else mean, np.float64)
+        digest.update(f"{size} {numbers.shape}\n".encode() + numbers.tobytes())
+    return digest.hexdigest() if modules or said else None
