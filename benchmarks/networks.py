@@ -119,6 +119,21 @@ DATA: dict[str, Callable[[], Data]] = {
     "small-digits": partial(times, 0.25, network_data.digits),
 }
 
+
+def noisy(deviation: float, x: Tensor, generator: torch.Generator) -> Tensor:
+    return x + deviation * torch.randn(x.shape, generator=generator)
+
+
+def upper_half(x: Tensor, generator: torch.Generator) -> Tensor:
+    return x[:, : x.shape[1] // 2]
+
+
+# What a network with a condition is told of a sample `(B, D)`.
+GIVEN: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "noise 0.05": partial(noisy, 0.05),
+    "upper half": upper_half,
+}
+
 # --------------------------------------------------------------- architectures
 # Each is made from the shape of a sample, the number of classes and the arguments in a recipe, and answers
 # `network(x, t)` for states `(B, *shape)` at times `(B,)`.
@@ -152,17 +167,19 @@ class Mlp(nn.Module):
 
 
 class ResidualMlp(nn.Module):
-    """Residual blocks h + W·SiLU(LayerNorm(h) + time)."""
+    """Residual blocks h + W·SiLU(LayerNorm(h) + time), on the state and `given` numbers of a condition."""
 
-    def __init__(self, shape: tuple[int, ...], classes: int, width: int, blocks: int) -> None:
+    def __init__(self, shape: tuple[int, ...], classes: int, width: int, blocks: int, given: int = 0) -> None:
         super().__init__()
         size = math.prod(shape)
-        self.time, self.first, self.last = nn.Linear(32, width), nn.Linear(size, width), nn.Linear(width, size)
+        self.time, self.last = nn.Linear(32, width), nn.Linear(width, size)
+        self.first = nn.Linear(size + given, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(blocks))
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        shift, h = self.time(sinusoids(t, x)), self.first(x.flatten(1))
+    def forward(self, x: Tensor, t: Tensor, given: Tensor | None = None) -> Tensor:
+        known = x.flatten(1) if given is None else torch.cat([x.flatten(1), given], dim=1)
+        shift, h = self.time(sinusoids(t, x)), self.first(known)
         for norm, block in zip(self.norms, self.blocks, strict=True):
             h = h + block(functional.silu(norm(h) + shift))
         return self.last(h).reshape(x.shape)
@@ -226,6 +243,7 @@ class Recipe:
     rate: float = 2e-3
     one_cycle: bool = False  # AdamW and OneCycleLR with its peak at `rate`, instead of Adam from `rate` to 0
     seed: int = 0
+    given: str | None = None  # a name of GIVEN
 
     def build(self) -> nn.Module:
         kind, arguments = self.architecture
@@ -247,6 +265,17 @@ NETWORKS: dict[str, Recipe] = {
             "choosing", "digits", (64,), RESIDUAL_MLP, 0, betas, prediction, steps=1600, batch=256, one_cycle=True
         )
         for betas in ("linear", "cosine") for short, prediction in PREDICTED.items()
+    },
+    **{
+        f"{name}-digits-{betas}-{short}": Recipe(
+            "choosing", "digits", (64,), ("ResidualMlp", {"width": 256, "blocks": 3, "given": size}), 0, betas,
+            PREDICTED[short], steps=1600, batch=256, one_cycle=True, given=given,
+        )
+        for name, given, size, pairs in (
+            ("restored", "noise 0.05", 64, (("linear", "epsilon"), ("scaled_linear", "epsilon"), ("cosine", "v"))),
+            ("filled", "upper half", 32, (("linear", "epsilon"), ("cosine", "epsilon"))),
+        )
+        for betas, short in pairs
     },
     **{
         f"{size}-moons-{betas}-{short}": Recipe("sizes", f"{size}-moons", (2,), MLP, 2, betas, PREDICTED[short])
@@ -314,6 +343,8 @@ def objective(recipe: Recipe) -> Callable[[nn.Module, torch.Generator], Tensor]:
         if recipe.classes:
             hidden = torch.rand(recipe.batch, generator=generator) < HIDDEN_LABELS
             condition["label"] = torch.where(hidden, recipe.classes, labels[chosen])
+        if recipe.given:
+            condition["given"] = GIVEN[recipe.given](x0, generator)
         return functional.mse_loss(network(alpha * x0 + sigma * noise, t, **condition), a * x0 + b * noise)
 
     return denoising
@@ -409,6 +440,7 @@ class Trained:
     prediction: Prediction
     shape: tuple[int, ...]
     classes: int  # 0: unconditional
+    given: str | None  # what it is told of a sample
 
     def data(self) -> np.ndarray:
         """The training data, `(K, *shape)` float32."""
@@ -418,6 +450,13 @@ class Trained:
         """The labels of the data, `(K,)`, where the network has classes."""
         return DATA[NETWORKS[self.name].data]()[1] if self.classes else None
 
+    def condition(self, count: int) -> dict[str, Tensor] | None:
+        """Of so many samples: the classes in turn, or what the network is told of data in turn."""
+        if self.given:
+            x = torch.from_numpy(self.data()[np.arange(count) * 7 % len(self.data())])
+            return {"given": GIVEN[self.given](x, torch.Generator().manual_seed(7))}
+        return {"label": torch.arange(count) % self.classes} if self.classes else None
+
 
 def load(name: str) -> Trained:
     """The denoising network of that name, from the folder of weights."""
@@ -425,7 +464,8 @@ def load(name: str) -> Trained:
     if recipe.schedule is None:
         raise ValueError(f"{name!r} is a classifier; load_features loads it")
     prediction = Prediction(recipe.prediction, clip=recipe.clip)
-    return Trained(name, recipe.set, network, SCHEDULES[recipe.schedule](), prediction, recipe.shape, recipe.classes)
+    schedule, own = SCHEDULES[recipe.schedule](), (recipe.shape, recipe.classes, recipe.given)
+    return Trained(name, recipe.set, network, schedule, prediction, *own)
 
 
 def accelerated(network: nn.Module) -> Callable[..., Tensor]:

@@ -25,6 +25,7 @@ __all__ = [
     "advise_on_size",
     "advise_on_times",
     "note_on_call",
+    "raised_here",
     "warn",
 ]
 
@@ -221,9 +222,9 @@ def advise_on_samples(samples: Any, plan: Table, schedule: Schedule, data_range:
         shown = f"{means}" if len(means) <= 4 else f"up to {means[worst]}"
         warn(
             f"the samples' means by channel are {shown}, with a deviation of {float(deviation[worst]):.2g}, but their "
-            f"run began at σ/α = {ratio:.3g} from noise around 0, which leaves out a part of that; pass the data's own "
-            f"as data_mean=, where channels differ an array that broadcasts to the samples. If they have no such mean, "
-            f"the network, its prediction= or its schedule is at fault"
+            f"run began at σ/α = {ratio:.3g} from noise around 0, which leaves out a part of that; pass the data's "
+            f"mean as data_mean=, where channels differ an array that broadcasts to the samples. If they have no such "
+            f"mean, the network, its prediction= or its schedule is at fault"
         )
 
 
@@ -233,11 +234,7 @@ def note_on_call(error: Exception, x: Any, t: Any, *, integer: bool) -> None:
     An error that this library raises says so itself. NumPy, torch and JAX all say that an index, or indices, must be of
     an integer type. Notes need Python 3.11.
     """
-    modules, raised = [], error.__traceback__
-    while raised:
-        modules.append(str(raised.tb_frame.f_globals.get("__name__")))
-        raised = raised.tb_next
-    if (modules and modules[-1].startswith("pndm_solvers.")) or not hasattr(error, "add_note"):
+    if raised_here(error) or not hasattr(error, "add_note"):
         return
     note = f"pndm_solvers called the network with x {tuple(x.shape)} {x.dtype} and t {tuple(t.shape)} {t.dtype}"
     if not integer and re.search(r"ind(ex|ic).*\bint", str(error), re.IGNORECASE | re.DOTALL):
@@ -245,12 +242,26 @@ def note_on_call(error: Exception, x: Any, t: Any, *, integer: bool) -> None:
             ", at times between the integers. If it looks times up in a table, round them: in torch "
             "`lambda x, t: network(x, t.round().long())`"
         )
-    in_torch = any(name.partition(".")[0] == "torch" for name in modules)
+    in_torch = any(name.partition(".")[0] == "torch" for name in _modules(error))
     if in_torch and not isinstance(x, np.ndarray) and "dtype" in str(error):
         note += ". If the network has another dtype, pass noise of that: `x.float()`"
     if in_torch and isinstance(x, np.ndarray):
         note += ", NumPy arrays both. If it is a network of torch, pass tensors: `torch.from_numpy(x).float()`"
     error.add_note(note)  # type: ignore[attr-defined]
+
+
+def raised_here(error: Exception) -> bool:
+    """Whether it was this library that raised an error, and not a caller's function."""
+    return any(name.startswith("pndm_solvers.") for name in _modules(error)[-1:])
+
+
+def _modules(error: Exception) -> list[str]:
+    """The modules through which an error came, its own last."""
+    modules, raised = [], error.__traceback__
+    while raised:
+        modules.append(str(raised.tb_frame.f_globals.get("__name__")))
+        raised = raised.tb_next
+    return modules
 
 
 def advise_on_reference(name: str, size: float, prediction: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pndm_solvers import arrays
 from pndm_solvers.arguments import choice, real, reals
@@ -43,6 +44,12 @@ def around(mean: Any, noise: Any, level: Level) -> Any:
     else:
         mean = real("data_mean", mean)
     return ours.cast(share * wide + level.alpha * mean, noise.dtype)
+
+
+def mean_of(data_mean: Any) -> NDArray[np.float64]:
+    """A mean as numbers, of whichever library or device. TypeError for what is none."""
+    ours = library(data_mean) if arrays.is_array(data_mean) else None
+    return np.asarray(reals("data_mean", data_mean) if ours is None else ours.numbers(data_mean), np.float64)
 
 
 def first_state(x: Any, level: Level, data_mean: Any, options: Mapping[str, Any]) -> Any:

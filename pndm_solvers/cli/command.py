@@ -60,4 +60,7 @@ def in_options(message: object) -> str:
 
     text = re.sub(r"^(?P<name>\w+)(?= (?:is|are|has|holds|names|belongs|must) | = )", option, str(message))
     text = re.sub(r"\b(?P<name>[a-z]\w*)=(?P<value>'[^']*'|[\w.+-]*\w)?", option, text)
-    return re.sub(rf"\b(?P<name>{'|'.join(RENAMED)})\b", option, text)
+    text = re.sub(rf"\b(?P<name>{'|'.join(RENAMED)})\b", option, text)
+    if "model" in names and re.search(r"\bdata_(mean|range)=", text):
+        text += ". On the command line the function that --model names says that: Network(…, data_mean=…, data_range=…)"
+    return text

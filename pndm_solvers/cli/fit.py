@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from pndm_solvers.cli.command import COMPUTED, SOLVED, WRITTEN
@@ -161,14 +162,15 @@ def _record(
 
 def _check_same(pilot: Pilot, loaded: Any, prediction: Any, path: Path) -> None:
     own = {"schedule": loaded.schedule, "prediction": prediction, "shape": tuple(loaded.shape)}
-    own["data_range"] = data_of(loaded)["data_range"]
+    own |= data_of(loaded)
     theirs = {
         "schedule": pilot.schedule,
         "prediction": pilot.starts[0].prediction,
         "shape": tuple(pilot.starts[0].states[0].shape[1:]),
         "data_range": pilot.options.get("data_range", 1.0),
+        "data_mean": pilot.data_mean,
     }
-    if different := [name for name, value in own.items() if theirs[name] != value]:
+    if different := [name for name, value in own.items() if not np.array_equal(theirs[name], value)]:
         raise ValueError(
             f"--pilot is {path}, which is of another network: it differs in {', '.join(different)}; pass another file"
         )

@@ -101,7 +101,9 @@ def _draw(out: Path, team: Team, wanted: Wanted, options: SolverOptions, device:
     if team.rank != 0:
         job = Job(out, seen_by_all(out, *team.follow()), team)
         _check_network(job.settings, loaded, device)
-        job.run(Drawer(job.settings, loaded, device))
+        draw = Drawer(job.settings, loaded, device)
+        job.run(draw)
+        draw.advise()
         return
     if alone and there is not None:
         _check_network(there, loaded, device)
@@ -120,6 +122,7 @@ def _draw(out: Path, team: Team, wanted: Wanted, options: SolverOptions, device:
         began = time.perf_counter()
         with progress_bar(settings, found, loaded.name) as bar:
             job.run(draw, bar)
+    draw.advise()
     seconds, made = time.perf_counter() - began, settings.num_images - found.images
     what = f"{settings.count_of_all} in {out} · {loaded.name} · {draw.plan.name} · {draw.plan.cost()}"
     rate = f"{made / seconds:,.{0 if made > 10 * seconds else 2}f} {settings.noun}/s" if made else "all were there"
@@ -198,8 +201,8 @@ def _check_network(settings: Settings, loaded: Any, device: str) -> None:
         )
     if settings.parameters is not None and parameters_digest(loaded) != settings.parameters:
         raise ValueError(
-            f"{settings.source} has other parameters here than those by which the job was begun; restore them, or "
-            f"begin a new job in another folder"
+            f"{settings.source} has other parameters here than those by which the job was begun, or says otherwise of "
+            f"its data; restore that, or begin a new job in another folder"
         )
 
 

@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from pndm_solvers import generation
+from pndm_solvers.advice import raised_here
 from pndm_solvers.arguments import shown
 from pndm_solvers.cli.command import COMPUTED, DRAWN
 from pndm_solvers.cli.options import SolverOptions
 from pndm_solvers.generation.network import data_of
+from pndm_solvers.grid import default_start
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import NETWORK_NAMES, ReferenceNetwork, load_network
@@ -112,8 +115,14 @@ def load_network_of(name: str | None, folder: Path | None, device: str, *, pictu
 
 
 def is_picture(loaded: Any) -> bool:
-    """Whether the network draws pictures, of 1 channel or 3."""
-    return len(loaded.shape) == 3 and loaded.shape[0] in (1, 3)
+    """Whether the network draws pictures, of 1 channel or 3 and, for all that it says of its data, in [-1, 1]."""
+    return len(loaded.shape) == 3 and loaded.shape[0] in (1, 3) and not _beyond(loaded)
+
+
+def _beyond(loaded: Any) -> bool:
+    """Whether the network says that its data reach beyond ±1."""
+    mean, size = data_of(loaded).values()
+    return size > 1 or (mean is not None and np.abs(mean).max() > 1)
 
 
 def check_picture(loaded: Any) -> None:
@@ -124,6 +133,11 @@ def check_picture(loaded: Any) -> None:
         raise ValueError(
             f"the network {loaded.name!r} draws samples of shape {tuple(loaded.shape)}, and a picture is (channels, "
             f"height, width); generate writes any shape"
+        )
+    if _beyond(loaded):
+        raise ValueError(
+            f"the network {loaded.name!r} says that its data reach beyond ±1, where a picture ends; generate writes "
+            f"any numbers"
         )
     raise ValueError(
         f"the network {loaded.name!r} draws images of {loaded.shape[0]} channels, and a picture has 1 or 3; images of "
@@ -151,7 +165,12 @@ def _made_by(module: str, function: str, device: str) -> Any:
         made = getattr(made, part)
     if callable(made) and not hasattr(made, "schedule"):
         call: Any = made
-        made = call(device) if inspect.signature(call).parameters else call()
+        try:
+            made = call(device) if inspect.signature(call).parameters else call()
+        except TypeError as error:
+            if not raised_here(error):
+                raise
+            raise ValueError(f"{spec}: {error}") from error
     if all(hasattr(made, name) for name in ("model", "shape", "schedule", "prediction", "labels", "name")):
         return made
     if not callable(made) or not hasattr(made, "schedule") or not hasattr(made, "shape"):
@@ -219,15 +238,23 @@ def plan_of(options: SolverOptions, loaded: Any, scale: float, prediction: Predi
             if plan.model_calls == calls:
                 return plan
     solver = options.make_solver(loaded.schedule)
+    size = data_of(loaded)["data_range"]
+    facts: dict[str, Any] = {"prediction": prediction, "sample_shape": loaded.shape, "data_range": size}
     try:
-        size = data_of(loaded)["data_range"]
-        plan = options.make_plan(solver, prediction=prediction, sample_shape=loaded.shape, data_range=size)
+        plan = options.make_plan(solver, **facts)
     except ValueError as error:
         if not options.plan:
             raise
         raise ValueError(
             f"--plan: {error}; the network is {loaded.name!r}, --network or --model names another"
         ) from error
+    first, due = plan.levels[0].ratio, default_start(loaded.schedule, **facts).ratio
+    if options.plan and size > 1 and first < due / 2:
+        typer.echo(
+            f"note: {plan.name} begins at σ/α = {first:.3g}, where data that reach ±{size:g} show through the noise; "
+            f"fit a plan anew, now that the network says how far they reach",
+            err=True,
+        )
     note_on(plan)
     return plan
 

@@ -19,7 +19,7 @@ from pndm_solvers.files import write_whole
 from pndm_solvers.fit.fitted import Fit, fitted
 from pndm_solvers.fit.runs import Part, Runner, as_prediction, numbers
 from pndm_solvers.grid import GridOptions
-from pndm_solvers.latents import first_state
+from pndm_solvers.latents import first_state, mean_of
 from pndm_solvers.methods import PLMSSolver
 from pndm_solvers.observers import Step
 from pndm_solvers.older import Unpack
@@ -63,6 +63,8 @@ class Pilot:
         many calls.
     options:
         Those of `Solver.plan`, with which the fine run was made.
+    data_mean:
+        The mean around which it began, or None.
     """
 
     schedule: NoiseSchedule
@@ -75,6 +77,7 @@ class Pilot:
     kept: NDArray[np.intp] = field(repr=False)
     states: Float32 = field(repr=False)
     slopes: Float32 = field(repr=False)
+    data_mean: Float64 | None = field(default=None, repr=False)
 
     @staticmethod
     def record(
@@ -166,7 +169,8 @@ class Pilot:
         advise_on_first_answer(states[0], slopes[0], plan.levels[0], prediction.type)
         if data_mean is None and options.get("start") is None:
             advise_on_samples(library(x).from_numpy(all_ends.reshape(x.shape), x), plan, schedule, None)
-        return Pilot(schedule, tuple(starts), all_ends, error, grid, kept, states, slopes)
+        mean = None if data_mean is None else mean_of(data_mean)
+        return Pilot(schedule, tuple(starts), all_ends, error, grid, kept, states, slopes, mean)
 
     def fit(self, model: Model, max_model_calls: int, *, progress: bool = False, note: str = "") -> Fit:
         """A plan of at most so many model calls, fitted to the pilot's network, `model`: see `fit_plan`.
@@ -229,6 +233,7 @@ class Pilot:
         kept: Any = self.schedule  # a dataclass, since it is one of the kinds
         facts = {"format": FORMAT, "schedule": [kind, asdict(kept)], "options": options, "error": self.error}
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
+        arrays |= {} if self.data_mean is None else {"data_mean": self.data_mean}
         arrays |= {f"start{i}": np.frombuffer(_bytes(start), np.uint8) for i, start in enumerate(self.starts)}
         write_whole(path, lambda file: np.savez(file, facts=np.array(json.dumps(facts)), **arrays))
 
@@ -245,7 +250,7 @@ class Pilot:
                 facts = json.loads(str(file["facts"]))
                 if facts["format"] != FORMAT:
                     raise ValueError(f"format is {facts['format']!r}; this version reads {FORMAT!r}")
-                arrays = {name: file[name] for name in ARRAYS}
+                arrays = {name: file[name] for name in (*ARRAYS, "data_mean") if name in file or name in ARRAYS}
                 count = sum(name.startswith("start") for name in file.files)
                 starts = [_state(file[f"start{i}"].tobytes(), device, like) for i in range(count)]
         except (ValueError, KeyError, EOFError, BadZipFile) as error:

@@ -25,6 +25,7 @@ class Drawer:
         import torch
 
         self.settings, self.loaded, self.device = settings, loaded, device
+        self._first: Any = None
         self.plan, self.prediction = settings.made_plan(), settings.made_prediction()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -55,13 +56,18 @@ class Drawer:
             )
             drawn = self.plan.run(model, x, prediction=self.prediction, seed=seeds).cpu().numpy()
         if batch == 0:
-            advise(self.loaded, drawn, self.plan)
+            self._first = drawn
         count = min(settings.batch, settings.num_images - first)
         if settings.values == "uint8":
             from pndm_solvers.images import pixels
 
             drawn = np.ascontiguousarray(pixels(drawn))
         return Shard(drawn[:count], None if label is None else label[:count].numpy(), first)
+
+    def advise(self) -> None:
+        """Warns where the first batch, if it was drawn here, says that the data are others than the network says."""
+        if self._first is not None:
+            advise(self.loaded, self._first, self.plan)
 
     def _in_dtype(self, model: Any) -> Any:
         """The model, whose network alone computes in the job's dtype. States stay float32."""

@@ -45,7 +45,7 @@ class Settings:
     source:
         The option that names the network, as `--network digits`.
     parameters:
-        The SHA-256 of the network's parameters; None where it is no torch module.
+        The SHA-256 of the network's parameters and of what it says of its data; None where it has neither.
     shape, classes:
         The shape of one sample, and how many classes the network has.
     plan, prediction:
@@ -136,7 +136,8 @@ class Settings:
             # All else about the network differs with it.
             same = self.source == theirs.source
             ours, other = (self.parameters, theirs.parameters) if same else (self.source, theirs.source)
-            yield "the parameters of the network" if same else "the network", ours, other
+            told = "the parameters of the network, or what it says of its data,"
+            yield told if same else "the network", ours, other
         for one in fields(self):
             name, ours, other = one.name, getattr(self, one.name), getattr(theirs, one.name)
             if name == "parameters" or (self.parameters != theirs.parameters and name in OF_THE_NETWORK):

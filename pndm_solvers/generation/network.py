@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from pndm_solvers.advice import advise_on_samples
-from pndm_solvers.arguments import function, reals, shown, whole
-from pndm_solvers.arrays import is_array, library
+from pndm_solvers.arguments import function, shown, whole
 from pndm_solvers.grid import size_of_data
 from pndm_solvers.guidance import classifier_free_guidance
-from pndm_solvers.latents import around, first_state
+from pndm_solvers.latents import around, first_state, mean_of
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.run_options import Model
@@ -71,7 +70,9 @@ class Network:
         own = getattr(self.network, "__name__", type(self.network).__name__)
         vars(self).update(shape=shape, labels=tuple(map(str, labels)), name=self.name or own)
         if (mean := self.data_mean) is not None:
-            mean = np.asarray(library(mean).numbers(mean) if is_array(mean) else reals("data_mean", mean), np.float64)
+            mean = mean_of(mean)
+            if not np.isfinite(mean).all():
+                raise ValueError(f"data_mean is {shown(self.data_mean)}; it must be finite")
             around(mean, np.zeros((1, *shape)), self.schedule.level(self.schedule.t_max))  # refuses what does not fit
         vars(self).update(data_mean=mean, data_range=size_of_data(self.data_range))
 

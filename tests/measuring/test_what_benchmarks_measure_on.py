@@ -35,9 +35,8 @@ def test_every_trained_network_samples_its_data(name):
     assert found.set in sets.SETS
     assert name in sets.SETS[found.set]
     x = torch.from_numpy(initial_noise((64, *found.shape), 5)).float()
-    label = {"label": torch.arange(64) % found.classes} if found.classes else None
     plan = PLMSSolver(found.schedule).plan(20, start=found.schedule.level_at(10.0).t)
-    samples = plan.run(found.network, x, prediction=found.prediction, condition=label).double().numpy()
+    samples = plan.run(found.network, x, prediction=found.prediction, condition=found.condition(64)).double().numpy()
     data = found.data()
     assert data.shape[1:] == found.shape
     distance = np.abs(samples.reshape(64, 1, -1) - data.reshape(1, len(data), -1)[:, :1500]).max(2).min(1)
