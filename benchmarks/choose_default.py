@@ -105,6 +105,7 @@ SMALL = {
     **{f"moons-{kind}": 48 for kind in ("linear-epsilon", "cosine-epsilon", "linear-v", "cosine-v", "cosine-sample")},
     **{f"digits-mlp-{kind}": 24 for kind in ("linear-epsilon", "cosine-epsilon", "cosine-v", "linear-sample")},
     **{f"restored-digits-{kind}": 24 for kind in ("linear-epsilon", "scaled_linear-epsilon", "cosine-v")},
+    **{f"sharp-digits-{kind}": 24 for kind in ("linear-epsilon", "scaled_linear-epsilon")},
     **{f"filled-digits-{kind}": 24 for kind in ("linear-epsilon", "cosine-epsilon")},
 }
 EXACT_CALLS, NETWORK_CALLS, SETS_CALLS = (4, 5, 6, 8, 10, 20, 50), (4, 5, 8, 10, 20), (8, 10, 20)
@@ -126,7 +127,7 @@ def plan_of(rule: Rule, problem: Problem, calls: int) -> Plan:
 class OwnGrid:
     """The cells of the rule's own grid, each with the least error of the 36 simple rules."""
 
-    def __init__(self, cells: Cells) -> None:
+    def __init__(self, cells: Cells, calls: Sequence[int] | None = None) -> None:
         self.problems = {
             "exact": [self.exact(cells, name, on) for name in EXACT for on in EXACT[name]],
             "small networks": [self.small(name, starts) for name, starts in SMALL.items()],
@@ -137,6 +138,7 @@ class OwnGrid:
             for kind, problems in self.problems.items()
             for problem in problems
             for count in (EXACT_CALLS if kind == "exact" else NETWORK_CALLS)
+            if calls is None or count in calls
         ]
         self.least = []
         for _, problem, count in tqdm(self.cells, desc="36 simple rules", unit="cell"):
@@ -307,7 +309,7 @@ def main() -> None:
     print(f"{heading('numpy', 'torch')}\n\nAll figures are of the choosing set.\n", flush=True)
     rules = dict(RULES)
     with torch.inference_mode():
-        own, grids = OwnGrid(Cells(networks.CACHE)), GivenGrids()
+        own, grids = OwnGrid(Cells(networks.CACHE), arguments.calls), GivenGrids()
         if arguments.search:
             options = arguments.search, arguments.calls, arguments.seed
             rules["found"] = search(own, grids, arguments.first, *options)

@@ -131,6 +131,7 @@ def upper_half(x: Tensor, generator: torch.Generator) -> Tensor:
 # What a network with a condition is told of a sample `(B, D)`.
 GIVEN: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "noise 0.05": partial(noisy, 0.05),
+    "noise 0.02": partial(noisy, 0.02),
     "upper half": upper_half,
 }
 
@@ -273,6 +274,7 @@ NETWORKS: dict[str, Recipe] = {
         )
         for name, given, size, pairs in (
             ("restored", "noise 0.05", 64, (("linear", "epsilon"), ("scaled_linear", "epsilon"), ("cosine", "v"))),
+            ("sharp", "noise 0.02", 64, (("linear", "epsilon"), ("scaled_linear", "epsilon"))),
             ("filled", "upper half", 32, (("linear", "epsilon"), ("cosine", "epsilon"))),
         )
         for betas, short in pairs

@@ -212,8 +212,8 @@ class Rule:
 # The fewer the steps, the lower the order. Up to 16 steps the grids are nearly even in log ρ above ρ = 0.1; all lead
 # lower than that of longer runs.
 UP_TO_5 = Rule(
-    grid_scale=0.25, grid_rise=0.9, grid_fall=10.0, grid_first=1.0, grid_top=0.14, grid_low=0.0007, tail=0.0,
-    orders=((0.0, 2),), last_bound=1.0,
+    grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
+    tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.73, last_bound=1.0, corrected=0.8,
 )  # fmt: skip
 UP_TO_8 = Rule(
     grid_scale=0.17, grid_rise=1.0, grid_fall=10.0, grid_first=1.0, grid_top=0.19, grid_low=0.0003, knee=0.095,
