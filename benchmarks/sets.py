@@ -84,11 +84,11 @@ def exact(distribution: Callable[[], Distribution], schedule: str, count: int, s
 
 
 def trained(network: str, count: int, seed: int, **options: Any) -> Problem:
-    """A network of networks.py with its training data, unless it is told of single ones; see `Trained.condition`."""
+    """A network of networks.py with its training data, and their classes in turn, or what it is told of them."""
     found = networks.load(network)
     x = torch.from_numpy(initial_noise((count, *found.shape), seed)).float()
-    data = None if found.given else found.data()
-    options = {"prediction": found.prediction, "condition": found.condition(count), "data": data} | options
+    condition = found.condition(count)
+    options = {"prediction": found.prediction, "condition": condition, "data": found.data()} | options
     return Problem.of(networks.accelerated(found.network), found.schedule, x, **options)
 
 
