@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,23 +50,48 @@ def print_plan(
             rich_help_panel=SOLVED,
         ),
     ] = "epsilon",
+    data_range: Annotated[
+        float,
+        typer.Option(
+            help="One to two deviations of the data, where they are not about 1. The default spacing depends on it.",
+            metavar="X",
+            rich_help_panel=SOLVED,
+        ),
+    ] = 1.0,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="The shape of one sample, on which the default spacing's start depends: 2, or 3,64,64. [default: "
+            "1,024 numbers]",
+            metavar="N[,N…]",
+            rich_help_panel=SOLVED,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.", rich_help_panel=WRITTEN)] = False,
 ) -> None:
     """Print the plan of a solver: its times, its levels and the formula of each step. No network is called."""
+    cut: dict[str, Any] = {"final": final, "start": start, "stop": stop, "prediction": prediction}
+    cut |= {"data_range": data_range}
+    if shape is not None:
+        words = shape.split(",")
+        if not all(word.isdecimal() for word in words):
+            raise ValueError(f"--shape is {shape!r}; it is the lengths of one sample, such as 2 or 3,64,64")
+        cut |= {"sample_shape": tuple(map(int, words))}
     if options.plan:
         named = [
             *options.named_method,
             *(["--steps"] if options.steps else []),
             *(["--calls"] if options.calls else []),
         ]
-        if named or schedule != "linear" or start is not None or stop is not None:
+        unsaid = {"final": "clean", "start": None, "stop": None, "prediction": "epsilon", "data_range": 1.0}
+        if named or schedule != "linear" or cut != unsaid:
             raise ValueError(f"a plan from a file is printed as it is; leave {', '.join(named) or 'the options'} out")
         for path in options.plan:
             plan = read_plan(path)
             typer.echo(plan.to_json(indent=2) if as_json else f"{plan}{_fitted_to(plan)}")
         return
     solver = options.make_solver(read_schedule(schedule))
-    plan = options.make_plan(solver, final=final, start=start, stop=stop, prediction=prediction)
+    plan = options.make_plan(solver, **cut)
     typer.echo(plan.to_json(indent=2) if as_json else str(plan))
 
 

@@ -56,6 +56,8 @@ def test_mistakes(run, tmp_path):
         ("sample", "--network", "digits", "--plan", plan, "--calls", 2): "none of at most 2",
         ("sample", "--network", "digits", "--plan", tmp_path / "none.json"): "none.json",
         ("plan", "--plan", plan, "--solver", "ddim"): "leave --solver out",
+        ("plan", "--plan", plan, "--prediction", "flow"): "leave the options out",
+        ("plan", "--plan", plan, "--shape", 2): "leave the options out",
         ("compare", "--plan", plan): "name it with --problem",
         ("fit", "--network", "fashion", "--pilot", pilot): "of another network",
         ("fit", "--out", "/dev/null/plan.json"): "cannot be made",

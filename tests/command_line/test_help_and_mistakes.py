@@ -80,6 +80,8 @@ def test_a_budget_that_a_method_cannot_spend_is_told(run):
     ("arguments", "message"),
     [
         (("plan", "--steps", 0), "--steps is 0"),
+        (("plan", "--shape", "2x2"), "--shape is '2x2'"),
+        (("plan", "--data-range", 0), "--data-range is 0"),
         (("plan", "--calls", 200_000), "--calls is 200000"),
         (("plan", "--steps", 1001, "--spacing", "leading"), "--steps is 1001"),
         (("plan", "--spacing", "x"), "--spacing is 'x'"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from run_command import runner
 
-from pndm_solvers import NoiseSchedule
+from pndm_solvers import NoiseSchedule, Plan, PLMSSolver
 from pndm_solvers.generation import Network, read_shard
 from pndm_solvers.generation.network import parameters_digest
 
@@ -136,6 +136,12 @@ def test_a_fit_heeds_them(run, own):
         assert set(differs.split(", ")) <= set(err.replace(";", ",").replace("in ", ", ").split(", "))
     assert run(*fit, "told:wide")[0] == 0
     assert "fit a plan anew" in run(*GENERATE, "--plan", "plan.json", "--model", "told:wide_said")[2]
+
+
+def test_plan_prints_the_plan_of_such_data(run):
+    out = run("plan", "--calls", 5, "--data-range", 12, "--shape", "1,4,4", "--json")[1]
+    plan = PLMSSolver(NoiseSchedule.linear()).plan(5, data_range=12.0, sample_shape=(1, 4, 4))
+    assert Plan.from_json(out) == plan != PLMSSolver(NoiseSchedule.linear()).plan(5)
 
 
 def test_another_mean_is_another_network():
