@@ -12,8 +12,8 @@ rules of its own for runs of few steps.
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
 
 --search changes the numbers of a candidate at random and keeps what lowers its errors: the mean of their logarithms,
-with penalties on cells that grow by half and more, and on those above 1.8 times the least of the simple rules. It looks
-at runs of the lengths --calls, without them at the given grids.
+with penalties on cells that grow by half and more, and on those above 1.8 times the least of the simple rules, at the
+lengths of the tables. It looks at runs of the lengths --calls, without them at the given grids.
 
     python benchmarks/choose_default.py
     python benchmarks/choose_default.py --search 20 --calls 18 20 26
@@ -88,7 +88,7 @@ NUMBERS = (
     "bound", "long_bound", "last_bound", "last_noise", "corrected",
 )  # fmt: skip
 GIVEN_NUMBERS = "even_bound", "even_short", "even_top", "even_last", "even_last_bound", "far", "far_bound"
-FROM_ZERO = {"tail": 0.03, "last_noise": 0.3}  # where a search begins that leaves 0
+FROM_ZERO = {"tail": 0.03, "last_noise": 0.3, "corrected": 0.5}  # where a search begins that leaves 0
 LARGEST = 7.0  # that a search may make of a bound: such weights round and carry a network's noise
 
 # Distributions, each on two schedules, and networks; the calls of both.
@@ -129,7 +129,7 @@ def plan_of(rule: Rule, problem: Problem, calls: int) -> Plan:
 class OwnGrid:
     """The cells of the rule's own grid, each with the least error of the 36 simple rules."""
 
-    def __init__(self, cells: Cells, calls: Sequence[int] | None = None) -> None:
+    def __init__(self, cells: Cells) -> None:
         self.problems = {
             "exact": [self.exact(cells, name, on) for name in EXACT for on in EXACT[name]],
             "small networks": [self.small(name, starts) for name, starts in SMALL.items()],
@@ -140,7 +140,6 @@ class OwnGrid:
             for kind, problems in self.problems.items()
             for problem in problems
             for count in (EXACT_CALLS if kind == "exact" else NETWORK_CALLS)
-            if calls is None or count in calls
         ]
         self.least = []
         for _, problem, count in tqdm(self.cells, desc="36 simple rules", unit="cell"):
@@ -160,13 +159,6 @@ class OwnGrid:
         """Of every cell."""
         found = [paired(problem, plan_of(rule, problem, calls))[0] for _, problem, calls in self.cells]
         return np.array(found) / self.least
-
-    def least_of(self, cell: tuple[Problem, int]) -> float:
-        """The least error of the 36 simple rules in a cell, infinite where they were not measured."""
-        known = {
-            (problem.name, calls): least for (_, problem, calls), least in zip(self.cells, self.least, strict=True)
-        }
-        return known.get((cell[0].name, cell[1]), math.inf)
 
     def by_kind(self, ratios: np.ndarray) -> list[np.ndarray]:
         return [ratios[[of == kind for of, _, _ in self.cells]] for kind in KINDS]
@@ -257,6 +249,8 @@ def read_rule(name: str) -> Rule:
         orders, knees = tuple(map(tuple, values["orders"])), tuple(values["even_knees"])
         return Rule(**values | {"by_length": by_length, "orders": orders, "even_knees": knees})
 
+    if not Path(name).is_file():
+        raise argparse.ArgumentTypeError(f"{name!r} is no file; the candidates are {', '.join(RULES)}")
     return made(json.loads(Path(name).read_text()))
 
 
@@ -272,7 +266,9 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
         return [np.array([paired(p, plan_of(rule, p, count))[0] for p, count in kind]) for kind in cells]
 
     first = errors(RULE)
-    least = [grids.best] if calls is None else [np.array([*map(own.least_of, kind)]) for kind in cells]
+    known = {(problem.name, count): least for (_, problem, count), least in zip(own.cells, own.least, strict=True)}
+    least = [np.array([known.get((p.name, count), math.inf) for p, count in kind]) for kind in cells]
+    least = [grids.best] if calls is None else least
 
     def score(rule: Rule) -> float:
         parts = []
@@ -311,7 +307,7 @@ def main() -> None:
     print(f"{heading('numpy', 'torch')}\n\nAll figures are of the choosing set.\n", flush=True)
     rules = dict(RULES)
     with torch.inference_mode():
-        own, grids = OwnGrid(Cells(networks.CACHE), arguments.calls), GivenGrids()
+        own, grids = OwnGrid(Cells(networks.CACHE)), GivenGrids()
         if arguments.search:
             options = arguments.search, arguments.calls, arguments.seed
             rules["found"] = search(own, grids, arguments.first, *options)

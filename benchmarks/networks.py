@@ -173,8 +173,7 @@ class ResidualMlp(nn.Module):
     def __init__(self, shape: tuple[int, ...], classes: int, width: int, blocks: int, given: int = 0) -> None:
         super().__init__()
         size = math.prod(shape)
-        self.time, self.last = nn.Linear(32, width), nn.Linear(width, size)
-        self.first = nn.Linear(size + given, width)
+        self.time, self.first, self.last = nn.Linear(32, width), nn.Linear(size + given, width), nn.Linear(width, size)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(blocks))
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
 

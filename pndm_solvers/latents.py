@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pndm_solvers import arrays
-from pndm_solvers.arguments import choice, real, reals
+from pndm_solvers.arguments import choice, real, reals, shown
 from pndm_solvers.array_library import ArrayLibrary
 from pndm_solvers.arrays import check_floating, check_state, check_together, combine, library
 from pndm_solvers.prediction import Prediction
@@ -47,9 +47,14 @@ def around(mean: Any, noise: Any, level: Level) -> Any:
 
 
 def mean_of(data_mean: Any) -> NDArray[np.float64]:
-    """A mean as numbers, of whichever library or device. TypeError for what is none."""
-    ours = library(data_mean) if arrays.is_array(data_mean) else None
-    return np.asarray(reals("data_mean", data_mean) if ours is None else ours.numbers(data_mean), np.float64)
+    """A mean as NumPy's float64, from whichever library or device. TypeError or ValueError for no finite numbers."""
+    if arrays.is_array(data_mean) and not isinstance(data_mean, np.ndarray):
+        check_floating("data_mean", data_mean)
+        data_mean = library(data_mean).numbers(data_mean)
+    mean = reals("data_mean", data_mean).astype(np.float64)
+    if not np.isfinite(mean).all():
+        raise ValueError(f"data_mean is {shown(data_mean)}; it must be finite")
+    return mean
 
 
 def first_state(x: Any, level: Level, data_mean: Any, options: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,9 +55,15 @@ for name, command in {
     app.command(name, cls=Command)(command)
 
 
+def _line(message: object, *_: Any, **__: Any) -> str:
+    """A warning as one line of its own, also beside an open progress bar."""
+    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
+    return ("\n" if bars else "") + f"pndm-solvers: {in_options(message)}\n"
+
+
 def main() -> None:
     """Run the command line; the library's own errors and warnings become one line without a traceback."""
-    warnings.formatwarning = lambda message, *_, **__: f"pndm-solvers: {in_options(message)}\n"
+    warnings.formatwarning = _line
     try:
         app()
     except OSError as error:

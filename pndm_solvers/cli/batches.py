@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.generation.network import begun
+from pndm_solvers.generation.network import first_state_of
 from pndm_solvers.noise import BEFORE_THE_FIRST, NoiseSource
 from pndm_solvers.observers import Observer, Step
 from pndm_solvers.plan import Plan, State
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Level
 
-__all__ = ["Drawing", "draw", "levels_of_states", "starts"]
+__all__ = ["Drawing", "draw", "levels_of_states", "pure_noise"]
 
 
 class _Batch(Observer):
@@ -46,7 +46,7 @@ class Drawing:
     states: NDArray[np.float32] | None = None
 
 
-def starts(loaded: Any, count: int, seed: int, device: str, first: int = 0) -> Any:
+def pure_noise(loaded: Any, count: int, seed: int, device: str, first: int = 0) -> Any:
     """Noise of deviation 1 of the samples `first` to `first + count − 1`, as float32 on the device."""
     import torch
 
@@ -84,7 +84,8 @@ def draw(
     with tqdm(total=plan.model_calls * len(begins), unit="call", desc=plan.name) as bar:
         for first in begins:
             here = slice(first, min(first + batch, count))
-            x = begun(loaded, starts(loaded, here.stop - first, seed, device, first), plan.levels[0])
+            noise = pure_noise(loaded, here.stop - first, seed, device, first)
+            x = first_state_of(loaded, noise, plan.levels[0])
 
             def keep(step: Step, here: slice = here) -> None:
                 drawing.previews[step.row][here] = step.x0.cpu().numpy()

@@ -62,5 +62,7 @@ def in_options(message: object) -> str:
     text = re.sub(r"\b(?P<name>[a-z]\w*)=(?P<value>'[^']*'|[\w.+-]*\w)?", option, text)
     text = re.sub(rf"\b(?P<name>{'|'.join(RENAMED)})\b", option, text)
     if "model" in names and re.search(r"\bdata_(mean|range)=", text):
-        text += ". On the command line the function that --model names says that: Network(…, data_mean=…, data_range=…)"
+        text += (
+            ". On the command line pass --model module:function, which returns Network(…, data_mean=…, data_range=…)"
+        )
     return text

@@ -31,7 +31,7 @@ from pndm_solvers.generation.draw import Drawer, type_of
 from pndm_solvers.generation.folder import Found, kept, look
 from pndm_solvers.generation.job import Job, locked, open_folder, progress_bar, seen_by_all
 from pndm_solvers.generation.manifest import MANIFEST, Settings, read_manifest
-from pndm_solvers.generation.network import parameters_digest
+from pndm_solvers.generation.network import parameters_digest, said_of_data
 from pndm_solvers.generation.shards import shard_name, unfinished_name
 from pndm_solvers.generation.stop import Stopped, stoppable
 from pndm_solvers.generation.team import RankZeroError, Team
@@ -101,9 +101,7 @@ def _draw(out: Path, team: Team, wanted: Wanted, options: SolverOptions, device:
     if team.rank != 0:
         job = Job(out, seen_by_all(out, *team.follow()), team)
         _check_network(job.settings, loaded, device)
-        draw = Drawer(job.settings, loaded, device)
-        job.run(draw)
-        draw.advise()
+        job.run(Drawer(job.settings, loaded, device))
         return
     if alone and there is not None:
         _check_network(there, loaded, device)
@@ -122,7 +120,6 @@ def _draw(out: Path, team: Team, wanted: Wanted, options: SolverOptions, device:
         began = time.perf_counter()
         with progress_bar(settings, found, loaded.name) as bar:
             job.run(draw, bar)
-    draw.advise()
     seconds, made = time.perf_counter() - began, settings.num_images - found.images
     what = f"{settings.count_of_all} in {out} · {loaded.name} · {draw.plan.name} · {draw.plan.cost()}"
     rate = f"{made / seconds:,.{0 if made > 10 * seconds else 2}f} {settings.noun}/s" if made else "all were there"
@@ -167,6 +164,7 @@ def _settings(
         device=kind,
         threads=(wanted.threads or 1) if kind == "cpu" else None,
         values="uint8" if is_picture(loaded) and not wanted.as_float else "float32",
+        data=said_of_data(loaded),
     )
     if there is None:
         return settings
@@ -201,8 +199,13 @@ def _check_network(settings: Settings, loaded: Any, device: str) -> None:
         )
     if settings.parameters is not None and parameters_digest(loaded) != settings.parameters:
         raise ValueError(
-            f"{settings.source} has other parameters here than those by which the job was begun, or says otherwise of "
-            f"its data; restore that, or begin a new job in another folder"
+            f"{settings.source} has other parameters here than those by which the job was begun; restore them, or "
+            f"begin a new job in another folder"
+        )
+    if (said := said_of_data(loaded)) != settings.data:
+        raise ValueError(
+            f"{settings.source} says of its data {said or 'nothing'}, and when the job was begun "
+            f"{dict(settings.data) or 'nothing'}; restore that, or begin a new job in another folder"
         )
 
 

@@ -120,9 +120,9 @@ def is_picture(loaded: Any) -> bool:
 
 
 def _beyond(loaded: Any) -> bool:
-    """Whether the network says that its data reach beyond ±1."""
+    """Whether the network says that its data reach beyond ±1; its range is up to two deviations."""
     mean, size = data_of(loaded).values()
-    return size > 1 or (mean is not None and np.abs(mean).max() > 1)
+    return size > 2 or (mean is not None and np.abs(mean).max() > 1)
 
 
 def check_picture(loaded: Any) -> None:
@@ -167,7 +167,7 @@ def _made_by(module: str, function: str, device: str) -> Any:
         call: Any = made
         try:
             made = call(device) if inspect.signature(call).parameters else call()
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             if not raised_here(error):
                 raise
             raise ValueError(f"{spec}: {error}") from error
@@ -248,8 +248,8 @@ def plan_of(options: SolverOptions, loaded: Any, scale: float, prediction: Predi
         raise ValueError(
             f"--plan: {error}; the network is {loaded.name!r}, --network or --model names another"
         ) from error
-    first, due = plan.levels[0].ratio, default_start(loaded.schedule, **facts).ratio
-    if options.plan and size > 1 and first < due / 2:
+    first = plan.levels[0].ratio
+    if options.plan and size > 1 and first < default_start(loaded.schedule, **facts).ratio / 2:
         typer.echo(
             f"note: {plan.name} begins at σ/α = {first:.3g}, where data that reach ±{size:g} show through the noise; "
             f"fit a plan anew, now that the network says how far they reach",

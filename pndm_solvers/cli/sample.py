@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from pndm_solvers.cli.batches import Drawing, draw, levels_of_states, starts
+from pndm_solvers.cli.batches import Drawing, draw, levels_of_states, pure_noise
 from pndm_solvers.cli.command import COMPUTED, DRAWN, SOLVED, WRITTEN
 from pndm_solvers.cli.networks import (
     Class,
@@ -142,7 +142,7 @@ def sample(
         else:
             few = min(PILOT_IMAGES, count)
             top = loaded.schedule.level(loaded.schedule.t_max)
-            x = starts(loaded, few, seed, device) * noise_size(top)
+            x = pure_noise(loaded, few, seed, device) * noise_size(top)
             plan = _plan_within(tolerance, options, loaded, label, scale, x, prediction)
         started = time.perf_counter()
         drawing = draw(
@@ -159,9 +159,9 @@ def sample(
             states=trajectory is not None,
         )
     seconds = time.perf_counter() - started
-    advise(loaded, drawing.samples, plan)
     numbers = None if label is None else label.cpu().numpy()
     _write(drawing, plan, numbers, files)
+    advise(loaded, drawing.samples, plan)
     told = ", ".join(map(str, files.values()))
     typer.echo(f"{loaded.name} · {plan.name} · {plan.cost()} · {seconds:.1f} s · {told}")
 

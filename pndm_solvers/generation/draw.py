@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pndm_solvers.generation.manifest import Settings
-from pndm_solvers.generation.network import advise, begun, modules_of
+from pndm_solvers.generation.network import advise, first_state_of, modules_of
 from pndm_solvers.generation.shards import Shard
 from pndm_solvers.noise import initial_noise
 
@@ -25,7 +25,6 @@ class Drawer:
         import torch
 
         self.settings, self.loaded, self.device = settings, loaded, device
-        self._first: Any = None
         self.plan, self.prediction = settings.made_plan(), settings.made_prediction()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
@@ -45,7 +44,7 @@ class Drawer:
         numbers = range(first, first + settings.batch)
         seeds = [settings.seed + number for number in numbers]
         noise = torch.from_numpy(initial_noise((settings.batch, *settings.shape), seeds)).float()
-        x = begun(self.loaded, noise, self.plan.levels[0]).to(self.device)
+        x = first_state_of(self.loaded, noise, self.plan.levels[0]).to(self.device)
         label = None
         if settings.classes:
             one = settings.class_
@@ -56,18 +55,13 @@ class Drawer:
             )
             drawn = self.plan.run(model, x, prediction=self.prediction, seed=seeds).cpu().numpy()
         if batch == 0:
-            self._first = drawn
+            advise(self.loaded, drawn, self.plan)
         count = min(settings.batch, settings.num_images - first)
         if settings.values == "uint8":
             from pndm_solvers.images import pixels
 
             drawn = np.ascontiguousarray(pixels(drawn))
         return Shard(drawn[:count], None if label is None else label[:count].numpy(), first)
-
-    def advise(self) -> None:
-        """Warns where the first batch, if it was drawn here, says that the data are others than the network says."""
-        if self._first is not None:
-            advise(self.loaded, self._first, self.plan)
 
     def _in_dtype(self, model: Any) -> Any:
         """The model, whose network alone computes in the job's dtype. States stay float32."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ OPTIONS = {  # of the command line, by the name of the setting
     "shape": "the shape of a sample",
     "classes": "the number of classes",
     "prediction": "the prediction and its --clip",
+    "data": "what the network says of its data",
 }
-OF_THE_NETWORK = ("source", "shape", "classes", "plan", "prediction", "guidance", "class_")
+OF_THE_NETWORK = ("source", "shape", "classes", "plan", "prediction", "guidance", "class_", "data")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Settings:
     source:
         The option that names the network, as `--network digits`.
     parameters:
-        The SHA-256 of the network's parameters and of what it says of its data; None where it has neither.
+        The SHA-256 of the network's parameters; None where it is no torch module.
     shape, classes:
         The shape of one sample, and how many classes the network has.
     plan, prediction:
@@ -57,6 +58,8 @@ class Settings:
         threads.
     values:
         What the shards hold: uint8 or float32.
+    data:
+        What the network says of its data: `data_mean`, `data_range`, or neither.
     """
 
     num_images: int
@@ -76,6 +79,7 @@ class Settings:
     device: str
     threads: int | None
     values: str
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def job(self) -> str:
@@ -119,7 +123,10 @@ class Settings:
     def facts(self) -> dict[str, Any]:
         """The settings as JSON has them."""
         prediction = {name: _strict(value) for name, value in self.prediction.items()}
-        return asdict(self) | {"shape": list(self.shape), "prediction": prediction}
+        facts = asdict(self) | {"shape": list(self.shape), "prediction": prediction}
+        if not self.data:
+            del facts["data"]
+        return facts
 
     def made_plan(self) -> Plan:
         """The plan, ready to run."""
@@ -136,8 +143,7 @@ class Settings:
             # All else about the network differs with it.
             same = self.source == theirs.source
             ours, other = (self.parameters, theirs.parameters) if same else (self.source, theirs.source)
-            told = "the parameters of the network, or what it says of its data,"
-            yield told if same else "the network", ours, other
+            yield "the parameters of the network" if same else "the network", ours, other
         for one in fields(self):
             name, ours, other = one.name, getattr(self, one.name), getattr(theirs, one.name)
             if name == "parameters" or (self.parameters != theirs.parameters and name in OF_THE_NETWORK):

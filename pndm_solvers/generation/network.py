@@ -11,7 +11,7 @@ import numpy as np
 
 from pndm_solvers.advice import advise_on_samples
 from pndm_solvers.arguments import function, shown, whole
-from pndm_solvers.grid import size_of_data
+from pndm_solvers.grid import default_start, size_of_data
 from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.latents import around, first_state, mean_of
 from pndm_solvers.plan import Plan
@@ -20,10 +20,19 @@ from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
 
-__all__ = ["Network", "advise", "begun", "data_of", "modules_of", "noise_size", "parameters_digest"]
+__all__ = [
+    "Network",
+    "advise",
+    "data_of",
+    "first_state_of",
+    "modules_of",
+    "noise_size",
+    "parameters_digest",
+    "said_of_data",
+]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """A network for the commands `sample`, `fit` and `generate`, by `--model module:function`.
 
@@ -55,7 +64,7 @@ class Network:
     labels: tuple[str, ...] = ()
     unconditional: int | None = None
     name: str = ""
-    data_mean: Any = field(default=None, compare=False)
+    data_mean: Any = None
     data_range: float = 1.0
 
     def __post_init__(self) -> None:
@@ -69,12 +78,10 @@ class Network:
         shape = tuple(whole("a length in shape", length) for length in self.shape)
         own = getattr(self.network, "__name__", type(self.network).__name__)
         vars(self).update(shape=shape, labels=tuple(map(str, labels)), name=self.name or own)
-        if (mean := self.data_mean) is not None:
-            mean = mean_of(mean)
-            if not np.isfinite(mean).all():
-                raise ValueError(f"data_mean is {shown(self.data_mean)}; it must be finite")
-            around(mean, np.zeros((1, *shape)), self.schedule.level(self.schedule.t_max))  # refuses what does not fit
-        vars(self).update(data_mean=mean, data_range=size_of_data(self.data_range))
+        vars(self).update(data_of(self))
+        if self.data_mean is not None:
+            top = self.schedule.level(self.schedule.t_max)
+            around(self.data_mean, np.zeros((1, *shape)), top)  # refuses what does not fit
 
     def __call__(self, x: Any, t: Any, label: Any = None) -> Any:
         """The answer at the times `t` `(B,)`, for the classes `label` `(B,)` where it has some."""
@@ -104,21 +111,34 @@ def noise_size(level: Level) -> float:
 
 
 def data_of(loaded: Any) -> dict[str, Any]:
-    """What a network says of its data, as options of `Solver.sample`."""
-    return {"data_mean": getattr(loaded, "data_mean", None), "data_range": getattr(loaded, "data_range", 1.0)}
+    """What a network says of its data, as options of `Solver.sample`. TypeError or ValueError for what cannot be."""
+    mean = getattr(loaded, "data_mean", None)
+    size = size_of_data(getattr(loaded, "data_range", 1.0))
+    return {"data_mean": None if mean is None else mean_of(mean), "data_range": size}
 
 
-def begun(loaded: Any, noise: Any, level: Level) -> Any:
+def said_of_data(loaded: Any) -> dict[str, Any]:
+    """The same for JSON, without what was not said."""
+    mean, size = data_of(loaded).values()
+    return ({} if mean is None else {"data_mean": mean.tolist()}) | ({} if size == 1 else {"data_range": size})
+
+
+def first_state_of(loaded: Any, noise: Any, level: Level) -> Any:
     """The state at which a run of the network begins at a level, from `noise` `(B, …)` of deviation 1."""
-    data = data_of(loaded)
-    return first_state(noise * noise_size(level), level, data.pop("data_mean"), data)
+    mean, size = data_of(loaded).values()
+    return first_state(noise * noise_size(level), level, mean, {"data_range": size})
 
 
 def advise(loaded: Any, samples: Any, plan: Plan) -> None:
-    """Warns of samples `(B, …)` that say that the network's data have another mean or size than it says."""
-    data = data_of(loaded)
-    if data["data_mean"] is None:
-        advise_on_samples(samples, plan, loaded.schedule, data["data_range"])
+    """Where the network says no mean, warns of samples `(B, …)` that have one, or are far wider than it says.
+
+    Their width says something where the run began where the range decides.
+    """
+    mean, size = data_of(loaded).values()
+    start = default_start(loaded.schedule, loaded.prediction, size, tuple(loaded.shape))
+    if mean is None:
+        own = math.isclose(plan.levels[0].t, start.t, rel_tol=1e-9, abs_tol=1e-9)
+        advise_on_samples(samples, plan, loaded.schedule, size if own else None)
 
 
 def modules_of(loaded: Any) -> Iterator[tuple[str, Any]]:
@@ -134,10 +154,7 @@ def modules_of(loaded: Any) -> Iterator[tuple[str, Any]]:
 
 
 def parameters_digest(loaded: Any) -> str | None:
-    """The SHA-256 of what a network is: its parameters and buffers, and what it says of its data.
-
-    None where it holds no torch module and says nothing.
-    """
+    """The SHA-256 of all parameters and buffers of a network; None where it holds no torch module."""
     from hashlib import sha256
 
     import torch
@@ -149,8 +166,4 @@ def parameters_digest(loaded: Any) -> str | None:
                 flat = tensor.detach().cpu().contiguous().reshape(-1)
                 digest.update(f"{module}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(flat.view(torch.uint8).numpy().data)
-    mean, size = data_of(loaded).values()
-    if said := mean is not None or size != 1:
-        numbers = np.asarray(0.0 if mean is None else mean, np.float64)
-        digest.update(f"{size} {numbers.shape}\n".encode() + numbers.tobytes())
-    return digest.hexdigest() if modules or said else None
+    return digest.hexdigest() if modules else None
