@@ -19,7 +19,7 @@ FROZEN = Rule(
     orders=((20.0, 2), (0.03, 3), (0.0, 4)), bound=8.0, long_bound=8.0, last_bound=8.0, wide_bound=100.0,
     mixed=False, corrected=0.0, even=False,
 )  # fmt: skip
-# For 3 to 5 steps, before networks with a condition were among the problems that choose.
+# For 3 to 5 steps, before restoration networks were among the problems that choose.
 UP_TO_5 = Rule(
     grid_scale=0.25, grid_rise=0.9, grid_fall=10.0, grid_first=1.0, grid_top=0.14, grid_low=0.0007, tail=0.0,
     orders=((0.0, 2),), last_bound=1.0,

@@ -16,7 +16,7 @@ with penalties on cells that grow by half and more, and on those above 1.8 times
 lengths of the tables. It looks at runs of the lengths --calls, without them at the given grids.
 
     python benchmarks/choose_default.py
-    python benchmarks/choose_default.py --search 20 --calls 18 20 26
+    python benchmarks/choose_default.py --search 13 --calls 4 5
 """
 
 import argparse
@@ -57,10 +57,10 @@ def exchanged(rule: Rule, steps: int, new: Rule) -> Rule:
     return replace(rule, by_length=tuple(by_length))
 
 
-# Before networks with a condition had a say in runs of 3 to 5 steps; before runs of more than 30 steps had numbers of
+# Before restoration networks had a say in runs of 3 to 5 steps; before runs of more than 30 steps had numbers of
 # their own; before they ended along the flow's mirror; before a lengthening step to the picture leant less on the past.
-UNCONDITIONAL = replace(RULE, by_length=((3, 5, UP_TO_5), *RULE.by_length[1:]))
-UNSEARCHED = Rule(last_noise=0.3, by_length=UNCONDITIONAL.by_length[:-1])
+UNRESTORED = replace(RULE, by_length=((3, 5, UP_TO_5), *RULE.by_length[1:]))
+UNSEARCHED = Rule(last_noise=0.3, by_length=UNRESTORED.by_length[:-1])
 UNMIRRORED = replace(UNSEARCHED, last_noise=0.0)
 OLDER = replace(UNMIRRORED, even_last=math.inf)
 DEFAULT = "2027-06"  # the library's own
@@ -68,11 +68,11 @@ RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
     "2026-12": replace(OLDER, by_length=(), grid_top=math.inf),
-    "2027-01": replace(OLDER, by_length=(*UNCONDITIONAL.by_length[:2], (9, 13, UP_TO_13))),
+    "2027-01": replace(OLDER, by_length=(*UNRESTORED.by_length[:2], (9, 13, UP_TO_13))),
     "2027-02": OLDER,
     "2027-03": UNMIRRORED,
     "2027-04": UNSEARCHED,
-    "2027-05": UNCONDITIONAL,
+    "2027-05": UNRESTORED,
     DEFAULT: RULE,
     f"{DEFAULT}, from the top": replace(RULE, start=math.inf),
     f"{DEFAULT}, few steps as many": OVER_30,
@@ -257,8 +257,7 @@ def read_rule(name: str) -> Rule:
 def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: Sequence[int] | None, seed: int) -> Rule:
     rng, began, best = np.random.default_rng(seed), time.monotonic(), math.inf
     path = networks.CACHE / f"found-rule-{'-'.join(map(str, calls or ['given']))}-{seed}.json"
-    fast = [[p for p in own.problems[kind] if SLOW not in p.name] for kind in KINDS]
-    cells = [[(p, count) for p in kind for count in calls or ()] for kind in fast]
+    cells = [[(p, n) for p in own.problems[kind] if SLOW not in p.name for n in calls or ()] for kind in KINDS]
 
     def errors(rule: Rule) -> list[np.ndarray]:
         if calls is None:
@@ -266,9 +265,11 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
         return [np.array([paired(p, plan_of(rule, p, count))[0] for p, count in kind]) for kind in cells]
 
     first = errors(RULE)
-    known = {(problem.name, count): least for (_, problem, count), least in zip(own.cells, own.least, strict=True)}
-    least = [np.array([known.get((p.name, count), math.inf) for p, count in kind]) for kind in cells]
-    least = [grids.best] if calls is None else least
+    if calls is None:
+        least = [grids.best]
+    else:
+        known = {(problem.name, count): least for (_, problem, count), least in zip(own.cells, own.least, strict=True)}
+        least = [np.array([known.get((p.name, count), math.inf) for p, count in kind]) for kind in cells]
 
     def score(rule: Rule) -> float:
         parts = []

@@ -128,7 +128,7 @@ def upper_half(x: Tensor, generator: torch.Generator) -> Tensor:
     return x[:, : x.shape[1] // 2]
 
 
-# What a network with a condition is told of a sample `(B, D)`.
+# A restoration network draws a sample, given a noisy or partial copy. These make the copies of samples `(B, D)`.
 GIVEN: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "noise 0.05": partial(noisy, 0.05),
     "noise 0.02": partial(noisy, 0.02),
@@ -441,7 +441,7 @@ class Trained:
     prediction: Prediction
     shape: tuple[int, ...]
     classes: int  # 0: unconditional
-    given: str | None  # what it is told of a sample
+    given: str | None  # a name of GIVEN
 
     def data(self) -> np.ndarray:
         """The training data, `(K, *shape)` float32."""
@@ -452,7 +452,7 @@ class Trained:
         return DATA[NETWORKS[self.name].data]()[1] if self.classes else None
 
     def condition(self, count: int) -> dict[str, Tensor] | None:
-        """Of so many samples: the classes in turn, or what the network is told of data in turn."""
+        """Of so many samples: the classes in turn, or copies of data in turn."""
         if self.given:
             x = torch.from_numpy(self.data()[np.arange(count) * 7 % len(self.data())])
             return {"given": GIVEN[self.given](x, torch.Generator().manual_seed(7))}

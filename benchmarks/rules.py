@@ -72,20 +72,21 @@ class Cells:
         return Problem.of(model, schedule, x, saved=self.path.with_name(f"fine-{name}-{calls}-{own}.npz"), **options)
 
     def network(self, name: str, starts: int, seed: int = 1, calls: int = 160, data: Any = None) -> Problem:
-        """A network by its name, with its classes in turn."""
+        """A network by its name, with its classes in turn or what else it is conditioned on."""
+        condition = None
         if name in packages.FOREIGN:
             network = packages.load(name)
-            model, classes = network.model, 0
+            model = network.model
         elif name in NETWORK_NAMES:
             model = network = load_network(name)
-            classes = len(network.labels)
+            condition = {"label": torch.arange(starts) % len(network.labels)} if network.labels else None
         else:
             network = networks.load(name)
-            model, classes = network.network, network.classes
+            model, condition = network.network, network.condition(starts)
         x = initial_noise((starts, *network.shape), seed)
         x = x if name in packages.FOREIGN else torch.from_numpy(x).float()
-        options = {"condition": {"label": torch.arange(starts) % classes} if classes else None, "data": data}
-        return self.problem(name, x, model, network.schedule, calls, prediction=network.prediction, **options)
+        options = {"condition": condition, "data": data, "prediction": network.prediction}
+        return self.problem(name, x, model, network.schedule, calls, **options)
 
 
 @cache

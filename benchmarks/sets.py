@@ -84,7 +84,7 @@ def exact(distribution: Callable[[], Distribution], schedule: str, count: int, s
 
 
 def trained(network: str, count: int, seed: int, **options: Any) -> Problem:
-    """A network of networks.py with its training data, and their classes in turn, or what it is told of them."""
+    """A network of networks.py with its training data and its condition."""
     found = networks.load(network)
     x = torch.from_numpy(initial_noise((count, *found.shape), seed)).float()
     condition = found.condition(count)

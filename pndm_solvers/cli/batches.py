@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pndm_solvers.generation.network import first_state_of
+from pndm_solvers.generation.network import first_state_of, noise_size
 from pndm_solvers.noise import BEFORE_THE_FIRST, NoiseSource
 from pndm_solvers.observers import Observer, Step
 from pndm_solvers.plan import Plan, State
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.schedule import Level
 
-__all__ = ["Drawing", "draw", "levels_of_states", "pure_noise"]
+__all__ = ["Drawing", "draw", "levels_of_states", "pilot_noise"]
 
 
 class _Batch(Observer):
@@ -44,6 +44,11 @@ class Drawing:
     samples: NDArray[np.float32]
     previews: list[NDArray[np.float32]] = field(default_factory=list)
     states: NDArray[np.float32] | None = None
+
+
+def pilot_noise(loaded: Any, count: int, seed: int, device: str) -> Any:
+    """The noise of the first samples at the schedule's highest level, as `plan_within` and `Pilot.record` take it."""
+    return pure_noise(loaded, count, seed, device) * noise_size(loaded.schedule.level(loaded.schedule.t_max))
 
 
 def pure_noise(loaded: Any, count: int, seed: int, device: str, first: int = 0) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from pndm_solvers.cli.batches import pilot_noise
 from pndm_solvers.cli.command import COMPUTED, SOLVED, WRITTEN
 from pndm_solvers.cli.networks import (
     Clip,
@@ -25,8 +26,7 @@ from pndm_solvers.files import make_parent, write_whole
 from pndm_solvers.fit import Fit, Pilot
 from pndm_solvers.fit.fitted import FINER
 from pndm_solvers.fit.pilot import LEAST, LEVELS
-from pndm_solvers.generation.network import data_of, noise_size
-from pndm_solvers.noise import initial_noise
+from pndm_solvers.generation.network import data_of
 
 
 def fit(
@@ -140,17 +140,13 @@ def _record(
     seed: int,
     device: str,
 ) -> Pilot:
-    import torch
-
-    noise = initial_noise((samples, *loaded.shape), seed) * noise_size(loaded.schedule.level(loaded.schedule.t_max))
-    x = torch.from_numpy(noise).float().to(device)
     # In pairs, since every other sample judges: so every class is on both sides.
     label = labels_of(loaded, None, guidance, -(-samples // 2), device)
     condition = None if label is None else {"label": label.repeat_interleave(2)[:samples]}
     return Pilot.record(
         guided,
         loaded.schedule,
-        x,
+        pilot_noise(loaded, samples, seed, device),
         prediction=prediction,
         **data_of(loaded),
         condition=condition,

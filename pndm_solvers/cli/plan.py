@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated, Any
 
 import typer
@@ -70,26 +71,32 @@ def print_plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.", rich_help_panel=WRITTEN)] = False,
 ) -> None:
     """Print the plan of a solver: its times, its levels and the formula of each step. No network is called."""
-    cut: dict[str, Any] = {"final": final, "start": start, "stop": stop, "prediction": prediction}
-    cut |= {"data_range": data_range}
-    if shape is not None:
-        words = shape.split(",")
-        if not all(word.isdecimal() for word in words):
-            raise ValueError(f"--shape is {shape!r}; it is the lengths of one sample, such as 2 or 3,64,64")
-        cut |= {"sample_shape": tuple(map(int, words))}
+    cut: dict[str, Any] = {
+        "final": final,
+        "start": start,
+        "stop": stop,
+        "prediction": prediction,
+        "data_range": data_range,
+    }
     if options.plan:
         named = [
             *options.named_method,
             *(["--steps"] if options.steps else []),
             *(["--calls"] if options.calls else []),
         ]
-        unsaid = {"final": "clean", "start": None, "stop": None, "prediction": "epsilon", "data_range": 1.0}
-        if named or schedule != "linear" or cut != unsaid:
+        own = inspect.signature(print_plan).parameters
+        said = {"schedule": schedule, "shape": shape, **cut}
+        if named or any(value != own[name].default for name, value in said.items()):
             raise ValueError(f"a plan from a file is printed as it is; leave {', '.join(named) or 'the options'} out")
         for path in options.plan:
             plan = read_plan(path)
             typer.echo(plan.to_json(indent=2) if as_json else f"{plan}{_fitted_to(plan)}")
         return
+    if shape is not None:
+        words = shape.split(",")
+        if not all(word.isdecimal() for word in words):
+            raise ValueError(f"--shape is {shape!r}; it is the lengths of one sample, such as 2 or 3,64,64")
+        cut["sample_shape"] = tuple(map(int, words))
     solver = options.make_solver(read_schedule(schedule))
     plan = options.make_plan(solver, **cut)
     typer.echo(plan.to_json(indent=2) if as_json else str(plan))

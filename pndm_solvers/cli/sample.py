@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from pndm_solvers.cli.batches import Drawing, draw, levels_of_states, pure_noise
+from pndm_solvers.cli.batches import Drawing, draw, levels_of_states, pilot_noise
 from pndm_solvers.cli.command import COMPUTED, DRAWN, SOLVED, WRITTEN
 from pndm_solvers.cli.networks import (
     Class,
@@ -30,7 +30,7 @@ from pndm_solvers.cli.networks import (
 )
 from pndm_solvers.cli.options import SolverOptions, grouped
 from pndm_solvers.files import make_parent, write_whole
-from pndm_solvers.generation.network import advise, data_of, noise_size
+from pndm_solvers.generation.network import advise, data_of
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 
@@ -141,8 +141,7 @@ def sample(
             plan = plan_of(options, loaded, scale, prediction)
         else:
             few = min(PILOT_IMAGES, count)
-            top = loaded.schedule.level(loaded.schedule.t_max)
-            x = pure_noise(loaded, few, seed, device) * noise_size(top)
+            x = pilot_noise(loaded, few, seed, device)
             plan = _plan_within(tolerance, options, loaded, label, scale, x, prediction)
         started = time.perf_counter()
         drawing = draw(

@@ -139,6 +139,7 @@ class Pilot:
         if options.get("start") in (None, "top"):
             advise_on_noise(x_T, schedule.level(schedule.t_max))
         x = first_state(x_T, plan.levels[0], data_mean, options)
+        mean = None if data_mean is None else mean_of(data_mean)
         given = checked_condition(condition, x)
         batch = count if batch_size is None else whole("batch_size", batch_size)
         size = int(np.prod(x.shape[1:]))
@@ -169,7 +170,6 @@ class Pilot:
         advise_on_first_answer(states[0], slopes[0], plan.levels[0], prediction.type)
         if data_mean is None and options.get("start") is None:
             advise_on_samples(library(x).from_numpy(all_ends.reshape(x.shape), x), plan, schedule, None)
-        mean = None if data_mean is None else mean_of(data_mean)
         return Pilot(schedule, tuple(starts), all_ends, error, grid, kept, states, slopes, mean)
 
     def fit(self, model: Model, max_model_calls: int, *, progress: bool = False, note: str = "") -> Fit:
@@ -250,7 +250,8 @@ class Pilot:
                 facts = json.loads(str(file["facts"]))
                 if facts["format"] != FORMAT:
                     raise ValueError(f"format is {facts['format']!r}; this version reads {FORMAT!r}")
-                arrays = {name: file[name] for name in (*ARRAYS, "data_mean") if name in file or name in ARRAYS}
+                arrays = {name: file[name] for name in ARRAYS}
+                mean = file.get("data_mean")
                 count = sum(name.startswith("start") for name in file.files)
                 starts = [_state(file[f"start{i}"].tobytes(), device, like) for i in range(count)]
         except (ValueError, KeyError, EOFError, BadZipFile) as error:
@@ -262,7 +263,9 @@ class Pilot:
         options = facts["options"]
         options["prediction"] = Prediction(**options["prediction"])
         options["sample_shape"] = tuple(options["sample_shape"])
-        return Pilot(KINDS[kind](**fields), tuple(starts), options=options, error=facts["error"], **arrays)
+        return Pilot(
+            KINDS[kind](**fields), tuple(starts), options=options, error=facts["error"], data_mean=mean, **arrays
+        )
 
 
 def _bytes(state: State) -> bytes:

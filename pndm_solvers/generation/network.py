@@ -135,10 +135,11 @@ def advise(loaded: Any, samples: Any, plan: Plan) -> None:
     Their width says something where the run began where the range decides.
     """
     mean, size = data_of(loaded).values()
+    if mean is not None:
+        return
     start = default_start(loaded.schedule, loaded.prediction, size, tuple(loaded.shape))
-    if mean is None:
-        own = math.isclose(plan.levels[0].t, start.t, rel_tol=1e-9, abs_tol=1e-9)
-        advise_on_samples(samples, plan, loaded.schedule, size if own else None)
+    own = math.isclose(plan.levels[0].t, start.t, rel_tol=1e-9, abs_tol=1e-9)
+    advise_on_samples(samples, plan, loaded.schedule, size if own else None)
 
 
 def modules_of(loaded: Any) -> Iterator[tuple[str, Any]]:
