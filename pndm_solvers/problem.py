@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pndm_solvers.analytic import Distribution
-from pndm_solvers.arguments import boolean, choice, function, location, real, whole
+from pndm_solvers.arguments import boolean, choice, function, location, whole
 from pndm_solvers.arrays import check_state, library
 from pndm_solvers.condition import Condition, checked_condition
 from pndm_solvers.distances import Target
 from pndm_solvers.files import write_whole
 from pndm_solvers.flow import ExactFlow, FineRun, Flow, Reference
+from pndm_solvers.grid import size_of_data
 from pndm_solvers.latents import around, first_state
 from pndm_solvers.noise import initial_noise
 from pndm_solvers.observers import Callback
@@ -148,7 +149,7 @@ class Problem:
         if data_mean is not None:
             around(data_mean, x_T, schedule.level(schedule.t_max))  # refuses what does not fit
         parts = name, schedule, model, Prediction.of(prediction), x_T, flow, condition, data, path
-        return Problem(*parts, data_mean, real("data_range", data_range, "above 0", lambda size: 0 < size < math.inf))
+        return Problem(*parts, data_mean, size_of_data(data_range))
 
     @staticmethod
     def exact(

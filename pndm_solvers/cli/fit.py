@@ -148,7 +148,7 @@ def _record(
         loaded.schedule,
         pilot_noise(loaded, samples, seed, device),
         prediction=prediction,
-        **data_of(loaded),
+        **data_of(loaded)._asdict(),
         condition=condition,
         levels=levels,
         batch_size=batch,
@@ -158,7 +158,7 @@ def _record(
 
 def _check_same(pilot: Pilot, loaded: Any, prediction: Any, path: Path) -> None:
     own = {"schedule": loaded.schedule, "prediction": prediction, "shape": tuple(loaded.shape)}
-    own |= data_of(loaded)
+    own |= data_of(loaded)._asdict()
     theirs = {
         "schedule": pilot.schedule,
         "prediction": pilot.starts[0].prediction,

@@ -121,7 +121,7 @@ def is_picture(loaded: Any) -> bool:
 
 def _beyond(loaded: Any) -> bool:
     """Whether the network says that its data reach beyond ±1; its range is up to two deviations."""
-    mean, size = data_of(loaded).values()
+    mean, size = data_of(loaded)
     return size > 2 or (mean is not None and np.abs(mean).max() > 1)
 
 
@@ -238,7 +238,7 @@ def plan_of(options: SolverOptions, loaded: Any, scale: float, prediction: Predi
             if plan.model_calls == calls:
                 return plan
     solver = options.make_solver(loaded.schedule)
-    size = data_of(loaded)["data_range"]
+    size = data_of(loaded).data_range
     facts: dict[str, Any] = {"prediction": prediction, "sample_shape": loaded.shape, "data_range": size}
     try:
         plan = options.make_plan(solver, **facts)

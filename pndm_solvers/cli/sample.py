@@ -197,7 +197,7 @@ def _plan_within(
     solver = options.make_solver(loaded.schedule)
     pilot = loaded.model(None if label is None else label[: len(x)], scale)
     typer.echo("pilot run for the number of calls …", err=True)
-    facts = {"prediction": prediction, "spacing": options.spacing, **data_of(loaded)}
+    facts = {"prediction": prediction, "spacing": options.spacing, **data_of(loaded)._asdict()}
     plan = solver.plan_within(tolerance, pilot, x, **facts)
     note_on(plan)
     return plan

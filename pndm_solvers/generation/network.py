@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pndm_solvers.advice import advise_on_samples
 from pndm_solvers.arguments import function, shown, whole
@@ -78,7 +79,7 @@ class Network:
         shape = tuple(whole("a length in shape", length) for length in self.shape)
         own = getattr(self.network, "__name__", type(self.network).__name__)
         vars(self).update(shape=shape, labels=tuple(map(str, labels)), name=self.name or own)
-        vars(self).update(data_of(self))
+        vars(self).update(data_of(self)._asdict())
         if self.data_mean is not None:
             top = self.schedule.level(self.schedule.t_max)
             around(self.data_mean, np.zeros((1, *shape)), top)  # refuses what does not fit
@@ -110,22 +111,28 @@ def noise_size(level: Level) -> float:
     return size if size > 1.01 else 1.0
 
 
-def data_of(loaded: Any) -> dict[str, Any]:
-    """What a network says of its data, as options of `Solver.sample`. TypeError or ValueError for what cannot be."""
+class Data(NamedTuple):
+    """What a network says of its data: options of `Solver.sample`."""
+
+    data_mean: NDArray[np.float64] | None
+    data_range: float
+
+
+def data_of(loaded: Any) -> Data:
+    """What a network says of its data. TypeError or ValueError for what cannot be."""
     mean = getattr(loaded, "data_mean", None)
-    size = size_of_data(getattr(loaded, "data_range", 1.0))
-    return {"data_mean": None if mean is None else mean_of(mean), "data_range": size}
+    return Data(None if mean is None else mean_of(mean), size_of_data(getattr(loaded, "data_range", 1.0)))
 
 
 def said_of_data(loaded: Any) -> dict[str, Any]:
     """The same for JSON, without what was not said."""
-    mean, size = data_of(loaded).values()
+    mean, size = data_of(loaded)
     return ({} if mean is None else {"data_mean": mean.tolist()}) | ({} if size == 1 else {"data_range": size})
 
 
 def first_state_of(loaded: Any, noise: Any, level: Level) -> Any:
     """The state at which a run of the network begins at a level, from `noise` `(B, …)` of deviation 1."""
-    mean, size = data_of(loaded).values()
+    mean, size = data_of(loaded)
     return first_state(noise * noise_size(level), level, mean, {"data_range": size})
 
 
@@ -134,7 +141,7 @@ def advise(loaded: Any, samples: Any, plan: Plan) -> None:
 
     Their width says something where the run began where the range decides.
     """
-    mean, size = data_of(loaded).values()
+    mean, size = data_of(loaded)
     if mean is not None:
         return
     start = default_start(loaded.schedule, loaded.prediction, size, tuple(loaded.shape))
