@@ -109,6 +109,8 @@ SMALL = {
     **{f"restored-digits-{kind}": 24 for kind in ("linear-epsilon", "scaled_linear-epsilon", "cosine-v")},
     **{f"sharp-digits-{kind}": 24 for kind in ("linear-epsilon", "scaled_linear-epsilon")},
     **{f"filled-digits-{kind}": 24 for kind in ("linear-epsilon", "cosine-epsilon")},
+    **{f"restored-spectra-{kind}": 24 for kind in ("linear-epsilon", "cosine-v")},
+    **{f"upsampled-spectra-{kind}": 24 for kind in ("linear-epsilon", "scaled_linear-epsilon", "cosine-epsilon")},
 }
 EXACT_CALLS, NETWORK_CALLS, SETS_CALLS = (4, 5, 6, 8, 10, 20, 50), (4, 5, 8, 10, 20), (8, 10, 20)
 KINDS = {"exact": 0.4, "small networks": 0.3, "20 cells": 0.3}  # and their shares of what a search looks at

@@ -22,6 +22,7 @@ from unittest import mock
 import networks
 import numpy as np
 import torch
+from network_recipes import network_data
 from numpy.typing import NDArray
 from safetensors import safe_open
 
@@ -93,13 +94,13 @@ def fast(unet: UNet) -> UNet:
 # Of each network: how to load it with some number of samples, and that number.
 CASES: dict[str, tuple[Callable[[int], Case], int]] = {
     "digits-linear": (
-        lambda count: bundled("digits-linear", "digits", networks.network_data.digits()[0], count, 100), 2000
+        lambda count: bundled("digits-linear", "digits", network_data.digits()[0], count, 100), 2000
     ),
     **{
-        name: (partial(lambda name, count: own(name, networks.network_data.digits()[0], count, 100), name), 2000)
+        name: (partial(lambda name, count: own(name, network_data.digits()[0], count, 100), name), 2000)
         for name in TRAINED
     },
-    "fashion": (lambda count: bundled("fashion", "fashion", networks.network_data.fashion()[0], count, 50), 500),
+    "fashion": (lambda count: bundled("fashion", "fashion", network_data.fashion()[0], count, 50), 500),
 }  # fmt: skip
 
 

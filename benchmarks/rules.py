@@ -31,6 +31,7 @@ import numpy as np
 import packages
 import torch
 from candidates import CANDIDATES, WEIGHTS, candidate
+from network_recipes import DATA
 from tables import heading, report, table
 from tqdm import tqdm
 
@@ -182,7 +183,7 @@ def floor_of(data: np.ndarray, count: int) -> float:
 
 def start(cells: Cells, budgets: tuple[int, ...] = (4, 5, 6, 8, 10, 20), count: int = 2000) -> str:
     """The digits network in distribution, begun at lower and lower σ/α"""
-    data = networks.DATA["digits"]()[0]
+    data = DATA["digits"]()[0]
     problem = cells.network("digits", count, data=torch.from_numpy(data))
     features = networks.load_features("digits")
     known, target, floor = features(data), problem.target(), floor_of(data, count)
@@ -252,8 +253,8 @@ def newcomer(cells: Cells, budgets: tuple[int, ...] = (5, 10, 20, 50), count: in
 def instrument(cells: Cells) -> str:
     """Does the measure tell samplers apart?"""
     ring = exact_problem("ring", NoiseSchedule.linear(), starts=2000)
-    digits = torch.from_numpy(np.random.default_rng(0).permutation(networks.DATA["digits"]()[0]))
-    moons = (torch.from_numpy(part).float() for part in (networks.moons()[0], more_moons(1)))
+    digits = torch.from_numpy(np.random.default_rng(0).permutation(DATA["digits"]()[0]))
+    moons = (torch.from_numpy(part).float() for part in (DATA["moons"]()[0], more_moons(1)))
     # A problem with the given data, and two disjoint sets of data, if it has any.
     cases: dict[str, tuple[Callable[[Any], Problem], tuple[Any, ...]]] = {
         "ring": (lambda data: replace(ring, data=data), (ring.data[:2000], ring.data[2000:4000])),

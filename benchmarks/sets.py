@@ -17,6 +17,7 @@ import networks
 import numpy as np
 import packages
 import torch
+from network_recipes import NETWORKS, network_data
 
 from pndm_solvers import Problem, initial_noise
 from pndm_solvers.analytic import Distribution, Gaussian, GaussianMixture
@@ -108,7 +109,7 @@ def foreign(network: str, count: int, seed: int, **options: Any) -> Problem:
 
 def bundled(network: str, count: int, seed: int, **options: Any) -> Problem:
     """A bundled network with its training data."""
-    data = getattr(networks.network_data, network)()[0]
+    data = getattr(network_data, network)()[0]
     problem = network_problem(found := load_network(network), count, seed, **{"data": data, "calls": 256} | options)
     return replace(problem, model=networks.accelerated(found.unet))
 
@@ -189,7 +190,7 @@ def _entries(name: str) -> list[Entry]:
         for data in EXACT[name]
         for schedule in SCHEDULE_NAMES[name]
     ]
-    for network, recipe in networks.NETWORKS.items():
+    for network, recipe in NETWORKS.items():
         digits = "digits" in network
         size = SIZES.get(network, MIDDLE if digits else CHEAP)
         if recipe.set == name:

@@ -31,6 +31,7 @@ from unittest import mock
 import networks
 import numpy as np
 import torch
+from network_recipes import Data, network_data
 from numpy.typing import NDArray
 from tables import heading, table
 from tqdm import tqdm
@@ -104,7 +105,7 @@ class Case:
         return np.concatenate(parts)
 
 
-def bundled(name: str, data: Callable[[], networks.Data], count: int, batch: int) -> Case:
+def bundled(name: str, data: Callable[[], Data], count: int, batch: int) -> Case:
     found = load_network(name, DEVICE)
     found.unet.to(memory_format=torch.channels_last)  # a third faster on a CPU
     return Case(
@@ -124,8 +125,8 @@ def moons(count: int) -> Case:
 BATCH = 500 if DEVICE == "cuda" else 50
 COUNTS = {"digits": 2000, "fashion": 500, "moons": 10_000}
 CASES: dict[str, Callable[[], Case]] = {
-    "digits": lambda: bundled("digits", networks.network_data.digits, COUNTS["digits"], BATCH),
-    "fashion": lambda: bundled("fashion", networks.network_data.fashion, COUNTS["fashion"], BATCH),
+    "digits": lambda: bundled("digits", network_data.digits, COUNTS["digits"], BATCH),
+    "fashion": lambda: bundled("fashion", network_data.fashion, COUNTS["fashion"], BATCH),
     "moons": lambda: moons(COUNTS["moons"]),
 }
 

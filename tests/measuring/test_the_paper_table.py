@@ -12,7 +12,8 @@ import paper_table
 import pytest
 import tables
 import torch
-from networks import load_features, network_data
+from network_recipes import network_data
+from networks import load_features
 from paper_claims import HOLDS, NOT_SHOWN, WITHIN, Results
 from paper_networks import Case
 

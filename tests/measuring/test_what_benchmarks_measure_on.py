@@ -7,6 +7,7 @@ import peers
 import pytest
 import sets
 import torch
+from network_recipes import NETWORKS
 
 from pndm_solvers import PLMSSolver, Prediction, initial_noise
 from pndm_solvers.problems import exact_problem
@@ -28,7 +29,7 @@ def test_the_sets_share_no_problem_and_no_starts():
         assert name in choosing
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in networks.NETWORKS.items() if recipe.schedule])
+@pytest.mark.parametrize("name", [name for name, recipe in NETWORKS.items() if recipe.schedule])
 def test_every_trained_network_samples_its_data(name):
     """From σ/α = 10, where none of their errors is multiplied by much, samples lie near the data."""
     found = networks.load(name)
