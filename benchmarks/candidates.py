@@ -19,12 +19,20 @@ FROZEN = Rule(
     orders=((20.0, 2), (0.03, 3), (0.0, 4)), bound=8.0, long_bound=8.0, last_bound=8.0, wide_bound=100.0,
     mixed=False, corrected=0.0, even=False,
 )  # fmt: skip
-# For 3 to 5 steps, before restoration networks were among the problems that choose.
+# Of defaults that followed, for runs of up to so many steps. The first of them had one rule for all lengths beyond 13.
+# The problems that chose UP_TO_5, 8, 13 and 16 had no networks with a condition among them.
 UP_TO_5 = Rule(
     grid_scale=0.25, grid_rise=0.9, grid_fall=10.0, grid_first=1.0, grid_top=0.14, grid_low=0.0007, tail=0.0,
     orders=((0.0, 2),), last_bound=1.0,
 )  # fmt: skip
-# Of the default that followed, for 9 to 13 steps; with more it had one rule for all lengths.
+UP_TO_8 = Rule(
+    grid_scale=0.17, grid_rise=1.0, grid_fall=10.0, grid_first=1.0, grid_top=0.19, grid_low=0.0003, knee=0.095,
+    tail=0.013, orders=((8.0, 2), (0.0, 3)), long_bound=3.7, last_bound=4.0,
+)  # fmt: skip
+UP_TO_16 = Rule(
+    grid_scale=0.24, grid_rise=1.0, grid_fall=11.4, grid_first=0.9, grid_top=0.123, grid_low=0.00033, knee=0.114,
+    tail=0.0255, orders=((12.3, 2), (0.0, 3)), long_bound=3.63, last_bound=5.0,
+)  # fmt: skip
 UP_TO_13 = Rule(
     grid_scale=0.18, grid_rise=1.0, grid_fall=10.0, grid_first=1.0, grid_top=0.12, grid_low=0.0003, knee=0.06,
     tail=0.007, orders=((10.0, 2), (0.0, 3)), long_bound=3.9, last_bound=7.0,

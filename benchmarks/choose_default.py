@@ -37,7 +37,7 @@ import given_grids
 import networks
 import numpy as np
 import torch
-from candidates import FROZEN, UP_TO_5, UP_TO_13, candidate, everywhere
+from candidates import FROZEN, UP_TO_5, UP_TO_8, UP_TO_13, UP_TO_16, candidate, everywhere
 from rules import Cells, begun, paired, problems_of_rules, simple_plans
 from sets import DISTRIBUTIONS, SETS, exact
 from tables import heading, table
@@ -57,13 +57,17 @@ def exchanged(rule: Rule, steps: int, new: Rule) -> Rule:
     return replace(rule, by_length=tuple(by_length))
 
 
-# Before restoration networks had a say in runs of 3 to 5 steps; before runs of more than 30 steps had numbers of
-# their own; before they ended along the flow's mirror; before a lengthening step to the picture leant less on the past.
-UNRESTORED = replace(RULE, by_length=((3, 5, UP_TO_5), *RULE.by_length[1:]))
+# Before networks of spectra had a say, and restoration networks one beyond 5 steps; before these had one at all; before
+# runs of more than 30 steps had numbers of their own; before they ended along the flow's mirror; before a lengthening
+# step to the picture leant less on the past.
+WITHOUT_SPECTRA = replace(
+    RULE, by_length=(*RULE.by_length[:1], (6, 8, UP_TO_8), (9, 16, UP_TO_16), *RULE.by_length[3:])
+)
+UNRESTORED = replace(WITHOUT_SPECTRA, by_length=((3, 5, UP_TO_5), *WITHOUT_SPECTRA.by_length[1:]))
 UNSEARCHED = Rule(last_noise=0.3, by_length=UNRESTORED.by_length[:-1])
 UNMIRRORED = replace(UNSEARCHED, last_noise=0.0)
 OLDER = replace(UNMIRRORED, even_last=math.inf)
-DEFAULT = "2027-06"  # the library's own
+DEFAULT = "2027-07"  # the library's own
 RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
@@ -73,6 +77,7 @@ RULES: dict[str, Rule] = {
     "2027-03": UNMIRRORED,
     "2027-04": UNSEARCHED,
     "2027-05": UNRESTORED,
+    "2027-06": WITHOUT_SPECTRA,
     DEFAULT: RULE,
     f"{DEFAULT}, from the top": replace(RULE, start=math.inf),
     f"{DEFAULT}, few steps as many": OVER_30,

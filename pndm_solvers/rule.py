@@ -216,12 +216,12 @@ UP_TO_5 = Rule(
     tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.73, last_bound=1.0, corrected=0.8,
 )  # fmt: skip
 UP_TO_8 = Rule(
-    grid_scale=0.17, grid_rise=1.0, grid_fall=10.0, grid_first=1.0, grid_top=0.19, grid_low=0.0003, knee=0.095,
-    tail=0.013, orders=((8.0, 2), (0.0, 3)), long_bound=3.7, last_bound=4.0,
+    grid_scale=0.224, grid_rise=1.15, grid_fall=9.6, grid_first=1.0, grid_top=0.205, grid_low=0.00015, knee=0.099,
+    tail=0.02, orders=((9.6, 2), (0.0, 3)), long_bound=3.25, last_bound=3.4,
 )  # fmt: skip
 UP_TO_16 = Rule(
-    grid_scale=0.24, grid_rise=1.0, grid_fall=11.4, grid_first=0.9, grid_top=0.123, grid_low=0.00033, knee=0.114,
-    tail=0.0255, orders=((12.3, 2), (0.0, 3)), long_bound=3.63, last_bound=5.0,
+    grid_scale=0.232, grid_rise=1.06, grid_fall=9.36, grid_first=0.69, grid_top=0.128, grid_low=0.000175, knee=0.108,
+    tail=0.087, orders=((18.6, 2), (0.0, 3)), long_bound=3.74, last_bound=1.5, corrected=0.39,
 )  # fmt: skip
 UP_TO_30 = Rule(
     grid_scale=0.175, grid_rise=1.15, grid_fall=2.67, grid_first=0.605, grid_top=0.138, grid_low=0.00019, knee=0.125,
