@@ -192,7 +192,7 @@ def _entries(name: str) -> list[Entry]:
     ]
     for network, recipe in NETWORKS.items():
         digits = "digits" in network
-        size = SIZES.get(network, MIDDLE if digits else CHEAP)
+        size = SIZES.get(network, MIDDLE if digits or recipe.given else CHEAP)
         if recipe.set == name:
             found.append(Entry(network, name, partial(trained, network), *size, "digits" if digits else None))
     if name == "choosing":

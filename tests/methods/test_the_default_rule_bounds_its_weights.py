@@ -5,7 +5,7 @@ import pytest
 import scipy.integrate
 from conftest import SCHEDULES, where_steps_begin
 
-from pndm_solvers import PLMSSolver
+from pndm_solvers import DDIMSolver, PLMSSolver
 from pndm_solvers.methods.adams import Weighing, exact_weights
 from pndm_solvers.methods.multistep import STARTERS
 from pndm_solvers.methods.ruled import bounded, even_knee, well_apart
@@ -42,6 +42,31 @@ def test_no_step_weighs_answers_out_of_proportion(name):
                 means = absolute_means(correcting_none(plan, starter))
                 assert max(means[-1:], default=1) <= 7 + 1e-9, (starter, steps, spacing)
                 assert max(means, default=1) <= most + 1e-9, (starter, steps, spacing)
+
+
+def gain(plan):
+    """How far a sample is off when the picture is certain, and each answer has an independent error of deviation 1."""
+    steps, rows = plan.model_calls, iter(range(plan.model_calls))
+
+    def network(x, t):  # in sample i the answer of row i is off by 1
+        row = next(rows)
+        return x / plan.levels[row].sigma + np.eye(steps)[row][:, None]
+
+    return np.linalg.norm(plan.run(network, np.zeros((steps, 1))))
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine"])
+def test_errors_of_answers_fade_where_the_picture_is_certain(name):
+    """dx/d log ρ = x − x̂₀ is stiff: over long steps a method of high order would not let past errors fade."""
+    schedule, shape = SCHEDULES[name], {"sample_shape": (64,)}
+    for steps in (6, 8, 10, 13, 16, 20, 30, 60):
+        euler, two, own = (
+            solver.plan(steps, **shape)
+            for solver in (DDIMSolver(schedule), PLMSSolver(schedule, order=2), PLMSSolver(schedule))
+        )
+        assert gain(euler) == pytest.approx(euler.levels[-2].ratio)  # the last answer counts alone
+        assert gain(two) < 0.35
+        assert gain(own) < (2.1 if steps < 8 else 0.7)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -66,9 +66,9 @@ def test_a_constant_epsilon_is_solved_without_error():
     assert max(step.error.max() for step in estimate.steps) < 1e-12 * np.abs(RING.x).max() / LINEAR.alpha(999)
 
 
-@pytest.mark.parametrize(("name", "most"), [("gaussian", 2), ("power-law", 3), ("ring", 6), ("mixture", 6)])
+@pytest.mark.parametrize(("name", "most"), [("gaussian", 5), ("power-law", 2), ("ring", 4), ("mixture", 5)])
 def test_the_total_is_near_the_error_of_the_sample(name, most):
-    """On a Gaussian it scales in closed form. On a mixture, whose flow draws distances together, it is higher."""
+    """It is too high where errors of steps cancel, as on a Gaussian, or where the flow draws distances together."""
     problem, estimate = exact_problem(name, LINEAR, 32), ErrorEstimate()
     for solver in (PLMSSolver(LINEAR), DDIMSolver(LINEAR)):
         for calls in (10, 20):
