@@ -19,8 +19,8 @@ FROZEN = Rule(
     orders=((20.0, 2), (0.03, 3), (0.0, 4)), bound=8.0, long_bound=8.0, last_bound=8.0, wide_bound=100.0,
     mixed=False, corrected=0.0, even=False,
 )  # fmt: skip
-# Of defaults that followed, for runs of up to so many steps. The first of them had one rule for all lengths beyond 13.
-# The problems that chose UP_TO_5, 8, 13 and 16 had no networks with a condition among them.
+# Of defaults that followed, for runs of up to so many steps. They were chosen without networks that get a condition.
+# Where UP_TO_13 was in use, all longer runs had one rule.
 UP_TO_5 = Rule(
     grid_scale=0.25, grid_rise=0.9, grid_fall=10.0, grid_first=1.0, grid_top=0.14, grid_low=0.0007, tail=0.0,
     orders=((0.0, 2),), last_bound=1.0,

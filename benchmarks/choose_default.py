@@ -57,12 +57,12 @@ def exchanged(rule: Rule, steps: int, new: Rule) -> Rule:
     return replace(rule, by_length=tuple(by_length))
 
 
-# Before networks of spectra had a say, and restoration networks one beyond 5 steps; before these had one at all; before
-# runs of more than 30 steps had numbers of their own; before they ended along the flow's mirror; before a lengthening
-# step to the picture leant less on the past.
+# Networks with a condition had no say beyond 5 steps yet.
 WITHOUT_SPECTRA = replace(
     RULE, by_length=(*RULE.by_length[:1], (6, 8, UP_TO_8), (9, 16, UP_TO_16), *RULE.by_length[3:])
 )
+# Nor had they up to 5; before that, runs of more than 30 steps had no numbers of their own; before, they did not end
+# along the flow's mirror; and before, a lengthening step to the picture leant as much on the past as others.
 UNRESTORED = replace(WITHOUT_SPECTRA, by_length=((3, 5, UP_TO_5), *WITHOUT_SPECTRA.by_length[1:]))
 UNSEARCHED = Rule(last_noise=0.3, by_length=UNRESTORED.by_length[:-1])
 UNMIRRORED = replace(UNSEARCHED, last_noise=0.0)

@@ -118,7 +118,6 @@ def every_second(x: Tensor, generator: torch.Generator) -> Tensor:
 
 # A restoration network draws a sample, given a noisy or partial copy. These make the copies of samples `(B, D)`.
 GIVEN: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "noise 0.2": partial(noisy, 0.2),
     "noise 0.05": partial(noisy, 0.05),
     "noise 0.02": partial(noisy, 0.02),
     "upper half": upper_half,

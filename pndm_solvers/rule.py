@@ -209,8 +209,7 @@ class Rule:
         return min(most, next(order for above, order in self.orders if ratio > above)), self.long_bound
 
 
-# The fewer the steps, the lower the order. Up to 16 steps the grids are nearly even in log ρ above ρ = 0.1; all lead
-# lower than that of longer runs.
+# The fewer the steps, the lower the order. Up to 16 steps the grids are nearly even in log ρ above ρ = 0.1.
 UP_TO_5 = Rule(
     grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
     tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.73, last_bound=1.0, corrected=0.8,
