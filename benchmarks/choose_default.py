@@ -16,7 +16,7 @@ with penalties on cells that grow by half and more, and on those above 1.8 times
 lengths of the tables. It looks at runs of the lengths --calls, without them at the given grids.
 
     python benchmarks/choose_default.py
-    python benchmarks/choose_default.py --search 13 --calls 4 5
+    python benchmarks/choose_default.py --search 30 --calls 8 6
 """
 
 import argparse
@@ -38,6 +38,7 @@ import networks
 import numpy as np
 import torch
 from candidates import FROZEN, UP_TO_5, UP_TO_8, UP_TO_13, UP_TO_16, candidate, everywhere
+from network_recipes import NETWORKS
 from rules import Cells, begun, paired, problems_of_rules, simple_plans
 from sets import DISTRIBUTIONS, SETS, exact
 from tables import heading, table
@@ -111,11 +112,7 @@ EXACT = {
 SMALL = {
     **{f"moons-{kind}": 48 for kind in ("linear-epsilon", "cosine-epsilon", "linear-v", "cosine-v", "cosine-sample")},
     **{f"digits-mlp-{kind}": 24 for kind in ("linear-epsilon", "cosine-epsilon", "cosine-v", "linear-sample")},
-    **{f"restored-digits-{kind}": 24 for kind in ("linear-epsilon", "scaled_linear-epsilon", "cosine-v")},
-    **{f"sharp-digits-{kind}": 24 for kind in ("linear-epsilon", "scaled_linear-epsilon")},
-    **{f"filled-digits-{kind}": 24 for kind in ("linear-epsilon", "cosine-epsilon")},
-    **{f"restored-spectra-{kind}": 24 for kind in ("linear-epsilon", "cosine-v")},
-    **{f"upsampled-spectra-{kind}": 24 for kind in ("linear-epsilon", "scaled_linear-epsilon", "cosine-epsilon")},
+    **{name: 24 for name, recipe in NETWORKS.items() if recipe.given},
 }
 EXACT_CALLS, NETWORK_CALLS, SETS_CALLS = (4, 5, 6, 8, 10, 20, 50), (4, 5, 8, 10, 20), (8, 10, 20)
 KINDS = {"exact": 0.4, "small networks": 0.3, "20 cells": 0.3}  # and their shares of what a search looks at

@@ -243,6 +243,7 @@ MLP = ("Mlp", {"width": 128, "layers": 3})
 RESIDUAL_MLP = ("ResidualMlp", {"width": 384, "blocks": 3})
 PREDICTED = {"epsilon": "epsilon", "v": "v_prediction", "sample": "sample"}
 PAIRS = ("linear", "epsilon"), ("cosine", "v")
+ON_TWO = ("linear", "epsilon"), ("scaled_linear", "epsilon")
 
 NETWORKS: dict[str, Recipe] = {
     **{
@@ -256,25 +257,16 @@ NETWORKS: dict[str, Recipe] = {
         for betas in ("linear", "cosine") for short, prediction in PREDICTED.items()
     },
     **{
-        f"{name}-digits-{betas}-{short}": Recipe(
-            "choosing", "digits", (64,), ("ResidualMlp", {"width": 256, "blocks": 3, "given": size}), 0, betas,
-            PREDICTED[short], steps=1600, batch=256, one_cycle=True, given=given,
+        f"{name}-{data}-{betas}-{short}": Recipe(
+            "choosing", data, (64,), ("ResidualMlp", {"width": 256, "blocks": 3, "given": size}), 0, betas,
+            PREDICTED[short], steps=1600 if data == "digits" else 6000, batch=256, one_cycle=True, given=given,
         )
-        for name, given, size, pairs in (
-            ("restored", "noise 0.05", 64, (("linear", "epsilon"), ("scaled_linear", "epsilon"), ("cosine", "v"))),
-            ("sharp", "noise 0.02", 64, (("linear", "epsilon"), ("scaled_linear", "epsilon"))),
-            ("filled", "upper half", 32, (("linear", "epsilon"), ("cosine", "epsilon"))),
-        )
-        for betas, short in pairs
-    },
-    **{
-        f"{name}-spectra-{betas}-{short}": Recipe(
-            "choosing", "spectra", (64,), ("ResidualMlp", {"width": 256, "blocks": 3, "given": size}), 0, betas,
-            PREDICTED[short], steps=6000, batch=256, one_cycle=True, given=given,
-        )
-        for name, given, size, pairs in (
-            ("restored", "noise 0.05", 64, PAIRS),
-            ("upsampled", "every second", 32, [(betas, "epsilon") for betas in ("linear", "scaled_linear", "cosine")]),
+        for data, name, given, size, pairs in (
+            ("digits", "restored", "noise 0.05", 64, (*ON_TWO, ("cosine", "v"))),
+            ("digits", "sharp", "noise 0.02", 64, ON_TWO),
+            ("digits", "filled", "upper half", 32, (ON_TWO[0], ("cosine", "epsilon"))),
+            ("spectra", "restored", "noise 0.05", 64, PAIRS),
+            ("spectra", "upsampled", "every second", 32, (*ON_TWO, ("cosine", "epsilon"))),
         )
         for betas, short in pairs
     },

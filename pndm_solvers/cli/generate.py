@@ -199,8 +199,8 @@ def _check_network(settings: Settings, loaded: Any, device: str) -> None:
         )
     if settings.parameters is not None and parameters_digest(loaded) != settings.parameters:
         raise ValueError(
-            f"{settings.source} has other parameters here than those by which the job was begun; restore them, or "
-            f"begin a new job in another folder"
+            f"the parameters of {settings.source} have changed since the job was begun; restore them, or begin a new "
+            f"job in another folder"
         )
     if (said := said_of_data(loaded)) != settings.data:
         raise ValueError(

@@ -66,16 +66,20 @@ def test_a_constant_epsilon_is_solved_without_error():
     assert max(step.error.max() for step in estimate.steps) < 1e-12 * np.abs(RING.x).max() / LINEAR.alpha(999)
 
 
-@pytest.mark.parametrize(("name", "most"), [("gaussian", 5), ("power-law", 2), ("ring", 4), ("mixture", 5)])
+@pytest.mark.parametrize(("name", "most"), [("gaussian", 2), ("power-law", 2), ("ring", 4), ("mixture", 5)])
 def test_the_total_is_near_the_error_of_the_sample(name, most):
-    """It is too high where errors of steps cancel, as on a Gaussian, or where the flow draws distances together."""
+    """On a Gaussian it scales in closed form. On a mixture, whose flow draws distances together, it is higher.
+
+    With 10 calls errors of the default's steps cancel on a Gaussian by more than their estimates do.
+    """
     problem, estimate = exact_problem(name, LINEAR, 32), ErrorEstimate()
     for solver in (PLMSSolver(LINEAR), DDIMSolver(LINEAR)):
         for calls in (10, 20):
             plan = solver.plan(calls)
             result = plan.run(problem.model, problem.starts(plan.levels[0].t), callback=estimate)
             errors = problem.reference(plan.levels[0].t).errors(result)
-            assert 0.5 < np.median(estimate.total / errors) < most, (solver.name, calls)
+            cancelled = (name, solver.name, calls) == ("gaussian", PLMSSolver(LINEAR).name, 10)
+            assert 0.5 < np.median(estimate.total / errors) < (5 if cancelled else most), (solver.name, calls)
 
 
 @pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (2.0, 0.5), (-0.8, 0.3), (2.0, 0.1)])
