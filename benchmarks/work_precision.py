@@ -7,13 +7,15 @@ say in it. All run in one process, from the same starts.
 
 Paired: the error of a sample is its root-mean-square distance to the end of the flow from the level where that run
 began, at the end where it ends, noise-free or at the lowest trained level. Ours is run to the same end. In
-distribution: SW², less its floor. Peers are picked on one half of the starts and compared on the other.
+distribution: SW², less its floor. Peers are picked on one half of the starts and compared on the other, with intervals
+of 90 % over the starts that compare.
 
 Results of peers and fine runs are kept in a folder, so a killed run goes on. Ours always runs anew. The script prints
 Markdown.
 
     python benchmarks/work_precision.py choosing
     python benchmarks/work_precision.py testing
+    python benchmarks/work_precision.py testing --problems hsc-64 --peers "k-diffusion heun karras"
     pytest benchmarks/work_precision.py --benchmark-only        times a run of ours and of each named peer
 """
 
@@ -121,6 +123,11 @@ def distances(half: Problem, result: Any) -> list[float]:
     ]
 
 
+def lower_end(half: Problem, result: Any) -> float:
+    """Of the interval of SW² less its floor, of the second half of the samples."""
+    return float(estimate(half, result[len(half.x) :], None, "sliced-wasserstein").low)
+
+
 # ------------------------------------------------------------------ one problem
 
 
@@ -147,15 +154,15 @@ class Case:
             return f"{type(error).__name__}: {error}"
         return figures
 
-    def fill(self, stored: dict[str, Any], write: Callable[[], None], second: bool) -> None:
-        """Adds the peers that are missing, and writes after each budget."""
+    def fill(self, stored: dict[str, Any], peers: dict[str, Peer], write: Callable[..., None], second: bool) -> None:
+        """Adds those of the peers that are missing, and writes after each budget."""
         columns = {"own": (None, self.entry.calls)}
         if second and self.entry.peers:
             columns["low"] = (LOW, LOW_CALLS)
         for column, (ratio, budgets) in columns.items():
             for calls in budgets:
                 cell = stored.setdefault(column, {}).setdefault(str(calls), {})
-                missing = [peer for name, peer in PEERS.items() if name not in cell]
+                missing = [peer for name, peer in peers.items() if name not in cell]
                 for peer in tqdm(missing, desc=f"{self.entry.name}, {column}, {calls}", disable=not missing):
                     cell[peer.name] = self.measure_peer(peer, calls, ratio)
                     write()
@@ -172,6 +179,7 @@ class Case:
                 cell["clean"] = paired(self.paired, result[: self.entry.starts], start, "clean")
                 cell["first"] = paired(self.paired, *run_ours(self.paired, make, calls, "first"), "first")
                 cell["sw2"] = distances(self.half, result)
+                cell["sw2 from"] = lower_end(self.half, result)
         return found
 
     def portrait(self, calls: int = 10) -> dict[str, Any]:
@@ -208,6 +216,9 @@ def main() -> None:
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / ".cache" / "work_precision")
     parser.add_argument("--problems", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument(
+        "--peers", nargs="+", metavar="NAME", choices=PEERS, help="only these, by the names of peers.py"
+    )
     parser.add_argument("--candidates", nargs="*", default=[], choices=CANDIDATES, help="run these beside the default")
     parser.add_argument("--list", action="store_true", help="print the problems of the set and run none")
     parser.add_argument("--no-second", action="store_true", help="leave out the column of peers that begin at σ/α = 10")
@@ -224,6 +235,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     written, began, ours, portraits, facts = [time.monotonic()], time.monotonic(), {}, {}, {}
+    peers = {name: PEERS[name] for name in arguments.peers or PEERS}
 
     def write(now: bool = False) -> None:
         if now or time.monotonic() - written[0] > 20:
@@ -234,7 +246,7 @@ def main() -> None:
 
     for name in arguments.problems or entries:
         case = Case(entries[name], folder)
-        case.fill(results.setdefault(name, {}), write, not arguments.no_second)
+        case.fill(results.setdefault(name, {}), peers, write, not arguments.no_second)
         ours[name] = case.ours(arguments.candidates)
         portraits[name], facts[name] = case.portrait(), case.facts()
     minutes = (time.monotonic() - began) / 60

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 from tables import by_cell, heading, table
 
+from pndm_solvers.distances import resampled
+
 __all__ = ["geometric", "report", "shown"]
+
+ABOVE = 1.5  # times the best peer of a cell, that no interval may lie above
 
 Results = dict[str, Any]  # problem -> column -> budget -> peer -> figures or an error
 
@@ -51,6 +55,21 @@ class Cell:
             return math.inf, math.inf, math.nan
         return *found["sw2"], self.ours[method]["sw2"][1]
 
+    def interval(self, name: str) -> tuple[float, float]:
+        """Of ours / the peer's paired errors, of 90 %, over the starts that compare."""
+        found = self.peers[name]
+        mine, theirs = (np.array(e[1::2]) for e in (self.ours["default"][found["final"]], found["errors"]))
+        ratios = resampled(lambda chosen: float(np.median(mine[chosen]) / np.median(theirs[chosen])), len(mine), 400)
+        low, high = np.quantile(ratios, [0.05, 0.95])
+        return float(low), float(high)
+
+    def is_above(self, kind: str) -> bool:
+        """Whether ours lies above `ABOVE` times the best peer's by its whole interval."""
+        name = self.best(kind)
+        if kind == "paired":
+            return self.interval(name)[0] > ABOVE
+        return self.ours["default"]["sw2 from"] > ABOVE * max(self.distance(name)[1], 0.0)
+
     def best(self, kind: str) -> str:
         """The peer with the lowest figure on the half that picks."""
         return min(self.peers, key=lambda name: getattr(self, kind)(name)[0])
@@ -91,15 +110,15 @@ def report(
     print("\n### The problems\n")
     print(facts_table(facts))
     print("\n### Paired error, ours / the best peer's of the cell\n")
-    print("A ratio above 1 is bold. The peer is picked on one half of the starts, and compared on the other.\n")
-    print(cell_table(cells, "paired"))
+    print("The peer is picked on one half of the starts, compared on the other. In brackets the ratio, its interval.")
+    print(f"{those_above(cells, 'paired')}\n\n{cell_table(cells, 'paired')}")
     print("\n### The best peers of the cells, by the paired error\n")
     print(peers_table(cells))
     print("\n### One peer for all cells\n")
     print(f"{single_table(cells)}\n\n{least_worst(cells)}")
     print("\n### In distribution: SW² less its floor, ours / the best peer's of the cell\n")
-    print("Figures near 0 or below it are at the floor. The peer is picked on one half of the samples.\n")
-    print(cell_table(cells, "distance"))
+    print("Figures near 0 or below it are at the floor. The peer is picked on one half of the samples.")
+    print(f"{those_above(cells, 'distance')}\n\n{cell_table(cells, 'distance')}")
     if any("low" in columns for columns in results.values()):
         print("\n### Peers that begin where σ/α is 10\n")
         print("Each error is to the flow from that level: what the lower start costs shows in distribution alone.\n")
@@ -110,21 +129,21 @@ def report(
     print(methods_table(ours))
 
 
-def pair(mine: float, theirs: float) -> str:
-    if not math.isfinite(theirs):
-        return f"{mine:.1e} / —"
-    ratio = mine / theirs
-    bold = "**" if ratio > 1 else ""
-    return f"{mine:.1e} / {theirs:.1e} ({bold}{ratio:.2f}{bold})"
+def those_above(cells: Cells, kind: str) -> str:
+    above = "; ".join(f"{problem} at {calls}" for (problem, calls), cell in cells.items() if cell.is_above(kind))
+    return f"Wholly above {ABOVE} times, **bold**: {above or 'none'}, of {len(cells)} cells."
 
 
 def cell_table(cells: Cells, kind: str) -> str:
     def entry(cell: Cell) -> str:
-        _, theirs, mine = getattr(cell, kind)(cell.best(kind))
+        name = cell.best(kind)
+        mark = "**" if cell.is_above(kind) else ""
         if kind == "paired":
-            return pair(mine, theirs)
-        mine = cell.ours["default"]["sw2"][1]
-        return f"{mine:.1e} / {theirs:.1e}" if math.isfinite(theirs) else f"{mine:.1e}"
+            _, theirs, mine = cell.paired(name)
+            low, high = cell.interval(name)
+            return f"{mine:.1e} / {theirs:.1e} ({mark}{mine / theirs:.2f}{mark}, {low:.2f} to {high:.2f})"
+        mine, low, theirs = *(cell.ours["default"][key] for key in ("sw2", "sw2 from")), cell.distance(name)[1]
+        return f"{mark}{mine[1]:.1e}{mark} (from {low:.1e}) / {theirs:.1e}"
 
     return by_cell("error, calls" if kind == "paired" else "SW², calls", cells, entry)
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-__all__ = ["COMPUTED", "DRAWN", "MEASURED", "SINGLE", "SOLVED", "WRITTEN", "Command", "in_options"]
+__all__ = ["COMPUTED", "DRAWN", "INTERRUPTED", "MEASURED", "SINGLE", "SOLVED", "WRITTEN", "Command", "in_options"]
 
 # The sections of --help, in their order. The options of single methods are many and come last.
 DRAWN, MEASURED, SOLVED = "What is drawn", "What is measured", "How it is solved"
 WRITTEN, COMPUTED, SINGLE = "What is written", "How it is computed", "Options of single methods"
 SECTIONS = ("Arguments", DRAWN, MEASURED, SOLVED, WRITTEN, COMPUTED, SINGLE, "Options")
+
+INTERRUPTED = 130  # the exit status after Ctrl-C, also where a part is finished and written
 
 # The library's parameters whose options have another name.
 RENAMED = {"num_inference_steps": "steps", "max_model_calls": "calls", "batch_size": "batch"}

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from pndm_solvers.cli.batches import pilot_noise
-from pndm_solvers.cli.command import COMPUTED, SOLVED, WRITTEN
+from pndm_solvers.cli.command import COMPUTED, INTERRUPTED, SOLVED, WRITTEN
 from pndm_solvers.cli.networks import (
     Clip,
     Device,
@@ -127,6 +127,8 @@ def fit(
     which += f" --clip {clip:g}" if clip is not None else ""
     command = "sample" if is_picture(loaded) else "generate --num-images 1000 --out set"
     typer.echo(f"written: {out}; draw with it: pndm-solvers {command} {which} --plan {out}")
+    if found.interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 def _record(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import typer
 
-from pndm_solvers.cli.command import MEASURED, SOLVED, WRITTEN
+from pndm_solvers.cli.command import INTERRUPTED, MEASURED, SOLVED, WRITTEN
 from pndm_solvers.cli.options import (
     SEVERAL,
     ScheduleName,
@@ -93,28 +94,30 @@ def print_orders(
     solvers = [SOLVERS[name](noise_schedule) for name in read_names("--solver", solver, DETERMINISTIC, DETERMINISTIC)]
     picture = _picture(out, "order.png", as_json)
     measured = exact_problem(problem, noise_schedule, starts=16)
-    found = _finished(
-        solvers, lambda solver: observed_order(solver, measured, grid=GRIDS[grid], steps=numbers), problem
-    )
     title = f"Distance to the exact flow of {problem} ({schedule} schedule, {grid} grid)"
-    if picture is not None:
-        from pndm_solvers.plots import plot_orders
 
-        plot_orders(found, title).savefig(picture, dpi=150)
-    if as_json:
-        facts = {"problem": problem, "schedule": schedule, "grid": grid}
-        typer.echo(strict_json(facts | {"solvers": [asdict(result) for result in found]}))
-        return
-    typer.echo(f"{title}, root mean square, by number of steps")
-    rows = [
-        (result.name, str(result.declared), f"{result.observed:.2f}", *(f"{error:.1e}" for error in result.errors))
-        for result in found
-    ]
-    typer.echo(text_table([("solver", "declared", "observed", *map(str, numbers)), *rows]))
-    typer.echo(
-        f"observed: the slope of the errors in a log-log plot; declared: what a method guarantees, and one whose first "
-        f"step errs little may show more; {picture}"
-    )
+    def work(solver: Solver) -> Any:
+        return observed_order(solver, measured, grid=GRIDS[grid], steps=numbers)
+
+    with _finished(solvers, work, problem) as found:
+        if picture is not None:
+            from pndm_solvers.plots import plot_orders
+
+            plot_orders(found, title).savefig(picture, dpi=150)
+        if as_json:
+            facts = {"problem": problem, "schedule": schedule, "grid": grid}
+            typer.echo(strict_json(facts | {"solvers": [asdict(result) for result in found]}))
+            return
+        typer.echo(f"{title}, root mean square, by number of steps")
+        rows = [
+            (result.name, str(result.declared), f"{result.observed:.2f}", *(f"{error:.1e}" for error in result.errors))
+            for result in found
+        ]
+        typer.echo(text_table([("solver", "declared", "observed", *map(str, numbers)), *rows]))
+        typer.echo(
+            f"observed: the slope of the errors in a log-log plot; declared: what a method guarantees, and one whose "
+            f"first step errs little may show more; {picture}"
+        )
 
 
 def print_comparison(
@@ -236,22 +239,24 @@ def print_comparison(
     pairs: list[tuple[Solver, str]] = list(product([SOLVERS[name](measured.schedule) for name in names], spacings))
     if given:
         pairs.append((FittedSolver(measured.schedule, tuple(given)), DEFAULT_SPACING))
-    curves = _finished(
-        pairs, lambda pair: compare(measured, [pair[0]], [pair[1]], numbers, measure=measure)[0], measured.name
-    )
     title = _title(measured, measure, starts)
-    if picture is not None:
-        from pndm_solvers.plots import plot_curves
 
-        plot_curves(curves, title).savefig(picture, dpi=150)
-    if as_json:
-        own = not isinstance(measured.flow, ExactFlow)
-        facts = {"problem": measured.name, "schedule": None if own else schedule or "linear", "starts": starts}
-        typer.echo(strict_json(facts | {"curves": [asdict(curve) for curve in curves]}))
-        return
-    typer.echo(f"{title}, by model calls")
-    typer.echo(text_table([("solver, spacing", *map(str, numbers)), *marked_rows(curves)]))
-    typer.echo(f"* the lowest of its column; {_limit(curves)}{picture}")
+    def work(pair: tuple[Solver, str]) -> Curve:
+        return compare(measured, [pair[0]], [pair[1]], numbers, measure=measure)[0]
+
+    with _finished(pairs, work, measured.name) as curves:
+        if picture is not None:
+            from pndm_solvers.plots import plot_curves
+
+            plot_curves(curves, title).savefig(picture, dpi=150)
+        if as_json:
+            own = not isinstance(measured.flow, ExactFlow)
+            facts = {"problem": measured.name, "schedule": None if own else schedule or "linear", "starts": starts}
+            typer.echo(strict_json(facts | {"curves": [asdict(curve) for curve in curves]}))
+            return
+        typer.echo(f"{title}, by model calls")
+        typer.echo(text_table([("solver, spacing", *map(str, numbers)), *marked_rows(curves)]))
+        typer.echo(f"* the lowest of its column; {_limit(curves)}{picture}")
 
 
 def _measurable(measure: str) -> list[str]:
@@ -325,8 +330,12 @@ def _picture(out: Path | None, default: str, as_json: bool) -> Path | None:
     return out
 
 
-def _finished(jobs: Sequence[Any], work: Callable[[Any], T], title: str) -> list[T]:
-    """`work` of each job, with a progress bar on stderr; after Ctrl-C, the results of the jobs that are finished."""
+@contextmanager
+def _finished(jobs: Sequence[Any], work: Callable[[Any], T], title: str) -> Iterator[list[T]]:
+    """`work` of each job, with a progress bar on stderr.
+
+    After Ctrl-C those of the jobs that are finished: what is written of them is good, and the exit status tells.
+    """
     from tqdm.auto import tqdm
 
     found: list[T] = []
@@ -337,4 +346,6 @@ def _finished(jobs: Sequence[Any], work: Callable[[Any], T], title: str) -> list
         if not found:
             raise
         typer.echo(f"interrupted: {len(found)} of {len(jobs)} measured", err=True)
-    return found
+    yield found
+    if len(found) < len(jobs):
+        raise typer.Exit(INTERRUPTED)

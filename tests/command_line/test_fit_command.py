@@ -6,6 +6,7 @@ import pytest
 from run_command import runner
 
 from pndm_solvers import Pilot, Plan
+from pndm_solvers.fit import fitted
 
 
 @pytest.fixture
@@ -74,3 +75,13 @@ def test_ctrl_c_during_the_pilot_says_that_nothing_is_written(run, tmp_path, mon
     monkeypatch.setattr(Pilot, "record", interrupted)
     status, _, err = run("fit", *QUICK, "--calls", 3, "--out", tmp_path / "plan.json")
     assert (status, "nothing is written" in err, (tmp_path / "plan.json").exists()) == (130, True, False)
+
+
+def test_ctrl_c_during_the_fit_writes_the_best_plan_so_far(run, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitted, "drafts", interrupted)
+    status, out, err = run("fit", *QUICK, "--calls", 3, "--out", tmp_path / "plan.json")
+    assert (status, "written" in out, "interrupted" in out) == (130, True, True), err
+    assert Plan.from_json((tmp_path / "plan.json").read_text()).model_calls == 3

@@ -99,9 +99,10 @@ def test_an_interrupted_measurement_gives_what_is_finished(run, tmp_path, monkey
 
     monkeypatch.setattr(cli.measure, "observed_order", once)
     status, out, err = run("order", "--steps", "10,20", "--out", tmp_path / "a.png")
-    assert status == 0
+    assert status == 130
     assert "DDIM" in out
     assert "interrupted: 1 of" in err
+    assert (tmp_path / "a.png").exists()
 
 
 def test_compare_measures_distributions_and_stochastic_solvers(run, tmp_path):
