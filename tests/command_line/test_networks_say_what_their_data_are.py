@@ -141,7 +141,7 @@ def test_a_fit_heeds_them(run, own):
     assert run(*fit, "told:said", "--pilot", "pilot.npz")[0] == 0
     samples = drawn(run, *SAMPLE, "--model", "told:said", "--plan", "plan.json")
     assert samples.mean() == pytest.approx(MEAN, abs=0.025)
-    assert run(*fit, "told:said", "--pilot", "pilot.npz")[0] == 0
+    assert run(*fit, "told:of_each_number", "--pilot", "pilot.npz")[0] == 0  # the same mean
     for other, differs in (("silent", "in data_mean;"), ("wide_said", "in data_mean, data_range;")):
         status, _, err = run(*fit, f"told:{other}", "--pilot", "pilot.npz")
         assert (status, f"of another network: it differs {differs}" in err) == (1, True), err
