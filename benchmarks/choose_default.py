@@ -12,12 +12,11 @@ rules of its own for runs of few steps.
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
 
 --search changes the numbers of a candidate at random and keeps what lowers its errors: the mean of their logarithms,
-with penalties on cells that grow by half and more, and on those above 1.8 times the least of the simple rules. An error
-far below that least counts as no smaller: there the errors of a few steps cancel, at one length alone. It looks at runs
-of the lengths --calls, without them at the given grids.
+with penalties on cells that grow by half and more, and on those above 1.8 times the least of the simple rules, at the
+lengths of the tables. It looks at runs of the lengths --calls, without them at the given grids.
 
     python benchmarks/choose_default.py
-    python benchmarks/choose_default.py --search 30 --calls 10 12 14
+    python benchmarks/choose_default.py --search 30 --calls 8 6
 """
 
 import argparse
@@ -96,7 +95,6 @@ NUMBERS = (
 )  # fmt: skip
 GIVEN_NUMBERS = "even_bound", "even_short", "even_top", "even_last", "even_last_bound", "far", "far_bound"
 FROM_ZERO = {"tail": 0.03, "last_noise": 0.3, "corrected": 0.5}  # where a search begins that leaves 0
-LUCKY = 0.3  # times the least of the simple rules: an error that counts as no smaller in a search
 LARGEST = 7.0  # that a search may make of a bound: such weights round and carry a network's noise
 
 # Distributions, each on two schedules, and networks; the calls of both.
@@ -136,7 +134,6 @@ class OwnGrid:
     """The cells of the rule's own grid, each with the least error of the 36 simple rules."""
 
     def __init__(self, cells: Cells) -> None:
-        self.kept = cells
         self.problems = {
             "exact": [self.exact(cells, name, on) for name in EXACT for on in EXACT[name]],
             "small networks": [self.small(name, starts) for name, starts in SMALL.items()],
@@ -148,13 +145,10 @@ class OwnGrid:
             for problem in problems
             for count in (EXACT_CALLS if kind == "exact" else NETWORK_CALLS)
         ]
-        bar = tqdm(self.cells, desc="36 simple rules", unit="cell")
-        self.least = [self.least_of(problem, count) for _, problem, count in bar]
-
-    def least_of(self, problem: Problem, count: int) -> float:
-        """The least error of the simple rules in a cell."""
-        plans = simple_plans(problem, count).values()
-        return min(self.kept.get(problem, "paired", partial(paired, problem, p), p)[0] for p in plans)
+        self.least = []
+        for _, problem, count in tqdm(self.cells, desc="36 simple rules", unit="cell"):
+            plans = simple_plans(problem, count).values()
+            self.least.append(min(cells.get(problem, "paired", partial(paired, problem, p), p)[0] for p in plans))
 
     def exact(self, cells: Cells, name: str, schedule: str) -> Problem:
         full = f"{name}, {schedule}"
@@ -275,13 +269,15 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
         return [np.array([paired(p, plan_of(rule, p, count))[0] for p, count in kind]) for kind in cells]
 
     first = errors(RULE)
-    bar = tqdm(cells, desc="36 simple rules", unit="kind")
-    least = [np.array([own.least_of(*cell) for cell in kind]) for kind in bar] if calls else [grids.best]
+    if calls is None:
+        least = [grids.best]
+    else:
+        known = {(problem.name, count): least for (_, problem, count), least in zip(own.cells, own.least, strict=True)}
+        least = [np.array([known.get((p.name, count), math.inf) for p, count in kind]) for kind in cells]
 
     def score(rule: Rule) -> float:
         parts = []
         for found, of_first, of_simple in zip(errors(rule), first, least, strict=True):
-            found, of_first = (np.maximum(figures, LUCKY * of_simple) for figures in (found, of_first))
             change, behind = np.log(found / of_first), np.log(found / of_simple)
             worse, far = np.maximum(change - 0.4, 0) ** 2, np.maximum(behind - math.log(1.8), 0) ** 2
             parts.append((change + worse + 1.5 * far).mean())
