@@ -34,7 +34,7 @@ import torch
 from candidates import everywhere
 from peers import PEERS
 from rules import Cells, begun, paired, simple_plans
-from sets import SETS, Entry, first_starts
+from sets import SETS, Entry, deviation_of, first_starts, range_of, shaped_target, told
 from tables import by_cell, heading, report, table
 from tqdm import tqdm
 from work_precision import default_plan, distances, run_peer
@@ -68,11 +68,7 @@ class Check:
 
     def _sampled(self, entry: Entry) -> Problem:
         problem = entry.sampled(self.folder)
-        if not self.said:
-            return problem
-        points, axes = shaped_target(problem)
-        said = {"data_mean": points.mean(axes, keepdims=True), "data_range": range_of(deviation_of(problem))}
-        return replace(problem, name=f"{problem.name}, said", saved=None, **said)
+        return told(problem) if self.said else problem
 
     def over(self, fewest: bool = True) -> Iterator[tuple[Entry, int]]:
         """Every cell: an entry and a number of calls."""
@@ -85,23 +81,6 @@ class Check:
 
 def plan_of(problem: Problem, calls: int, method: Any = PLMSSolver) -> Plan:
     return default_plan(method, problem.schedule, calls, **problem.grid_options)
-
-
-def shaped_target(problem: Problem) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The target's points in the shape of samples, and the axes of a mean by channel."""
-    points = problem.target().points.reshape(-1, *problem.x.shape[1:])
-    return points, (0, *range(2, points.ndim))
-
-
-def deviation_of(problem: Problem) -> float:
-    """The deviation of the target's numbers around the means of their channels."""
-    points, axes = shaped_target(problem)
-    return float(np.sqrt(np.mean((points - points.mean(axes, keepdims=True)) ** 2)))
-
-
-def range_of(deviation: float) -> float:
-    """What to say of data as `data_range`: up to twice their deviation; 1 from there down to 1."""
-    return sorted((deviation, 1.0, 2 * deviation))[1]
 
 
 def spread(ratios: list[float]) -> str:
@@ -129,9 +108,10 @@ def rules(check: Check) -> str:
     """Paired: ours / the least of 36 rules. At most 1.4 in the geometric mean, worst at most 3
 
     Each error is to the flow from the level where the rule itself begins. The second line is beside the rules that
-    begin no lower than ours. The last are single rules beside the least of each cell.
+    begin no lower than ours. The last are single rules beside the least of each cell. The second table has the cells
+    above 3 in distribution, where all are compared to the data, or to the flow from the top.
     """
-    found, ratios, as_high, single = {}, {}, {}, {}
+    found, ratios, as_high, single, beyond = {}, {}, {}, {}, []
     for entry, calls in check.over():
         problem, simple = check.paired(entry), {}
         plan = plan_of(problem, calls)
@@ -140,8 +120,13 @@ def rules(check: Check) -> str:
             error = check.cells.get(problem, what, partial(paired, problem, other), other)[0]
             simple[name] = error, other.levels[0].ratio >= 0.99 * plan.levels[0].ratio
         ours, limit = paired(problem, plan)[0], problem.reference(plan.levels[0].t).limit
-        least = min(error for error, _ in simple.values())
+        winner = min(simple, key=lambda name, simple=simple: simple[name][0])
+        least = simple[winner][0]
         ratios[entry.name, calls] = ours / least
+        if ours > 3 * least:
+            beyond.append(
+                [entry.name, calls, *in_distribution(check, entry, plan, simple_plans(problem, calls)[winner])]
+            )
         as_high[entry.name, calls] = ours / min(error for error, high in simple.values() if high)
         for name, (error, _) in simple.items():
             single.setdefault(name, []).append(error / least)
@@ -154,7 +139,20 @@ def rules(check: Check) -> str:
     for merit, what in ((geometric, "mean"), (max, "worst cell")):
         name = min(single, key=lambda name, merit=merit: merit(single[name]))
         lines.append(f"The single rule of the least {what}: {spread(single[name])} ({', '.join(map(str, name))}).")
-    return "\n\n".join([*lines, by_cell("error, calls", found)])
+    heads = "problem", "calls", "ours begins at", "its", "SW², ours", "its", "its less ours"
+    return "\n\n".join([*lines, by_cell("error, calls", found), table(heads, beyond)])
+
+
+def in_distribution(check: Check, entry: Entry, plan: Plan, other: Plan) -> list[str]:
+    """Where our plan and the other begin, SW² less its floor of both, and the difference, with intervals."""
+    problem = check.sampled(entry)
+    mine, theirs = begun(problem, plan), begun(problem, other)
+    figures = (
+        *(estimate(problem, each, None, "sliced-wasserstein") for each in (mine, theirs)),
+        difference(problem, theirs, mine),
+    )
+    starts = (f"{each.levels[0].ratio:.3g}" for each in (plan, other))
+    return [*starts, *(f"{figure.value:.1e} ({figure.low:.1e} to {figure.high:.1e})" for figure in figures)]
 
 
 def ddim(check: Check) -> str:

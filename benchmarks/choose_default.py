@@ -58,9 +58,11 @@ def exchanged(rule: Rule, steps: int, new: Rule) -> Rule:
     return replace(rule, by_length=tuple(by_length))
 
 
-# Networks with a condition had no say beyond 5 steps yet.
+# Runs of 6 steps had the numbers of those of 7 to 9 yet.
+SIX_AS_MORE = replace(RULE, by_length=((3, 5, RULE.of(5)), (6, 9, RULE.of(8)), *RULE.by_length[2:]))
+# Before that, networks with a condition had no say beyond 5 steps.
 WITHOUT_SPECTRA = replace(
-    RULE, by_length=(*RULE.by_length[:1], (6, 8, UP_TO_8), (9, 16, UP_TO_16), *RULE.by_length[3:])
+    RULE, by_length=(*SIX_AS_MORE.by_length[:1], (6, 8, UP_TO_8), (9, 16, UP_TO_16), *RULE.by_length[3:])
 )
 # Nor had they up to 5; before that, runs of more than 30 steps had no numbers of their own; before, they did not end
 # along the flow's mirror; and before, a lengthening step to the picture leant as much on the past as others.
@@ -68,7 +70,7 @@ UNRESTORED = replace(WITHOUT_SPECTRA, by_length=((3, 5, UP_TO_5), *WITHOUT_SPECT
 UNSEARCHED = Rule(last_noise=0.3, by_length=UNRESTORED.by_length[:-1])
 UNMIRRORED = replace(UNSEARCHED, last_noise=0.0)
 OLDER = replace(UNMIRRORED, even_last=math.inf)
-DEFAULT = "2027-07"  # the library's own
+DEFAULT = "2027-08"  # the library's own
 RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
@@ -79,6 +81,7 @@ RULES: dict[str, Rule] = {
     "2027-04": UNSEARCHED,
     "2027-05": UNRESTORED,
     "2027-06": WITHOUT_SPECTRA,
+    "2027-07": SIX_AS_MORE,
     DEFAULT: RULE,
     f"{DEFAULT}, from the top": replace(RULE, start=math.inf),
     f"{DEFAULT}, few steps as many": OVER_30,
@@ -97,7 +100,7 @@ GIVEN_NUMBERS = "even_bound", "even_short", "even_top", "even_last", "even_last_
 FROM_ZERO = {"tail": 0.03, "last_noise": 0.3, "corrected": 0.5}  # where a search begins that leaves 0
 LARGEST = 7.0  # that a search may make of a bound: such weights round and carry a network's noise
 
-# Distributions, each on two schedules, and networks; the calls of both.
+# Distributions, each on two schedules, and networks.
 EXACT = {
     "narrow-ring": ("linear", "rectified_flow"), "ring": ("cosine", "rectified_flow"),
     "wide-ring": ("scaled_linear", "linear"), "lattice": ("cosine", "edm"),
@@ -114,7 +117,8 @@ SMALL = {
     **{f"digits-mlp-{kind}": 24 for kind in ("linear-epsilon", "cosine-epsilon", "cosine-v", "linear-sample")},
     **{name: 24 for name, recipe in NETWORKS.items() if recipe.given},
 }
-EXACT_CALLS, NETWORK_CALLS, SETS_CALLS = (4, 5, 6, 8, 10, 20, 50), (4, 5, 8, 10, 20), (8, 10, 20)
+CALLS = {"exact": (4, 5, 6, 8, 10, 20, 50), "small networks": (4, 5, 6, 8, 10, 20), "20 cells": (4, 5, 8, 10, 20)}
+SETS_CALLS = (8, 10, 20)
 KINDS = {"exact": 0.4, "small networks": 0.3, "20 cells": 0.3}  # and their shares of what a search looks at
 SLOW = "digits-kernel"  # no search looks at it
 OF_SETS = (
@@ -143,7 +147,7 @@ class OwnGrid:
             (kind, problem, count)
             for kind, problems in self.problems.items()
             for problem in problems
-            for count in (EXACT_CALLS if kind == "exact" else NETWORK_CALLS)
+            for count in CALLS[kind]
         ]
         self.least = []
         for _, problem, count in tqdm(self.cells, desc="36 simple rules", unit="cell"):

@@ -26,7 +26,7 @@ from pndm_solvers.problems import PROBLEMS, anisotropic_mixture, network_problem
 from pndm_solvers.reference import load_network
 from pndm_solvers.schedules import SCHEDULES
 
-__all__ = ["SETS", "Entry", "first_starts"]
+__all__ = ["SETS", "Entry", "deviation_of", "first_starts", "range_of", "shaped_target", "told"]
 
 SEEDS = {"choosing": 1, "sizes": 1, "testing": 101}  # of the starts
 
@@ -60,12 +60,11 @@ class Entry:
     features: str | None = None
     calls: tuple[int, ...] = (5, 8, 10, 20)
 
-    def paired(self, folder: Path) -> Problem:
-        """The problem on which paired errors are measured: its starts are the first of `sampled`."""
-        return first_starts(self.sampled(folder), self.starts)
-
     def sampled(self, folder: Path) -> Problem:
-        """The problem on which distributions are compared; its fine runs are kept in the folder."""
+        """The problem on which distributions are compared; its fine runs are kept in the folder.
+
+        Paired errors are measured on its first starts.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         saved = folder / f"{self.name}.npz"
         return self.make(self.samples, SEEDS[self.set], saved=saved, progress=True, name=self.name)
@@ -75,6 +74,30 @@ def first_starts(problem: Problem, count: int) -> Problem:
     """The problem with its first starts alone: its target and its floor are those of a set of that size."""
     saved = None if problem.saved is None else problem.saved.with_stem(f"{problem.saved.stem}-{count}")
     return replace(problem, x=problem.x[:count], condition=rows_of(problem.condition, slice(count)), saved=saved)
+
+
+def shaped_target(problem: Problem) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The target's points in the shape of samples, and the axes of a mean by channel."""
+    points = problem.target().points.reshape(-1, *problem.x.shape[1:])
+    return points, (0, *range(2, points.ndim))
+
+
+def deviation_of(problem: Problem) -> float:
+    """The deviation of the target's numbers around the means of their channels."""
+    points, axes = shaped_target(problem)
+    return float(np.sqrt(np.mean((points - points.mean(axes, keepdims=True)) ** 2)))
+
+
+def range_of(deviation: float) -> float:
+    """What to say of data as `data_range`: up to twice their deviation; 1 from there down to 1."""
+    return sorted((deviation, 1.0, 2 * deviation))[1]
+
+
+def told(problem: Problem) -> Problem:
+    """The problem whose runs are told the mean and the size of its data."""
+    points, axes = shaped_target(problem)
+    said = {"data_mean": points.mean(axes, keepdims=True), "data_range": range_of(deviation_of(problem))}
+    return replace(problem, name=f"{problem.name}, said", saved=None, **said)
 
 
 # ---------------------------------------------------------------------- kinds of problem

@@ -38,7 +38,7 @@ import torch
 import work_precision_tables
 from candidates import CANDIDATES
 from peers import PEERS, Peer, traced_run
-from sets import SETS, Entry, first_starts
+from sets import SETS, Entry, first_starts, told
 from tqdm import tqdm
 
 from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PLMSSolver, Problem, Solver
@@ -134,9 +134,10 @@ def lower_end(half: Problem, result: Any) -> float:
 class Case:
     """A problem of a set, and what is measured on it."""
 
-    def __init__(self, entry: Entry, folder: Path) -> None:
-        self.entry = entry
-        self.paired, self.sampled = entry.paired(folder), entry.sampled(folder)
+    def __init__(self, entry: Entry, folder: Path, said: bool = False) -> None:
+        self.entry, problem = entry, entry.sampled(folder)
+        self.sampled = told(problem) if said else problem
+        self.paired = first_starts(self.sampled, entry.starts)
         self.half = first_starts(self.sampled, len(self.sampled.x) // 2)
 
     def measure_peer(self, peer: Peer, calls: int, ratio: float | None) -> dict[str, Any] | str:
@@ -220,6 +221,7 @@ def main() -> None:
         "--peers", nargs="+", metavar="NAME", choices=PEERS, help="only these, by the names of peers.py"
     )
     parser.add_argument("--candidates", nargs="*", default=[], choices=CANDIDATES, help="run these beside the default")
+    parser.add_argument("--said", action="store_true", help="tell every run the mean and the size of the data")
     parser.add_argument("--list", action="store_true", help="print the problems of the set and run none")
     parser.add_argument("--no-second", action="store_true", help="leave out the column of peers that begin at σ/α = 10")
     arguments = parser.parse_args()
@@ -230,7 +232,7 @@ def main() -> None:
         print("\n".join(entries))
         return
     torch.set_num_threads(1)
-    folder = arguments.folder / arguments.set
+    folder = arguments.folder / (f"{arguments.set}-said" if arguments.said else arguments.set)
     path = folder / "peers.json"
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -245,7 +247,7 @@ def main() -> None:
             written[0] = time.monotonic()
 
     for name in arguments.problems or entries:
-        case = Case(entries[name], folder)
+        case = Case(entries[name], folder, arguments.said)
         case.fill(results.setdefault(name, {}), peers, write, not arguments.no_second)
         ours[name] = case.ours(arguments.candidates)
         portraits[name], facts[name] = case.portrait(), case.facts()

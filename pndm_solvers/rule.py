@@ -210,7 +210,7 @@ class Rule:
 
 
 # The fewer the steps, the lower the order. Up to 16 steps the grids are nearly even in log ρ above ρ = 0.1.
-UP_TO_5 = Rule(
+UP_TO_6 = Rule(
     grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
     tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.73, last_bound=1.0, corrected=0.8,
 )  # fmt: skip
@@ -231,7 +231,7 @@ OVER_30 = Rule(
     orders=((87.0, 2), (0.016, 3), (0.0, 4)), long_bound=6.9, last_bound=4.0, last_noise=0.41, corrected=0.62,
 )  # fmt: skip
 # The numbers that are not of a length are those of runs of one and two steps, and of grids that others chose.
-RULE = Rule(by_length=((3, 5, UP_TO_5), (6, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30)))
+RULE = Rule(by_length=((3, 6, UP_TO_6), (7, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30)))
 
 # With noise in the steps. Two answers at most, as the weak order is 2, and the differences of more would be mostly
 # noise. ρ/(1 + ρ) is calm in data space: with few calls the flow's knee is three to forty times worse. The grid is that
