@@ -118,17 +118,15 @@ def rules(check: Check) -> str:
         for name, other in simple_plans(problem, calls).items():
             what = f"{check.name}, paired"
             error = check.cells.get(problem, what, partial(paired, problem, other), other)[0]
-            simple[name] = error, other.levels[0].ratio >= 0.99 * plan.levels[0].ratio
+            simple[name] = error, other.levels[0].ratio >= 0.99 * plan.levels[0].ratio, other
         ours, limit = paired(problem, plan)[0], problem.reference(plan.levels[0].t).limit
         winner = min(simple, key=lambda name, simple=simple: simple[name][0])
         least = simple[winner][0]
         ratios[entry.name, calls] = ours / least
         if ours > 3 * least:
-            beyond.append(
-                [entry.name, calls, *in_distribution(check, entry, plan, simple_plans(problem, calls)[winner])]
-            )
-        as_high[entry.name, calls] = ours / min(error for error, high in simple.values() if high)
-        for name, (error, _) in simple.items():
+            beyond.append([entry.name, calls, *in_distribution(check, entry, plan, simple[winner][2])])
+        as_high[entry.name, calls] = ours / min(error for error, high, _ in simple.values() if high)
+        for name, (error, *_) in simple.items():
             single.setdefault(name, []).append(error / least)
         mark = " (limit)" if ours < 3 * limit else ""
         found[entry.name, calls] = f"{ours:.1e} / {least:.1e} = {ours / least:.2f}{mark}"

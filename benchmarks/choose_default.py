@@ -16,7 +16,7 @@ with penalties on cells that grow by half and more, and on those above 1.8 times
 lengths of the tables. It looks at runs of the lengths --calls, without them at the given grids.
 
     python benchmarks/choose_default.py
-    python benchmarks/choose_default.py --search 30 --calls 8 6
+    python benchmarks/choose_default.py --search 30 --calls 8
 """
 
 import argparse
@@ -58,7 +58,7 @@ def exchanged(rule: Rule, steps: int, new: Rule) -> Rule:
     return replace(rule, by_length=tuple(by_length))
 
 
-# Runs of 6 steps had the numbers of those of 7 to 9 yet.
+# Runs of 6 steps still had the numbers of those of 7 to 9.
 SIX_AS_MORE = replace(RULE, by_length=((3, 5, RULE.of(5)), (6, 9, RULE.of(8)), *RULE.by_length[2:]))
 # Before that, networks with a condition had no say beyond 5 steps.
 WITHOUT_SPECTRA = replace(

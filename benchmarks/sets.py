@@ -97,7 +97,8 @@ def told(problem: Problem) -> Problem:
     """The problem whose runs are told the mean and the size of its data."""
     points, axes = shaped_target(problem)
     said = {"data_mean": points.mean(axes, keepdims=True), "data_range": range_of(deviation_of(problem))}
-    return replace(problem, name=f"{problem.name}, said", saved=None, **said)
+    saved = None if problem.saved is None else problem.saved.with_stem(f"{problem.saved.stem}-said")
+    return replace(problem, name=f"{problem.name}, said", saved=saved, **said)
 
 
 # ---------------------------------------------------------------------- kinds of problem

@@ -218,10 +218,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / ".cache" / "work_precision")
     parser.add_argument("--problems", nargs="+", metavar="NAME", help="only these")
     parser.add_argument(
-        "--peers", nargs="+", metavar="NAME", choices=PEERS, help="only these, by the names of peers.py"
+        "--peers", nargs="+", metavar="NAME", choices=PEERS, help="run only these, by the names of peers.py"
     )
+    parser.add_argument("--starts", type=int, metavar="N", help="measure paired errors on as many, at most all samples")
     parser.add_argument("--candidates", nargs="*", default=[], choices=CANDIDATES, help="run these beside the default")
-    parser.add_argument("--said", action="store_true", help="tell every run the mean and the size of the data")
+    parser.add_argument("--said", action="store_true", help="begin around the data's mean, and tell ours their size")
     parser.add_argument("--list", action="store_true", help="print the problems of the set and run none")
     parser.add_argument("--no-second", action="store_true", help="leave out the column of peers that begin at σ/α = 10")
     arguments = parser.parse_args()
@@ -232,8 +233,8 @@ def main() -> None:
         print("\n".join(entries))
         return
     torch.set_num_threads(1)
-    folder = arguments.folder / (f"{arguments.set}-said" if arguments.said else arguments.set)
-    path = folder / "peers.json"
+    folder = arguments.folder / arguments.set
+    path = folder / f"peers{'-said' * arguments.said}{f'-{arguments.starts}' if arguments.starts else ''}.json"
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     written, began, ours, portraits, facts = [time.monotonic()], time.monotonic(), {}, {}, {}
@@ -247,7 +248,8 @@ def main() -> None:
             written[0] = time.monotonic()
 
     for name in arguments.problems or entries:
-        case = Case(entries[name], folder, arguments.said)
+        entry = replace(entries[name], starts=arguments.starts or entries[name].starts)
+        case = Case(entry, folder, arguments.said)
         case.fill(results.setdefault(name, {}), peers, write, not arguments.no_second)
         ours[name] = case.ours(arguments.candidates)
         portraits[name], facts[name] = case.portrait(), case.facts()

@@ -13,7 +13,7 @@ from pndm_solvers.distances import resampled
 
 __all__ = ["geometric", "report", "shown"]
 
-ABOVE = 1.5  # times the best peer of a cell, that no interval may lie above
+ABOVE = 1.5  # times the best peer's figure: what lies wholly above it is marked
 
 Results = dict[str, Any]  # problem -> column -> budget -> peer -> figures or an error
 
@@ -64,7 +64,10 @@ class Cell:
         return float(low), float(high)
 
     def is_above(self, kind: str) -> bool:
-        """Whether ours lies above `ABOVE` times the best peer's by its whole interval."""
+        """Whether ours lies above `ABOVE` times the best peer's figure by its whole interval.
+
+        A peer's SW² below its floor counts as 0.
+        """
         name = self.best(kind)
         if kind == "paired":
             return self.interval(name)[0] > ABOVE
@@ -83,14 +86,18 @@ def cells_of(results: Results, ours: dict[str, Any], column: str = "own") -> Cel
         (problem, int(calls)): Cell(peers, {method: cells[calls] for method, cells in ours[problem].items()})
         for problem, columns in results.items()
         for calls, peers in columns.get(column, {}).items()
-        if calls in ours[problem]["default"]
+        if calls in ours[problem]["default"] and any(isinstance(found, dict) for found in peers.values())
     }
+
+
+def common(cells: Iterable[Cell]) -> set[str]:
+    """The peers that every cell has."""
+    return set.intersection(*(set(cell.peers) for cell in cells))
 
 
 def single(cells: Iterable[Cell]) -> str:
     """The one peer for all cells: the lowest geometric mean of its error over ours, on the half that picks."""
     cells = list(cells)
-    names = set.intersection(*(set(cell.peers) for cell in cells))
 
     def merit(name: str) -> float:
         ratios = []
@@ -99,7 +106,7 @@ def single(cells: Iterable[Cell]) -> str:
             ratios.append(halves(found["errors"])[0] / halves(cell.ours["default"][found["final"]])[0])
         return geometric(ratios)
 
-    return min(names, key=merit)
+    return min(common(cells), key=merit)
 
 
 def report(
@@ -117,7 +124,8 @@ def report(
     print("\n### One peer for all cells\n")
     print(f"{single_table(cells)}\n\n{least_worst(cells)}")
     print("\n### In distribution: SW² less its floor, ours / the best peer's of the cell\n")
-    print("Figures near 0 or below it are at the floor. The peer is picked on one half of the samples.")
+    print("Figures near 0 or below it are at the floor. The peer is picked on one half of the samples. In brackets the")
+    print("lower end of the interval of ours, bold where it is above 1.5 times the peer's figure, and above 0.")
     print(f"{those_above(cells, 'distance')}\n\n{cell_table(cells, 'distance')}")
     if any("low" in columns for columns in results.values()):
         print("\n### Peers that begin where σ/α is 10\n")
@@ -131,7 +139,7 @@ def report(
 
 def those_above(cells: Cells, kind: str) -> str:
     above = "; ".join(f"{problem} at {calls}" for (problem, calls), cell in cells.items() if cell.is_above(kind))
-    return f"Wholly above {ABOVE} times, **bold**: {above or 'none'}, of {len(cells)} cells."
+    return f"Wholly above {ABOVE} times, bold: {above or 'none'}, of {len(cells)} cells."
 
 
 def cell_table(cells: Cells, kind: str) -> str:
@@ -143,7 +151,7 @@ def cell_table(cells: Cells, kind: str) -> str:
             low, high = cell.interval(name)
             return f"{mine:.1e} / {theirs:.1e} ({mark}{mine / theirs:.2f}{mark}, {low:.2f} to {high:.2f})"
         mine, low, theirs = *(cell.ours["default"][key] for key in ("sw2", "sw2 from")), cell.distance(name)[1]
-        return f"{mark}{mine[1]:.1e}{mark} (from {low:.1e}) / {theirs:.1e}"
+        return f"{mark}{mine[1]:.1e}{mark} (from {low:.1e}) / {f'{theirs:.1e}' if math.isfinite(theirs) else '—'}"
 
     return by_cell("error, calls" if kind == "paired" else "SW², calls", cells, entry)
 
@@ -160,6 +168,8 @@ def single_table(cells: Cells) -> str:
             continue
         for among, keep in (("all", ""), ("diffusers but IPNDM", "diffusers"), ("k-diffusion", "k-diffusion ")):
             parts = [_among(cell, keep) for cell in chosen]
+            if not common(parts):
+                continue
             name = single(parts)
             pairs = [part.paired(name) for part in parts]
             ratios = [mine / theirs for _, theirs, mine in pairs]
@@ -174,7 +184,9 @@ def single_table(cells: Cells) -> str:
 def least_worst(cells: Cells) -> str:
     """How far behind the best peer of its worst cell each single peer is, at least."""
     bests = {key: cell.paired(cell.best("paired"))[1] for key, cell in cells.items()}
-    names = set.intersection(*(set(cell.peers) for cell in cells.values()))
+    names = common(cells.values())
+    if not names:
+        return "No peer ran in every cell."
     ratios = {name: [cell.paired(name)[1] / bests[key] for key, cell in cells.items()] for name in names}
     name = min(ratios, key=lambda name: max(ratios[name]))
     behind = min(np.mean(np.array(found) > 1.5) for found in ratios.values())

@@ -160,13 +160,25 @@ def _record(
 
 def _check_same(pilot: Pilot, loaded: Any, prediction: Any, path: Path) -> None:
     mean, size = data_of(loaded)
-    shape = tuple(loaded.shape)
-    own = loaded.schedule, prediction, shape, _filled(mean, shape), size
-    start, recorded = pilot.starts[0], pilot.options.get("data_range", 1.0)
-    shape = tuple(start.states[0].shape[1:])
-    theirs = pilot.schedule, start.prediction, shape, _filled(pilot.data_mean, shape), recorded
-    names = "schedule", "prediction", "shape", "data_mean", "data_range"
-    if different := [name for name, *pair in zip(names, own, theirs, strict=True) if pair[0] != pair[1]]:
+    start = pilot.starts[0]
+    own = {
+        "schedule": loaded.schedule,
+        "prediction": prediction,
+        "shape": tuple(loaded.shape),
+        "data_mean": mean,
+        "data_range": size,
+    }
+    theirs = {
+        "schedule": pilot.schedule,
+        "prediction": start.prediction,
+        "shape": tuple(start.states[0].shape[1:]),
+        "data_mean": pilot.data_mean,
+        "data_range": pilot.options.get("data_range", 1.0),
+    }
+    if own["shape"] == theirs["shape"]:
+        for facts in (own, theirs):
+            facts["data_mean"] = _filled(facts["data_mean"], own["shape"])
+    if different := [name for name, value in own.items() if not np.array_equal(theirs[name], value)]:
         raise ValueError(
             f"--pilot is {path}, which is of another network: it differs in {', '.join(different)}; pass another file"
         )
@@ -174,4 +186,4 @@ def _check_same(pilot: Pilot, loaded: Any, prediction: Any, path: Path) -> None:
 
 def _filled(mean: Any, shape: tuple[int, ...]) -> Any:
     """A mean as one number for each of a sample's, in single precision: so -0.9 equals a tensor of it."""
-    return None if mean is None else np.broadcast_to(mean, (1, *shape)).astype(np.float32).tolist()
+    return None if mean is None else np.broadcast_to(mean, (1, *shape)).astype(np.float32)

@@ -334,7 +334,7 @@ def _picture(out: Path | None, default: str, as_json: bool) -> Path | None:
 def _finished(jobs: Sequence[Any], work: Callable[[Any], T], title: str) -> Iterator[list[T]]:
     """`work` of each job, with a progress bar on stderr.
 
-    After Ctrl-C those of the jobs that are finished: what is written of them is good, and the exit status tells.
+    After Ctrl-C, the results of the jobs that are finished; the command then ends with the status `INTERRUPTED`.
     """
     from tqdm.auto import tqdm
 

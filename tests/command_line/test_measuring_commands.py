@@ -11,7 +11,6 @@ from tiny_unet import tiny_unet
 
 from pndm_solvers import DDIMSolver, NoiseSchedule, Plan, PNDMSolver, cli
 from pndm_solvers.measure import STANDARD, Curve, compare
-from pndm_solvers.orders import observed_order
 from pndm_solvers.problems import exact_problem
 
 
@@ -88,19 +87,27 @@ def test_order_as_json(run, tmp_path, monkeypatch):
     assert (tmp_path / "b.png").exists()
 
 
-def test_an_interrupted_measurement_gives_what_is_finished(run, tmp_path, monkeypatch):
-    seen = []
+@pytest.mark.parametrize(
+    ("measuring", "command"),
+    [
+        ("observed_order", ("order", "--steps", "10,20")),
+        ("compare", ("compare", "--calls", "4", "--starts", 2)),
+        ("compare", ("compare", "--calls", "4", "--starts", 2, "--json")),
+    ],
+)
+def test_an_interrupted_measurement_gives_what_is_finished(run, tmp_path, monkeypatch, measuring, command):
+    seen, measure = [], getattr(cli.measure, measuring)
 
     def once(*arguments, **options):
         if seen:
             raise KeyboardInterrupt
         seen.append(1)
-        return observed_order(*arguments, **options)
+        return measure(*arguments, **options)
 
-    monkeypatch.setattr(cli.measure, "observed_order", once)
-    status, out, err = run("order", "--steps", "10,20", "--out", tmp_path / "a.png")
+    monkeypatch.setattr(cli.measure, measuring, once)
+    status, out, err = run(*command, "--out", tmp_path / "a.png")
     assert status == 130
-    assert "DDIM" in out
+    assert "DDIM" in out or "PLMS" in out
     assert "interrupted: 1 of" in err
     assert (tmp_path / "a.png").exists()
 

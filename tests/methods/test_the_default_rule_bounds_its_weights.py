@@ -59,14 +59,14 @@ def gain(plan):
 def test_errors_of_answers_fade_where_the_picture_is_certain(name):
     """dx/d log ρ = x − x̂₀ is stiff: over long steps a method of high order would not let past errors fade."""
     schedule, shape = SCHEDULES[name], {"sample_shape": (64,)}
-    for steps in (6, 8, 10, 13, 16, 20, 30, 60):
+    for steps in (6, 7, 8, 10, 13, 16, 20, 30, 60):
         euler, two, own = (
             solver.plan(steps, **shape)
             for solver in (DDIMSolver(schedule), PLMSSolver(schedule, order=2), PLMSSolver(schedule))
         )
         assert gain(euler) == pytest.approx(euler.levels[-2].ratio)  # the last answer counts alone
         assert gain(two) < 0.35
-        assert gain(own) < (2.1 if steps < 8 else 0.7)
+        assert gain(own) < (1.5 if steps == 7 else 0.7)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
