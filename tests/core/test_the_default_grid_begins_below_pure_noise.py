@@ -61,12 +61,16 @@ def test_top_begins_at_the_highest_level():
         make_grid(LINEAR, 9, start="bottom")
 
 
-@pytest.mark.parametrize("count", [6, 8, 12, 30])
+@pytest.mark.parametrize("count", [4, 6, 7, 8, 12, 30])
 def test_the_default_grid_is_even_in_its_own_position_but_for_the_first_step(count):
+    """In runs of few steps the even part begins below the first level, so that the first step is longer."""
     rule = RULE.of(count)
-    steps = np.diff([rule.position(level.ratio) for level in make_grid(LINEAR, count, sample_shape=(2,)).levels[:-1]])
+    ratios = [level.ratio for level in make_grid(LINEAR, count, sample_shape=(2,)).levels[:-1]]
+    places = [rule.position(ratio) for ratio in ratios]
+    steps = -np.diff(places)
     np.testing.assert_allclose(steps[1:], steps[1], rtol=1e-6)
-    assert steps[0] / steps[1] == pytest.approx(rule.grid_first)
+    begin = rule.position(min(1.0, rule.grid_top * count) * ratios[0])
+    assert (begin - places[1]) / steps[1] == pytest.approx(rule.grid_first)
 
 
 @pytest.mark.parametrize("count", [4, 7, 12, 30])
