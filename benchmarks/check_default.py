@@ -39,7 +39,7 @@ from tables import by_cell, heading, report, table
 from tqdm import tqdm
 from work_precision import default_plan, distances, run_peer
 from work_precision import paired as errors_of
-from work_precision_tables import geometric, shown
+from work_precision_tables import geometric, interval_of_ratio, shown
 
 from pndm_solvers import DDIMSolver, ErrorEstimate, Plan, PLMSSolver, Problem
 from pndm_solvers.arrays import library
@@ -165,8 +165,7 @@ def ddim(check: Check) -> str:
         results = [begun(problem, plan) for plan in plans]
         reference = check.paired(entry).reference(plans[0].levels[0].t)
         mine, theirs = (reference.errors(result[: entry.starts]) for result in results)
-        draws = np.random.default_rng(0).integers(entry.starts, size=(400, entry.starts))
-        low, high = np.quantile(np.median(mine[draws], 1) / np.median(theirs[draws], 1), [0.05, 0.95])
+        low, high = interval_of_ratio(mine, theirs)
         errors[entry.name, calls] = f"{np.median(mine) / np.median(theirs):.2f} ({low:.2f} to {high:.2f})"
         gap, own = difference(problem, *results), estimate(problem, results[0], None, "sliced-wasserstein")
         sets[entry.name, calls] = f"{gap.value:+.1e} ({gap.low:+.1e} to {gap.high:+.1e}), ours {own.value:.1e}"

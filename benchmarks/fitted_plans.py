@@ -40,7 +40,7 @@ from sets import SETS, Entry, bundled, first_starts
 from tables import by_cell, heading, report, table
 from tqdm import tqdm
 from work_precision import default_plan, paired, run_peer
-from work_precision_tables import geometric
+from work_precision_tables import geometric, interval_of_ratio
 
 from pndm_solvers import (
     DDIMSolver,
@@ -213,8 +213,7 @@ def testing(bench: Bench) -> str:
         for calls in bench.calls:
             plan, default = fitted_to(bench, problem, entry.name, calls), plan_of(problem, calls)
             mine, theirs = errors_of(problem, plan), errors_of(problem, default)
-            draws = np.random.default_rng(0).integers(len(mine), size=(400, len(mine)))
-            low, high = np.quantile(np.median(mine[draws], 1) / np.median(theirs[draws], 1), [0.05, 0.95])
+            low, high = interval_of_ratio(mine, theirs)
             ratio = float(np.median(mine) / np.median(theirs))
             ratios["exact" if "," in entry.name else "networks"].append(ratio)
             limit = " (limit)" if np.median(mine) < 10 * problem.reference(plan.levels[0].t).error else ""

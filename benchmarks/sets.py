@@ -94,7 +94,7 @@ def range_of(deviation: float) -> float:
 
 
 def told(problem: Problem) -> Problem:
-    """The problem whose runs are told the mean and the size of its data."""
+    """The same problem. Its runs know the mean and the size of its data."""
     points, axes = shaped_target(problem)
     said = {"data_mean": points.mean(axes, keepdims=True), "data_range": range_of(deviation_of(problem))}
     saved = None if problem.saved is None else problem.saved.with_stem(f"{problem.saved.stem}-said")
