@@ -158,14 +158,33 @@ def test_constant_epsilon_is_solved_exactly_on_any_grid(solver, fractions, upwar
     *visited, stop = times
     exact = transfer(START, NOISE, schedule.level(visited[0]), schedule.level(stop))
     plan = solver.plan(timesteps=visited, stop=stop)
-    # Rounding grows with the weights: step after step by σ_s/σ_t in data space, and where a polynomial is extrapolated
-    # far beyond two answers that are next to each other. A singlestep method's stages multiply it within a step.
-    steps = [1.0]
+    # The weights round too, the more the nearer two levels are to each other, in the flow's space as shares of noise.
+    ratios = np.array([schedule.level(t).ratio for t in times])
+    shares = ratios / (1 + ratios) if plan.rows[0].space == "flow" else ratios
+    nearest = min(np.min(abs(np.diff(u)) / np.maximum(u[1:], u[:-1])) for u in (ratios, shares))
+    assert relative_error(plan.run(constant, START), exact) < 8 * rounding(plan) / nearest
+
+
+def rounding(plan):
+    """How far rounding may move the end of a run with a constant ε, relative to its size, where weights are exact.
+
+    Rows multiply the errors of earlier states, and a picture (x − σε)/α has those of x divided by α.
+    """
+    unit = 2.0**-53
+    states, answers = [(START, 0.0)], []
     for row in plan.rows:
-        steps[-1] *= max(1.0, sum(abs(weight) for _, weight in row.states + row.answers))
-        steps += [] if row.stage else [1.0]
-    largest = max(steps)
-    assert relative_error(plan.run(constant, START), exact) < 1e-12 * largest
+        x, off = states[-1]
+        answer = NOISE, 0.0
+        if row.space != "epsilon":
+            picture = (x - row.sigma * NOISE) / row.alpha
+            off = (off + 2 * unit * (abs(x).max() + row.sigma * abs(NOISE).max())) / row.alpha
+            answer = (NOISE - picture, off + unit * abs(NOISE).max()) if row.space == "flow" else (picture, off)
+        answers.append(answer)
+        terms = [(w, *states[i]) for i, w in row.states] + [(w, *answers[i]) for i, w in row.answers]
+        moved = sum(abs(w) * (off + unit * abs(value).max()) for w, value, off in terms)
+        states.append((sum(w * value for w, value, _ in terms), moved))
+    end, moved = states[-1]
+    return moved / abs(end).max()
 
 
 @pytest.mark.parametrize(("steps", "low", "high"), [(10, 5e-3, 2e-2), (20, 5e-4, 2e-3), (40, 4e-5, 2e-4)])
