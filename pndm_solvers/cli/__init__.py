@@ -55,15 +55,17 @@ for name, command in {
     app.command(name, cls=Command)(command)
 
 
-def _line(message: object, *_: Any, **__: Any) -> str:
+def _show(message: object, *_: Any, **__: Any) -> None:
     """A warning as one line of its own, also beside an open progress bar."""
-    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
-    return ("\n" if bars else "") + f"pndm-solvers: {in_options(message)}\n"
+    line = f"pndm-solvers: {in_options(message)}"
+    # Where nothing has loaded tqdm, there is no bar.
+    tqdm = sys.modules.get("tqdm")
+    (tqdm.tqdm.write if tqdm else print)(line, file=sys.stderr)
 
 
 def main() -> None:
     """Run the command line; the library's own errors and warnings become one line without a traceback."""
-    warnings.formatwarning = _line
+    warnings.showwarning = _show
     try:
         app()
     except OSError as error:
