@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,12 @@ import numpy as np
 import torch
 from candidates import everywhere
 from peers import PEERS
-from rules import Cells, begun, paired, simple_plans
+from rules import Cells, begun, errors_of, paired, simple_plans
 from sets import SETS, Entry, deviation_of, first_starts, range_of, shaped_target, told
 from tables import by_cell, heading, report, table
 from tqdm import tqdm
 from work_precision import default_plan, distances, run_peer
-from work_precision import paired as errors_of
+from work_precision import paired as errors_at
 from work_precision_tables import geometric, interval_of_ratio, shown
 
 from pndm_solvers import DDIMSolver, ErrorEstimate, Plan, PLMSSolver, Problem
@@ -59,10 +60,14 @@ FINE_FOR_MEANS = 64  # calls of a fine run whose samples' mean alone counts
 class Check:
     """One set of problems, and the figures that are kept."""
 
-    def __init__(self, name: str, folder: Path, problems: list[str] | None, said: bool) -> None:
+    def __init__(
+        self, name: str, folder: Path, problems: list[str] | None, said: bool, starts: int | None = None
+    ) -> None:
         self.name, self.folder, self.said = name, folder / name, said
+        self.on = f", {starts} starts" if starts else ""
         self.cells = Cells(self.folder)
-        self.entries = [entry for key, entry in SETS[name].items() if problems is None or key in problems]
+        entries = [entry for key, entry in SETS[name].items() if problems is None or key in problems]
+        self.entries = [replace(entry, starts=starts or entry.starts) for entry in entries]
         self.paired = cache(lambda entry: first_starts(self.sampled(entry), entry.starts))
         self.sampled = cache(self._sampled)
 
@@ -116,15 +121,16 @@ def rules(check: Check) -> str:
         problem, simple = check.paired(entry), {}
         plan = plan_of(problem, calls)
         for name, other in simple_plans(problem, calls).items():
-            what = f"{check.name}, paired"
+            what = f"{check.name}, paired{check.on}"
             error = check.cells.get(problem, what, partial(paired, problem, other), other)[0]
             simple[name] = error, other.levels[0].ratio >= 0.99 * plan.levels[0].ratio, other
         ours, limit = paired(problem, plan)[0], problem.reference(plan.levels[0].t).limit
-        winner = min(simple, key=lambda name, simple=simple: simple[name][0])
-        least = simple[winner][0]
+        least, _, other = min(simple.values(), key=itemgetter(0))
         ratios[entry.name, calls] = ours / least
         if ours > 3 * least:
-            beyond.append([entry.name, calls, *in_distribution(check, entry, plan, simple[winner][2])])
+            low, high = interval_of_ratio(errors_of(problem, plan), errors_of(problem, other))
+            interval = f"{ours / least:.1f} ({low:.1f} to {high:.1f})"
+            beyond.append([entry.name, calls, interval, *in_distribution(check, entry, plan, other)])
         as_high[entry.name, calls] = ours / min(error for error, high, _ in simple.values() if high)
         for name, (error, *_) in simple.items():
             single.setdefault(name, []).append(error / least)
@@ -137,7 +143,7 @@ def rules(check: Check) -> str:
     for merit, what in ((geometric, "mean"), (max, "worst cell")):
         name = min(single, key=lambda name, merit=merit: merit(single[name]))
         lines.append(f"The single rule of the least {what}: {spread(single[name])} ({', '.join(map(str, name))}).")
-    heads = "problem", "calls", "ours begins at", "its", "SW², ours", "its", "its less ours"
+    heads = "problem", "calls", "ours / its error", "ours begins at", "its", "SW², ours", "its", "its less ours"
     return "\n\n".join([*lines, by_cell("error, calls", found), table(heads, beyond)])
 
 
@@ -362,7 +368,7 @@ def level(check: Check) -> str:
         def measured(peer: Any, problem: Problem = problem, calls: int = calls, ratio: Any = ratio) -> list[Any]:
             try:
                 found = run_peer(problem, peer, calls, ratio)
-                return [float(np.median(errors_of(problem, found.result, found.start_t, found.final))), found.final]
+                return [float(np.median(errors_at(problem, found.result, found.start_t, found.final))), found.final]
             except Exception:  # whatever a peer raises means that it has no samples
                 return [math.inf, "clean"]
 
@@ -372,9 +378,9 @@ def level(check: Check) -> str:
             start = plan.levels[0].t
             end = problem.run(plan, problem.starts(start), callback=lambda step, keep=states: keep.append(step.x))
             best = problem.flow(problem, states[-1], *plan.levels[-2:]).ends if final == "clean" else end
-            ours[final] = [float(np.median(errors_of(problem, found, start, final))) for found in (end, best)]
+            ours[final] = [float(np.median(errors_at(problem, found, start, final))) for found in (end, best)]
         for peer in PEERS.values():
-            theirs, final = check.cells.get(problem, f"level, {calls}, {peer.name}", partial(measured, peer))
+            theirs, final = check.cells.get(problem, f"level{check.on}, {calls}, {peer.name}", partial(measured, peer))
             errors.setdefault(peer.name, {})[entry.name, calls] = [error / theirs for error in ours[final]]
             ends[peer.name] = final
     rows = []
@@ -443,12 +449,13 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="by default all")
     parser.add_argument("--problems", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--said", action="store_true", help="tell every run the mean and the size of the data")
+    parser.add_argument("--starts", type=int, metavar="N", help="measure paired errors on as many, at most all samples")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / ".cache" / "work_precision")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print(f"{heading('numpy', 'torch')}\n\nAll figures are of the {arguments.set} set.", flush=True)
-    check = Check(arguments.set, arguments.folder, arguments.problems, arguments.said)
+    check = Check(arguments.set, arguments.folder, arguments.problems, arguments.said, arguments.starts)
     with torch.inference_mode():
         report(TABLES, arguments.tables, check)
 

@@ -35,7 +35,7 @@ import networks
 import numpy as np
 import torch
 from peers import PEERS, Peer
-from rules import Cells, begun, simple_plans
+from rules import Cells, begun, errors_of, simple_plans
 from sets import SETS, Entry, bundled, first_starts
 from tables import by_cell, heading, report, table
 from tqdm import tqdm
@@ -87,10 +87,6 @@ class Bench:
 
 def plan_of(problem: Problem, calls: int) -> Plan:
     return default_plan(PLMSSolver, problem.schedule, calls, **problem.grid_options)
-
-
-def errors_of(problem: Problem, plan: Plan) -> np.ndarray:
-    return problem.reference(plan.levels[0].t).errors(begun(problem, plan))
 
 
 def _listed(problem: Problem, plan: Plan) -> list[float]:

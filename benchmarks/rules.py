@@ -138,10 +138,14 @@ def problems_of_rules(cells: Cells) -> list[Problem]:
     ]
 
 
+def errors_of(problem: Problem, plan: Plan) -> np.ndarray:
+    """Each sample's error to the flow from the plan's own first level."""
+    return problem.reference(plan.levels[0].t).errors(begun(problem, plan))
+
+
 def paired(problem: Problem, plan: Plan) -> tuple[float, float]:
-    """The median error to the flow from the plan's own first level, and that flow's own error."""
-    reference = problem.reference(plan.levels[0].t)
-    return float(np.median(reference.errors(begun(problem, plan)))), reference.error
+    """The median of these errors, and the flow's own."""
+    return float(np.median(errors_of(problem, plan))), problem.reference(plan.levels[0].t).error
 
 
 def rules(cells: Cells) -> str:
