@@ -124,11 +124,12 @@ def rules(check: Check) -> str:
             what = f"{check.name}, paired{check.on}"
             error = check.cells.get(problem, what, partial(paired, problem, other), other)[0]
             simple[name] = error, other.levels[0].ratio >= 0.99 * plan.levels[0].ratio, other
-        ours, limit = paired(problem, plan)[0], problem.reference(plan.levels[0].t).limit
+        mine, limit = errors_of(problem, plan), problem.reference(plan.levels[0].t).limit
+        ours = float(np.median(mine))
         least, _, other = min(simple.values(), key=itemgetter(0))
         ratios[entry.name, calls] = ours / least
         if ours > 3 * least:
-            low, high = interval_of_ratio(errors_of(problem, plan), errors_of(problem, other))
+            low, high = interval_of_ratio(mine, errors_of(problem, other))
             interval = f"{ours / least:.1f} ({low:.1f} to {high:.1f})"
             beyond.append([entry.name, calls, interval, *in_distribution(check, entry, plan, other)])
         as_high[entry.name, calls] = ours / min(error for error, high, _ in simple.values() if high)
