@@ -8,6 +8,8 @@ rules of its own for runs of few steps.
   on two schedules. Each error is to the flow from the run's own first level.
 - in distribution: SW² less its floor on the same networks from 8 calls on, with its interval, beside the best of five
   simple rules. That is to the flow from the top, or to the data, so a low start wins nothing by itself.
+- few calls: errors at 4, 5 and 6 calls, of several ways to weigh answers on the default's grid, by kind of problem, and
+  the cells in which DDIM on that grid errs less. With a condition: other solvers on networks that get one.
 - given grids: each error divided by the best of ComfyUI's Euler, ipndm and dpmpp_2m, on its nine schedulers at full and
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
 
@@ -25,7 +27,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -44,7 +46,7 @@ from sets import DISTRIBUTIONS, SETS, exact
 from tables import heading, table
 from tqdm import tqdm
 
-from pndm_solvers import Plan, PLMSSolver, Problem
+from pndm_solvers import DDIMSolver, DPMMultistepSolver, Plan, PLMSSolver, Problem, UniPCSolver
 from pndm_solvers.adapters import k_diffusion
 from pndm_solvers.measure import estimate
 from pndm_solvers.rule import OVER_30, RULE, Rule
@@ -58,11 +60,13 @@ def exchanged(rule: Rule, steps: int, new: Rule) -> Rule:
     return replace(rule, by_length=tuple(by_length))
 
 
-# Runs of 6 steps still had the numbers of those of 7 to 9.
-SIX_AS_MORE = replace(RULE, by_length=((3, 5, RULE.of(5)), (6, 9, RULE.of(8)), *RULE.by_length[2:]))
+# In runs of 3 to 6 steps the oldest answer kept all of its weight.
+UNSHARED = replace(RULE, by_length=((3, 6, replace(RULE.of(6), last_shared=0.0)), *RULE.by_length[3:]))
+# Before that, runs of 6 steps had the numbers of those of 7 to 9.
+SIX_AS_MORE = replace(UNSHARED, by_length=((3, 5, UNSHARED.of(5)), (6, 9, RULE.of(8)), *UNSHARED.by_length[2:]))
 # Before that, networks with a condition had no say beyond 5 steps.
 WITHOUT_SPECTRA = replace(
-    RULE, by_length=(*SIX_AS_MORE.by_length[:1], (6, 8, UP_TO_8), (9, 16, UP_TO_16), *RULE.by_length[3:])
+    RULE, by_length=(*SIX_AS_MORE.by_length[:1], (6, 8, UP_TO_8), (9, 16, UP_TO_16), *UNSHARED.by_length[3:])
 )
 # Nor had they up to 5; before that, runs of more than 30 steps had no numbers of their own; before, they did not end
 # along the flow's mirror; and before, a lengthening step to the picture leant as much on the past as others.
@@ -70,7 +74,7 @@ UNRESTORED = replace(WITHOUT_SPECTRA, by_length=((3, 5, UP_TO_5), *WITHOUT_SPECT
 UNSEARCHED = Rule(last_noise=0.3, by_length=UNRESTORED.by_length[:-1])
 UNMIRRORED = replace(UNSEARCHED, last_noise=0.0)
 OLDER = replace(UNMIRRORED, even_last=math.inf)
-DEFAULT = "2027-08"  # the library's own
+DEFAULT = "2027-09"  # the library's own
 RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
@@ -82,6 +86,7 @@ RULES: dict[str, Rule] = {
     "2027-05": UNRESTORED,
     "2027-06": WITHOUT_SPECTRA,
     "2027-07": SIX_AS_MORE,
+    "2027-08": UNSHARED,
     DEFAULT: RULE,
     f"{DEFAULT}, from the top": replace(RULE, start=math.inf),
     f"{DEFAULT}, few steps as many": OVER_30,
@@ -94,10 +99,11 @@ RULES: dict[str, Rule] = {
 # Of `Rule`, those that a search may change: on the rule's own grid, and on given ones.
 NUMBERS = (
     "grid_scale", "grid_rise", "grid_fall", "grid_first", "grid_top", "grid_low", "knee", "tail", "short", "orders",
-    "bound", "long_bound", "last_bound", "last_noise", "corrected",
+    "bound", "long_bound", "last_bound", "last_noise", "shared", "last_shared", "corrected",
 )  # fmt: skip
 GIVEN_NUMBERS = "even_bound", "even_short", "even_top", "even_last", "even_last_bound", "far", "far_bound"
-FROM_ZERO = {"tail": 0.03, "last_noise": 0.3, "corrected": 0.5}  # where a search begins that leaves 0
+# Where a search begins that leaves 0.
+FROM_ZERO = {"tail": 0.03, "last_noise": 0.3, "shared": 0.2, "last_shared": 0.3, "corrected": 0.5}
 LARGEST = 7.0  # that a search may make of a bound: such weights round and carry a network's noise
 
 # Distributions, each on two schedules, and networks.
@@ -121,6 +127,20 @@ CALLS = {"exact": (4, 5, 6, 8, 10, 20, 50), "small networks": (4, 5, 6, 8, 10, 2
 SETS_CALLS = (8, 10, 20)
 KINDS = {"exact": 0.4, "small networks": 0.3, "20 cells": 0.3}  # and their shares of what a search looks at
 SLOW = "digits-kernel"  # no search looks at it
+FEW, LARGER = (4, 5, 6), (2, 4)  # calls and sizes of pictures of the table of few calls
+FEW_RULES = {
+    "2027-08": UNSHARED,
+    DEFAULT: RULE,
+    **{f"2027-08, weights up to {bound:g}": everywhere(UNSHARED, long_bound=bound) for bound in (2.0, 1.6)},
+    **{
+        f"2027-08, {step:.0%} and {last:.0%} shared": everywhere(UNSHARED, shared=step, last_shared=last)
+        for step, last in ((0.5, 0.0), (0.2, 0.0), (0.0, 0.4), (0.2, 0.4), (0.5, 0.4), (0.7, 0.6))
+    },
+}
+FEW_PEERS = {"UniPC-2 (bh2)": UniPCSolver, "DPM-Solver++(2M)": DPMMultistepSolver}
+# A condition that nearly determines the sample, and what one may take there.
+SURE, SURE_CALLS = "every second", (4, 5, 6, 7, 8, 10, 20)
+SURE_PEERS = {"order 2": partial(PLMSSolver, order=2), "DDIM": DDIMSolver, "UniPC-2 (bh2)": UniPCSolver}
 OF_SETS = (
     "hsc-32", "ztf-32", "digits", "fashion", "mixture, linear", "moons-linear-epsilon", "moons-cosine-epsilon",
     "digits-mlp-linear-epsilon", "digits-mlp-cosine-epsilon",
@@ -178,6 +198,64 @@ class OwnGrid:
 
 def spread(ratios: np.ndarray) -> str:
     return f"{np.exp(np.log(ratios).mean()):.2f} ({ratios.max():.3g})"
+
+
+def few_calls(own: OwnGrid) -> str:
+    """Errors beside those of the first rule, geometric means, and in how many cells DDIM on the same grid errs less"""
+    cells = [
+        (group_of(kind, problem), problem, {})
+        for kind, problems in own.problems.items()
+        for problem in problems
+        if SLOW not in problem.name
+    ]
+    cells += [
+        (f"begun as {times} times the side", problem, {"sample_shape": (math.prod(problem.x.shape[1:]) * times**2,)})
+        for problem in own.problems["20 cells"][:-1]
+        for times in LARGER
+    ]
+    makers = {name: partial(PLMSSolver, rule=rule) for name, rule in FEW_RULES.items()} | FEW_PEERS
+    tables = []
+    for calls in tqdm(FEW, desc="few calls"):
+
+        def errors(make: Callable[..., Any], calls: int = calls) -> np.ndarray:
+            plans = [make(p.schedule).plan(calls, **p.grid_options | options) for _, p, options in cells]
+            return np.array([paired(p, plan)[0] for (_, p, _), plan in zip(cells, plans, strict=True)])
+
+        found_by = {name: errors(make) for name, make in makers.items()}
+        first, ddim, of = next(iter(found_by.values())), errors(DDIMSolver), np.array([group for group, *_ in cells])
+        groups, rows = dict.fromkeys(of), []
+        for name, found in found_by.items():
+            means = (f"{np.exp(np.log(found / first)[of == group].mean()):.2f}" for group in groups)
+            behind = found / ddim
+            rows.append([name, *means, f"{np.sum(behind > 1)} of {len(cells)}", f"{behind.max():.1f}"])
+        heads = f"{calls} calls", *groups, "DDIM nearer", "at most"
+        tables.append(table(heads, rows))
+    return "\n\n".join(tables)
+
+
+def with_condition(own: OwnGrid) -> str:
+    """Networks that get a condition: errors of other solvers on the default grid beside the default's, and the worst"""
+    problems = [problem for problem in own.problems["small networks"] if NETWORKS[problem.name].given]
+    rows = []
+    for sure in (True, False):
+        among = [problem for problem in problems if (NETWORKS[problem.name].given == SURE) == sure]
+        what = f"{len(among)} networks, {'' if sure else 'not '}given {SURE}"
+
+        def errors(make: Callable[..., Any], calls: int, among: list[Problem] = among) -> np.ndarray:
+            return np.array([paired(p, make(p.schedule).plan(calls, **p.grid_options))[0] for p in among])
+
+        default = {calls: errors(PLMSSolver, calls) for calls in SURE_CALLS}
+        for name, make in SURE_PEERS.items():
+            rows.append([what, name, *(spread(errors(make, calls) / default[calls]) for calls in SURE_CALLS)])
+    return table(("among", "solver", *SURE_CALLS), rows)
+
+
+def group_of(kind: str, problem: Problem) -> str:
+    """Of small networks, those that get a condition stand apart."""
+    recipe = NETWORKS.get(problem.name)
+    if recipe is None or not recipe.given:
+        return kind
+    return f"{recipe.data}, with a condition"
 
 
 class GivenGrids:
@@ -333,6 +411,8 @@ def main() -> None:
         heads = *KINDS, "given grids: mean", "at or below ipndm", "dpmpp_2m", "worst / Euler", "within 1.5 of the best"
         print(f"Ratios to the least of 36 rules: mean (worst).\n\n{table(('rule', *heads), rows)}\n")
         print(table(("rule, calls", *map(str, by_calls)), few), flush=True)
+        for part in (few_calls, with_condition):
+            print(f"\n{part.__doc__}\n\n{part(own)}", flush=True)
         if not arguments.no_sets:
             chosen = {name: rules[name] for name in (DEFAULT, f"{DEFAULT}, from the top")}
             folder = Path(__file__).parent / ".cache" / "work_precision" / "choosing"

@@ -53,6 +53,8 @@ class Rule:
     last_noise:
         Where not 0, a step to σ = 0 by three answers or more takes the path as even in ρ (`mirrored`). Then absolute
         weights may also sum to this over the last ρ, up to `bound`: a network's noise reaches the sample times ρ.
+    shared, last_shared:
+        Of the oldest answer's weight, the share that goes to the answer before it: in a step, and in that to σ = 0.
     mixed:
         Whether weights beyond the bound are mixed with those of a lower order; else their answers are taken farther
         apart, as they always are in a step to σ = 0.
@@ -94,6 +96,8 @@ class Rule:
     long_bound: float = 5.0
     last_bound: float = 4.5
     last_noise: float = 0.0
+    shared: float = 0.0
+    last_shared: float = 0.0
     wide_bound: float = 100.0
     mixed: bool = True
     corrected: float = 0.5
@@ -212,7 +216,7 @@ class Rule:
 # The fewer the steps, the lower the order. Up to 16 steps the grids are nearly even in log ρ above ρ = 0.1.
 UP_TO_6 = Rule(
     grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
-    tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.73, last_bound=1.0, corrected=0.8,
+    tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.73, last_bound=1.0, last_shared=0.4, corrected=0.8,
 )  # fmt: skip
 UP_TO_9 = Rule(
     grid_scale=0.224, grid_rise=1.15, grid_fall=9.6, grid_first=1.0, grid_top=0.205, grid_low=0.00015, knee=0.099,
@@ -231,7 +235,12 @@ OVER_30 = Rule(
     orders=((87.0, 2), (0.016, 3), (0.0, 4)), long_bound=6.9, last_bound=4.0, last_noise=0.41, corrected=0.62,
 )  # fmt: skip
 # The numbers that are not of a length are those of runs of one and two steps, and of grids that others chose.
-RULE = Rule(by_length=((3, 6, UP_TO_6), (7, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30)))
+RULE = Rule(
+    by_length=(
+        (3, 4, replace(UP_TO_6, shared=0.5)), (5, 5, replace(UP_TO_6, shared=0.2)), (6, 6, UP_TO_6),
+        (7, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30),
+    )
+)  # fmt: skip
 
 # With noise in the steps. Two answers at most, as the weak order is 2, and the differences of more would be mostly
 # noise. ρ/(1 + ρ) is calm in data space: with few calls the flow's knee is three to forty times worse. The grid is that

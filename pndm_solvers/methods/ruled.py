@@ -73,7 +73,20 @@ def ruled_mean(
         chosen = last_weights(step, order, rule, careful, space, even)
     elif not chosen:
         (chosen,) = ruled_weights([step], order, rule, careful, space, even)
+    if careful and len(chosen) < min(order, len(ratios)):
+        chosen = with_older(chosen, len(ratios), rule.last_shared if there.sigma == 0 else rule.shared)
     return {history[i]: weight for i, weight in chosen.items()}
+
+
+def with_older(chosen: Chosen, count: int, share: float) -> Chosen:
+    """The weights with a share of the oldest answer's given to the answer before it, where there is one of `count`.
+
+    What two answers differ by is in part the network's own error there, and the share spreads it over three.
+    """
+    oldest = max(chosen)
+    if not share or len(chosen) < 2 or oldest + 1 >= count:
+        return chosen
+    return {**chosen, oldest: (1 - share) * chosen[oldest], oldest + 1: share * chosen[oldest]}
 
 
 def ruled_ahead(

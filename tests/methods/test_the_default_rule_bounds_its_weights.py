@@ -1,5 +1,7 @@
 """The rule of the default solver: which answers a step is made of, so that no weight is out of proportion."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.integrate
@@ -14,6 +16,11 @@ from pndm_solvers.rule import RULE
 LINEAR = SCHEDULES["linear"]
 # The most that the absolute weights of a step may sum to: 7 with the rule's own starter, 100 with the others.
 MOST = {starter: 7 if starter == "ramp" else 100 for starter in STARTERS}
+
+
+def everywhere(rule, **numbers):
+    """The rule with other numbers, for runs of every length."""
+    return replace(rule, by_length=tuple((a, b, replace(few, **numbers)) for a, b, few in rule.by_length), **numbers)
 
 
 def absolute_means(rows):
@@ -67,6 +74,30 @@ def test_errors_of_answers_fade_where_the_picture_is_certain(name):
         assert gain(euler) == pytest.approx(euler.levels[-2].ratio)  # the last answer counts alone
         assert gain(two) < 0.35
         assert gain(own) < (1.5 if steps == 7 else 0.7)
+
+
+@pytest.mark.parametrize(("steps", "shared"), [(3, 0.5), (4, 0.5), (5, 0.2), (6, 0.0), (7, 0.0), (20, 0.0)])
+def test_in_short_runs_the_oldest_answer_shares_its_weight_with_the_one_before(steps, shared):
+    """The newest keeps its own, so the sum of absolute weights stays what it is."""
+    shape = {"sample_shape": (2,)}
+    unshared = PLMSSolver(LINEAR, rule=everywhere(RULE, shared=0.0, last_shared=0.0)).plan(steps, **shape)
+    plan = PLMSSolver(LINEAR).plan(steps, **shape)
+    last = 0.4 if steps <= 6 else 0.0
+    for number, (row, alone) in enumerate(zip(plan.rows, unshared.rows, strict=True), 1):
+        weights, before = (dict(of.answers) for of in (row, alone))
+        share = last if number == steps else shared
+        oldest = min(before)
+        if len(before) > 1 and oldest > 0 and share:
+            weight = before[oldest]
+            before |= {oldest: (1 - share) * weight, oldest - 1: share * weight}
+        assert weights == pytest.approx(before)
+        assert sum(map(abs, weights.values())) == pytest.approx(sum(map(abs, dict(alone.answers).values())))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_solver_of_low_order_shares_nothing(order):
+    plan = PLMSSolver(LINEAR, order=order).plan(5)
+    assert max(len(row.answers) for row in plan.rows) == order
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
