@@ -92,11 +92,12 @@ class Cells:
 
 @cache
 def digest(problem: Problem) -> str:
-    """Of the starts, and of the network's answer to four of them."""
+    """Of the starts, of the network's answer to four of them, and of a mean that the run is told."""
     x, t = problem.x[:4], np.full(4, problem.schedule.level_at(1.0).t)
     condition = {name: value[:4] for name, value in (problem.condition or {}).items()}
     answer = problem.model(x, torch.from_numpy(t).to(x.dtype) if torch.is_tensor(x) else t, **condition)
-    return sha256(b"".join(np.asarray(part, np.float64).tobytes() for part in (problem.x, answer))).hexdigest()[:12]
+    parts = [problem.x, answer, *([] if problem.data_mean is None else [problem.data_mean])]
+    return sha256(b"".join(np.asarray(part, np.float64).tobytes() for part in parts)).hexdigest()[:12]
 
 
 def begun(problem: Problem, plan: Plan) -> np.ndarray:
