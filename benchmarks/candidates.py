@@ -39,12 +39,6 @@ UP_TO_13 = Rule(
 )  # fmt: skip
 
 
-def everywhere(rule: Rule, **numbers: Any) -> Rule:
-    """The rule with other numbers, for runs of every length."""
-    by_length = tuple((least, most, everywhere(few, **numbers)) for least, most, few in rule.by_length)
-    return replace(rule, by_length=by_length, **numbers)
-
-
 own = partial(PLMSSolver, order=4, starter="ramp", weights="exact", space="epsilon", coordinate="balanced", rule=FROZEN)
 WEIGHTS: dict[str, Callable[[NoiseSchedule], PLMSSolver]] = {
     "default": own,

@@ -32,7 +32,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from candidates import everywhere
 from peers import PEERS
 from rules import Cells, begun, errors_of, paired, simple_plans
 from sets import SETS, Entry, deviation_of, first_starts, range_of, shaped_target, told
@@ -337,7 +336,7 @@ def sizes(check: Check) -> str:
         figures = {}
         for power in (0.0, *powers):
             kind = replace(problem, data_range=said, saved=None) if power else problem
-            plan = PLMSSolver(problem.schedule, rule=everywhere(RULE, small=power)).plan(calls, **kind.grid_options)
+            plan = PLMSSolver(problem.schedule, rule=RULE.everywhere(small=power)).plan(calls, **kind.grid_options)
             result = begun(kind, plan)
             error = float(np.median(kind.reference(plan.levels[0].t).errors(result))) / deviation
             gap = estimate(kind, result, None, "sliced-wasserstein").value / deviation**2

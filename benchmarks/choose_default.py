@@ -9,7 +9,8 @@ rules of its own for runs of few steps.
 - in distribution: SW² less its floor on the same networks from 8 calls on, with its interval, beside the best of five
   simple rules. That is to the flow from the top, or to the data, so a low start wins nothing by itself.
 - few calls: errors at 4, 5 and 6 calls, of several ways to weigh answers on the default's grid, by kind of problem, and
-  the cells in which DDIM on that grid errs less. With a condition: other solvers on networks that get one.
+  the cells in which DDIM on that grid errs less.
+- with a condition: other solvers on networks that get one, beside the default.
 - given grids: each error divided by the best of ComfyUI's Euler, ipndm and dpmpp_2m, on its nine schedulers at full and
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
 
@@ -39,7 +40,7 @@ import given_grids
 import networks
 import numpy as np
 import torch
-from candidates import FROZEN, UP_TO_5, UP_TO_8, UP_TO_13, UP_TO_16, candidate, everywhere
+from candidates import FROZEN, UP_TO_5, UP_TO_8, UP_TO_13, UP_TO_16, candidate
 from network_recipes import NETWORKS
 from rules import Cells, begun, paired, problems_of_rules, simple_plans
 from sets import DISTRIBUTIONS, SETS, exact
@@ -52,22 +53,28 @@ from pndm_solvers.measure import estimate
 from pndm_solvers.rule import OVER_30, RULE, Rule
 
 
-def exchanged(rule: Rule, steps: int, new: Rule) -> Rule:
-    """The rule with another one for runs of as many steps."""
-    if rule.of(steps) is rule:
+def exchanged(rule: Rule, calls: Sequence[int], new: Rule) -> Rule:
+    """The rule with another one for runs of these lengths. Where that replaces several, each keeps its `share`."""
+    old = [few for few in rule.by_length if any(few[0] <= steps <= few[1] for steps in calls)]
+    if not old:
         return replace(new, by_length=rule.by_length)
-    by_length = ((least, most, new if least <= steps <= most else few) for least, most, few in rule.by_length)
+
+    def changed(few: Rule) -> Rule:
+        return replace(new, share=few.share) if len(old) > 1 else new
+
+    by_length = (
+        (least, most, changed(few) if (least, most, few) in old else few) for least, most, few in rule.by_length
+    )
     return replace(rule, by_length=tuple(by_length))
 
 
 # In runs of 3 to 6 steps the oldest answer kept all of its weight.
-UNSHARED = replace(RULE, by_length=((3, 6, replace(RULE.of(6), last_shared=0.0)), *RULE.by_length[3:]))
+LONGER = [few for few in RULE.by_length if few[0] > 6]
+UNSHARED = replace(RULE, by_length=((3, 6, replace(RULE.of(6), last_share=0.0)), *LONGER))
 # Before that, runs of 6 steps had the numbers of those of 7 to 9.
-SIX_AS_MORE = replace(UNSHARED, by_length=((3, 5, UNSHARED.of(5)), (6, 9, RULE.of(8)), *UNSHARED.by_length[2:]))
+SIX_AS_MORE = replace(RULE, by_length=((3, 5, UNSHARED.of(5)), (6, 9, RULE.of(8)), *LONGER[1:]))
 # Before that, networks with a condition had no say beyond 5 steps.
-WITHOUT_SPECTRA = replace(
-    RULE, by_length=(*SIX_AS_MORE.by_length[:1], (6, 8, UP_TO_8), (9, 16, UP_TO_16), *UNSHARED.by_length[3:])
-)
+WITHOUT_SPECTRA = replace(RULE, by_length=(*SIX_AS_MORE.by_length[:1], (6, 8, UP_TO_8), (9, 16, UP_TO_16), *LONGER[2:]))
 # Nor had they up to 5; before that, runs of more than 30 steps had no numbers of their own; before, they did not end
 # along the flow's mirror; and before, a lengthening step to the picture leant as much on the past as others.
 UNRESTORED = replace(WITHOUT_SPECTRA, by_length=((3, 5, UP_TO_5), *WITHOUT_SPECTRA.by_length[1:]))
@@ -90,21 +97,24 @@ RULES: dict[str, Rule] = {
     DEFAULT: RULE,
     f"{DEFAULT}, from the top": replace(RULE, start=math.inf),
     f"{DEFAULT}, few steps as many": OVER_30,
-    f"{DEFAULT}, even from the highest level": everywhere(RULE, grid_top=math.inf),
+    f"{DEFAULT}, even from the highest level": RULE.everywhere(grid_top=math.inf),
     f"{DEFAULT}, own coordinate everywhere": replace(RULE, even=False),
-    f"{DEFAULT}, first steps as they are": replace(everywhere(RULE, corrected=0.0), even_corrected=0),
-    f"{DEFAULT}, last call above the lowest level": everywhere(RULE, grid_low=math.inf),
-    f"{DEFAULT}, orders not mixed": everywhere(RULE, mixed=False),
+    f"{DEFAULT}, first steps as they are": replace(RULE.everywhere(corrected=0.0), even_corrected=0),
+    f"{DEFAULT}, last call above the lowest level": RULE.everywhere(grid_low=math.inf),
+    f"{DEFAULT}, orders not mixed": RULE.everywhere(mixed=False),
 }
 # Of `Rule`, those that a search may change: on the rule's own grid, and on given ones.
 NUMBERS = (
     "grid_scale", "grid_rise", "grid_fall", "grid_first", "grid_top", "grid_low", "knee", "tail", "short", "orders",
-    "bound", "long_bound", "last_bound", "last_noise", "shared", "last_shared", "corrected",
+    "bound", "long_bound", "last_bound", "last_noise", "share", "last_share", "corrected",
 )  # fmt: skip
 GIVEN_NUMBERS = "even_bound", "even_short", "even_top", "even_last", "even_last_bound", "far", "far_bound"
 # Where a search begins that leaves 0.
-FROM_ZERO = {"tail": 0.03, "last_noise": 0.3, "shared": 0.2, "last_shared": 0.3, "corrected": 0.5}
-LARGEST = 7.0  # that a search may make of a bound: such weights round and carry a network's noise
+FROM_ZERO = {"tail": 0.03, "last_noise": 0.3, "share": 0.2, "last_share": 0.3, "corrected": 0.5}
+LARGEST = {
+    "bound": 7.0,
+    "share": 1.0,
+}  # that a search may make of them: large weights round and carry a network's noise
 
 # Distributions, each on two schedules, and networks.
 EXACT = {
@@ -131,9 +141,9 @@ FEW, LARGER = (4, 5, 6), (2, 4)  # calls and sizes of pictures of the table of f
 FEW_RULES = {
     "2027-08": UNSHARED,
     DEFAULT: RULE,
-    **{f"2027-08, weights up to {bound:g}": everywhere(UNSHARED, long_bound=bound) for bound in (2.0, 1.6)},
+    **{f"2027-08, weights up to {bound:g}": UNSHARED.everywhere(long_bound=bound) for bound in (2.0, 1.6)},
     **{
-        f"2027-08, {step:.0%} and {last:.0%} shared": everywhere(UNSHARED, shared=step, last_shared=last)
+        f"2027-08, {step:g} and {last:g} shared": UNSHARED.everywhere(share=step, last_share=last)
         for step, last in ((0.5, 0.0), (0.2, 0.0), (0.0, 0.4), (0.2, 0.4), (0.5, 0.4), (0.7, 0.6))
     },
 }
@@ -201,7 +211,7 @@ def spread(ratios: np.ndarray) -> str:
 
 
 def few_calls(own: OwnGrid) -> str:
-    """Errors beside those of the first rule, geometric means, and in how many cells DDIM on the same grid errs less"""
+    """Errors beside the default's, geometric means; cells in which DDIM on its grid errs less; at most beside DDIM"""
     cells = [
         (group_of(kind, problem), problem, {})
         for kind, problems in own.problems.items()
@@ -210,7 +220,7 @@ def few_calls(own: OwnGrid) -> str:
     ]
     cells += [
         (f"begun as {times} times the side", problem, {"sample_shape": (math.prod(problem.x.shape[1:]) * times**2,)})
-        for problem in own.problems["20 cells"][:-1]
+        for problem in own.problems["20 cells"]
         for times in LARGER
     ]
     makers = {name: partial(PLMSSolver, rule=rule) for name, rule in FEW_RULES.items()} | FEW_PEERS
@@ -222,10 +232,10 @@ def few_calls(own: OwnGrid) -> str:
             return np.array([paired(p, plan)[0] for (_, p, _), plan in zip(cells, plans, strict=True)])
 
         found_by = {name: errors(make) for name, make in makers.items()}
-        first, ddim, of = next(iter(found_by.values())), errors(DDIMSolver), np.array([group for group, *_ in cells])
+        default, ddim, of = errors(PLMSSolver), errors(DDIMSolver), np.array([group for group, *_ in cells])
         groups, rows = dict.fromkeys(of), []
         for name, found in found_by.items():
-            means = (f"{np.exp(np.log(found / first)[of == group].mean()):.2f}" for group in groups)
+            means = (f"{np.exp(np.log(found / default)[of == group].mean()):.2f}" for group in groups)
             behind = found / ddim
             rows.append([name, *means, f"{np.sum(behind > 1)} of {len(cells)}", f"{behind.max():.1f}"])
         heads = f"{calls} calls", *groups, "DDIM nearer", "at most"
@@ -321,7 +331,8 @@ def changed(rule: Rule, names: Sequence[str], rng: np.random.Generator) -> Rule:
             values[name] = tuple(zip(sorted(below, reverse=True), [order for _, order in orders], strict=True))
         else:
             number = float((getattr(rule, name) or FROM_ZERO[name]) * math.exp(scale * rng.standard_normal()))
-            values[name] = min(number, LARGEST) if name.endswith("bound") else number
+            most = next((most for kind, most in LARGEST.items() if name.endswith(kind)), math.inf)
+            values[name] = min(number, most)
     return replace(rule, **values)
 
 
@@ -365,17 +376,17 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
             parts.append((change + worse + 1.5 * far).mean())
         return float(np.average(parts, weights=[*KINDS.values()] if calls else None))
 
-    steps = max(calls) if calls else 1
+    lengths = calls or [1]
     names = NUMBERS if calls else GIVEN_NUMBERS
     with tqdm(desc="search", unit="rule") as bar:
-        tried = rule = exchanged(RULE, steps, rule.of(steps))
+        tried = rule = exchanged(RULE, lengths, rule.of(max(lengths)))
         while time.monotonic() - began < 60 * minutes:
             with suppress(ValueError, FloatingPointError):
                 if (found := score(tried)) < best:
                     best, rule = found, tried
                     path.write_text(json.dumps(asdict(rule), indent=1))
-                    bar.write(f"{best:.4f} {rule.of(steps)}")
-            tried = exchanged(rule, steps, changed(rule.of(steps), names, rng))
+                    bar.write(f"{best:.4f} {rule.of(max(lengths))}")
+            tried = exchanged(rule, lengths, changed(rule.of(max(lengths)), names, rng))
             bar.update()
     return rule
 

@@ -46,15 +46,17 @@ class Rule:
     short:
         Where the last step changed log ρ by less than this, the next step has the full order.
     orders:
-        Pairs (ρ, order), the highest ρ first. After a longer step, a step from above ρ combines up to `order` answers.
+        Pairs (ρ, order), the highest ρ first. After a longer step, a step from above ρ combines up to `order` answers,
+        apart from the one that has a share.
     bound, long_bound, last_bound, wide_bound:
         The most to which absolute weights may sum: with the starter "ramp", there after a longer step, in every step to
         σ = 0, and with other starters.
     last_noise:
         Where not 0, a step to σ = 0 by three answers or more takes the path as even in ρ (`mirrored`). Then absolute
         weights may also sum to this over the last ρ, up to `bound`: a network's noise reaches the sample times ρ.
-    shared, last_shared:
-        Of the oldest answer's weight, the share that goes to the answer before it: in a step, and in that to σ = 0.
+    share, last_share:
+        With the starter "ramp", the share of the oldest answer's weight that goes to the answer before it: in a step,
+        and in that to σ = 0. See `with_older`.
     mixed:
         Whether weights beyond the bound are mixed with those of a lower order; else their answers are taken farther
         apart, as they always are in a step to σ = 0.
@@ -96,8 +98,8 @@ class Rule:
     long_bound: float = 5.0
     last_bound: float = 4.5
     last_noise: float = 0.0
-    shared: float = 0.0
-    last_shared: float = 0.0
+    share: float = 0.0
+    last_share: float = 0.0
     wide_bound: float = 100.0
     mixed: bool = True
     corrected: float = 0.5
@@ -120,9 +122,17 @@ class Rule:
         return next((rule for least, most, rule in self.by_length if least <= steps <= most), self)
 
     def of_levels(self, ratios: Sequence[float]) -> Rule:
-        """The rule that made these levels, maybe as a part of a longer grid; else this one."""
+        """The rule that made these levels, maybe as a part of a longer grid; else this one.
+
+        Where several have made such levels, as those of 3 to 6 steps have, it is that of a run of as many steps.
+        """
         rules = self.of(len(ratios) - 1), self, *(rule for _, _, rule in self.by_length)
         return next((rule for rule in rules if rule.made(ratios)), self)
+
+    def everywhere(self, **numbers: Any) -> Rule:
+        """The rule with other numbers, for runs of every length."""
+        by_length = tuple((least, most, replace(rule, **numbers)) for least, most, rule in self.by_length)
+        return replace(self, by_length=by_length, **numbers)
 
     def of_range(self, data_range: float) -> Rule:
         """The rule for data whose deviation is `data_range`, or down to half of it.
@@ -216,7 +226,7 @@ class Rule:
 # The fewer the steps, the lower the order. Up to 16 steps the grids are nearly even in log ρ above ρ = 0.1.
 UP_TO_6 = Rule(
     grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
-    tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.73, last_bound=1.0, last_shared=0.4, corrected=0.8,
+    tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.73, last_bound=1.0, last_share=0.4, corrected=0.8,
 )  # fmt: skip
 UP_TO_9 = Rule(
     grid_scale=0.224, grid_rise=1.15, grid_fall=9.6, grid_first=1.0, grid_top=0.205, grid_low=0.00015, knee=0.099,
@@ -237,7 +247,7 @@ OVER_30 = Rule(
 # The numbers that are not of a length are those of runs of one and two steps, and of grids that others chose.
 RULE = Rule(
     by_length=(
-        (3, 4, replace(UP_TO_6, shared=0.5)), (5, 5, replace(UP_TO_6, shared=0.2)), (6, 6, UP_TO_6),
+        (3, 4, replace(UP_TO_6, share=0.5)), (5, 5, replace(UP_TO_6, share=0.2)), (6, 6, UP_TO_6),
         (7, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30),
     )
 )  # fmt: skip

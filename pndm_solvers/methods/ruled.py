@@ -57,7 +57,7 @@ def ruled_mean(
     tau: TauLike = 0.0,
     known: Mapping[Ratios, Chosen] | None = None,
 ) -> Mapping[Answer, float]:
-    """The polynomial mean of at most `order` answers, within the limits of the rule: see `ruled_weights`.
+    """The polynomial mean of at most `order` answers within the limits of the rule, and its share: see `ruled_weights`.
 
     `known` are weights that `ruled_ahead` made.
     """
@@ -73,18 +73,19 @@ def ruled_mean(
         chosen = last_weights(step, order, rule, careful, space, even)
     elif not chosen:
         (chosen,) = ruled_weights([step], order, rule, careful, space, even)
-    if careful and len(chosen) < min(order, len(ratios)):
-        chosen = with_older(chosen, len(ratios), rule.last_shared if there.sigma == 0 else rule.shared)
+    if careful and len(chosen) < order:
+        chosen = with_older(chosen, len(ratios), rule.last_share if there.sigma == 0 else rule.share)
     return {history[i]: weight for i, weight in chosen.items()}
 
 
 def with_older(chosen: Chosen, count: int, share: float) -> Chosen:
-    """The weights with a share of the oldest answer's given to the answer before it, where there is one of `count`.
+    """The weights, where the oldest answer gives a share of its own to the answer before it, if it is not the last.
 
-    What two answers differ by is in part the network's own error there, and the share spreads it over three.
+    `count` are the answers that there are. Part of what the two newest ones differ by is the network's own error: the
+    share spreads that of the older one over two.
     """
     oldest = max(chosen)
-    if not share or len(chosen) < 2 or oldest + 1 >= count:
+    if not share or len(chosen) < 2 or oldest + 1 == count:
         return chosen
     return {**chosen, oldest: (1 - share) * chosen[oldest], oldest + 1: share * chosen[oldest]}
 
@@ -92,7 +93,7 @@ def with_older(chosen: Chosen, count: int, share: float) -> Chosen:
 def ruled_ahead(
     levels: Sequence[Level], order: int, rule: Rule, careful: bool, space: str, even: bool, tau: TauLike
 ) -> Mapping[Ratios, Chosen]:
-    """The weights of `ruled_mean` in the steps of a run over the levels, but for that to σ = 0: many at a time."""
+    """The polynomials' weights in the steps of a run over the levels, but for that to σ = 0: many at a time."""
     ratios = [level.ratio for level in levels]
     steps = []
     for i in range(1, len(ratios) - 1):

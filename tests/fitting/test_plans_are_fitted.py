@@ -139,7 +139,7 @@ def test_an_interrupted_fit_returns_the_best_so_far(pilot):
     assert fit.gain < 1
 
     with pytest.warns(UserWarning, match="interrupted before anything fitted was better"):
-        fit = pilot.fit(interrupted(8), 5)
+        fit = pilot.fit(interrupted(8), 5)  # in the second of its runs, the first plain rule's
     assert fit.plan.levels == PLMSSolver(LINEAR).plan(5, sample_shape=(2,)).levels
 
     def at_once(x, t):

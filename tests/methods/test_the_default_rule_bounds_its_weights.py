@@ -18,11 +18,6 @@ LINEAR = SCHEDULES["linear"]
 MOST = {starter: 7 if starter == "ramp" else 100 for starter in STARTERS}
 
 
-def everywhere(rule, **numbers):
-    """The rule with other numbers, for runs of every length."""
-    return replace(rule, by_length=tuple((a, b, replace(few, **numbers)) for a, b, few in rule.by_length), **numbers)
-
-
 def absolute_means(rows):
     """For each row that is a mean of ε, the sum of its absolute weights, divided by the weights' sum."""
     return [
@@ -76,28 +71,47 @@ def test_errors_of_answers_fade_where_the_picture_is_certain(name):
         assert gain(own) < (1.5 if steps == 7 else 0.7)
 
 
-@pytest.mark.parametrize(("steps", "shared"), [(3, 0.5), (4, 0.5), (5, 0.2), (6, 0.0), (7, 0.0), (20, 0.0)])
-def test_in_short_runs_the_oldest_answer_shares_its_weight_with_the_one_before(steps, shared):
-    """The newest keeps its own, so the sum of absolute weights stays what it is."""
-    shape = {"sample_shape": (2,)}
-    unshared = PLMSSolver(LINEAR, rule=everywhere(RULE, shared=0.0, last_shared=0.0)).plan(steps, **shape)
-    plan = PLMSSolver(LINEAR).plan(steps, **shape)
-    last = 0.4 if steps <= 6 else 0.0
-    for number, (row, alone) in enumerate(zip(plan.rows, unshared.rows, strict=True), 1):
-        weights, before = (dict(of.answers) for of in (row, alone))
-        share = last if number == steps else shared
+def shares(solver, steps, **options):
+    """For each row, the share of its oldest answer's weight that the answer before it has taken, as the rule says."""
+    without = replace(solver, rule=solver.rule.everywhere(share=0.0, last_share=0.0)).plan(steps, **options)
+    found = []
+    for row, alone in zip(solver.plan(steps, **options).rows, without.rows, strict=True):
+        weights, before = dict(row.answers), dict(alone.answers)
         oldest = min(before)
-        if len(before) > 1 and oldest > 0 and share:
-            weight = before[oldest]
-            before |= {oldest: (1 - share) * weight, oldest - 1: share * weight}
-        assert weights == pytest.approx(before)
-        assert sum(map(abs, weights.values())) == pytest.approx(sum(map(abs, dict(alone.answers).values())))
+        share = weights.get(oldest - 1, 0.0) / before[oldest]
+        assert weights == pytest.approx(
+            before | {oldest: (1 - share) * before[oldest]} | ({oldest - 1: share * before[oldest]} if share else {})
+        )
+        found.append(round(share, 9))
+    return found
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_a_solver_of_low_order_shares_nothing(order):
-    plan = PLMSSolver(LINEAR, order=order).plan(5)
-    assert max(len(row.answers) for row in plan.rows) == order
+@pytest.mark.parametrize(
+    ("steps", "options", "expected"),
+    [
+        (3, {}, [0, 0, 0]),  # its last step takes the second answer too
+        (3, {"final": "first"}, [0, 0, 0.5]),
+        (4, {}, [0, 0, 0.5, 0.4]),
+        (5, {}, [0, 0, 0.2, 0.2, 0.4]),
+        (6, {}, [0, 0, 0, 0, 0, 0.4]),
+        (6, {"start": 400}, [0, 0, 0.2, 0.2, 0.4]),  # a part counts as a run of its own length
+        (5, {"data_range": 8.0}, [0, 0, 0.2, 0.2, 0.4]),
+        (7, {}, [0] * 7),
+        (20, {}, [0] * 20),
+        (6, {"spacing": "trailing"}, [0] * 6),
+    ],
+)
+def test_in_short_runs_the_oldest_answer_shares_its_weight_with_the_one_before(steps, options, expected):
+    assert shares(PLMSSolver(LINEAR), steps, **{"sample_shape": (2,)} | options) == expected
+
+
+def test_an_answer_at_pure_noise_takes_no_share():
+    assert shares(PLMSSolver(SCHEDULES["rectified_flow"]), 4, sample_shape=(2,)) == [0, 0, 0, 0.4]
+
+
+@pytest.mark.parametrize("options", [{"order": 1}, {"order": 2}, {"starter": "heun"}, {"starter": "rk4"}])
+def test_other_orders_and_starters_share_nothing(options):
+    assert not any(shares(PLMSSolver(LINEAR, **options), 5))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
