@@ -120,6 +120,8 @@ def check_options(called: str, given: Iterable[str], known: Iterable[str]) -> No
 
             near = get_close_matches(name, known, 1, 0.4)
             hint = f"did you mean {near[0]}" if near else f"options are {', '.join(known)}"
+            if name.endswith("steps") and called in ("sample", "plan"):  # the first argument, which `known` may lack
+                hint = "did you mean num_inference_steps"
             hint = ELSEWHERE.get((called, name), hint)
             raise TypeError(f"{called}() got an unexpected keyword argument {name!r}; {hint}")
 

@@ -37,6 +37,17 @@ print(sorted(ours - set(sys.stdlib_module_names) - {"pndm_solvers", "numpy"}))
     assert done.stdout.strip() == "[]"
 
 
+def test_a_program_beside_a_clone_imports_the_library(tmp_path):
+    """Python takes the clone for the package, as it has a file that makes it one in ComfyUI."""
+    (tmp_path / "pndm_solvers").mkdir()
+    for name in ("__init__.py", "pndm_solvers"):
+        (tmp_path / "pndm_solvers" / name).symlink_to(ROOT / name)
+    code = "import pndm_solvers.reference; from pndm_solvers import DDIMSolver; print(pndm_solvers.__file__)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert Path(done.stdout.strip()).parent.name == Path(done.stdout.strip()).parents[1].name == "pndm_solvers"
+
+
 def public_members():
     """(dotted name, object, what it overrides) of every public class and function, and of every public member."""
     for module in MODULES:
