@@ -58,13 +58,8 @@ def exchanged(rule: Rule, calls: Sequence[int], new: Rule) -> Rule:
     old = [few for few in rule.by_length if any(few[0] <= steps <= few[1] for steps in calls)]
     if not old:
         return replace(new, by_length=rule.by_length)
-
-    def changed(few: Rule) -> Rule:
-        return replace(new, share=few.share) if len(old) > 1 else new
-
-    by_length = (
-        (least, most, changed(few) if (least, most, few) in old else few) for least, most, few in rule.by_length
-    )
+    of_each = {few[:2]: replace(new, share=few[2].share) if len(old) > 1 else new for few in old}
+    by_length = ((least, most, of_each.get((least, most), few)) for least, most, few in rule.by_length)
     return replace(rule, by_length=tuple(by_length))
 
 
@@ -111,10 +106,8 @@ NUMBERS = (
 GIVEN_NUMBERS = "even_bound", "even_short", "even_top", "even_last", "even_last_bound", "far", "far_bound"
 # Where a search begins that leaves 0.
 FROM_ZERO = {"tail": 0.03, "last_noise": 0.3, "share": 0.2, "last_share": 0.3, "corrected": 0.5}
-LARGEST = {
-    "bound": 7.0,
-    "share": 1.0,
-}  # that a search may make of them: large weights round and carry a network's noise
+# The most that a search may make of such numbers: large weights round and carry a network's noise.
+LARGEST = {"bound": 7.0, "share": 1.0}
 
 # Distributions, each on two schedules, and networks.
 EXACT = {
@@ -210,6 +203,14 @@ def spread(ratios: np.ndarray) -> str:
     return f"{np.exp(np.log(ratios).mean()):.2f} ({ratios.max():.3g})"
 
 
+def errors_of_solvers(
+    make: Callable[..., Any], problems: Sequence[tuple[Problem, dict[str, Any]]], calls: int
+) -> np.ndarray:
+    """On each problem, with options of the plan, the error of the solver that `make` makes of a schedule."""
+    plans = ((p, make(p.schedule).plan(calls, **p.grid_options | options)) for p, options in problems)
+    return np.array([paired(p, plan)[0] for p, plan in plans])
+
+
 def few_calls(own: OwnGrid) -> str:
     """Errors beside the default's, geometric means; cells in which DDIM on its grid errs less; at most beside DDIM"""
     cells = [
@@ -224,16 +225,11 @@ def few_calls(own: OwnGrid) -> str:
         for times in LARGER
     ]
     makers = {name: partial(PLMSSolver, rule=rule) for name, rule in FEW_RULES.items()} | FEW_PEERS
-    tables = []
+    of, problems, tables = np.array([group for group, *_ in cells]), [cell[1:] for cell in cells], []
+    groups = dict.fromkeys(of)
     for calls in tqdm(FEW, desc="few calls"):
-
-        def errors(make: Callable[..., Any], calls: int = calls) -> np.ndarray:
-            plans = [make(p.schedule).plan(calls, **p.grid_options | options) for _, p, options in cells]
-            return np.array([paired(p, plan)[0] for (_, p, _), plan in zip(cells, plans, strict=True)])
-
-        found_by = {name: errors(make) for name, make in makers.items()}
-        default, ddim, of = errors(PLMSSolver), errors(DDIMSolver), np.array([group for group, *_ in cells])
-        groups, rows = dict.fromkeys(of), []
+        found_by = {name: errors_of_solvers(make, problems, calls) for name, make in makers.items()}
+        default, ddim, rows = found_by[DEFAULT], errors_of_solvers(DDIMSolver, problems, calls), []
         for name, found in found_by.items():
             means = (f"{np.exp(np.log(found / default)[of == group].mean()):.2f}" for group in groups)
             behind = found / ddim
@@ -248,15 +244,12 @@ def with_condition(own: OwnGrid) -> str:
     problems = [problem for problem in own.problems["small networks"] if NETWORKS[problem.name].given]
     rows = []
     for sure in (True, False):
-        among = [problem for problem in problems if (NETWORKS[problem.name].given == SURE) == sure]
+        among = [(problem, {}) for problem in problems if (NETWORKS[problem.name].given == SURE) == sure]
         what = f"{len(among)} networks, {'' if sure else 'not '}given {SURE}"
-
-        def errors(make: Callable[..., Any], calls: int, among: list[Problem] = among) -> np.ndarray:
-            return np.array([paired(p, make(p.schedule).plan(calls, **p.grid_options))[0] for p in among])
-
-        default = {calls: errors(PLMSSolver, calls) for calls in SURE_CALLS}
+        default = {calls: errors_of_solvers(PLMSSolver, among, calls) for calls in SURE_CALLS}
         for name, make in SURE_PEERS.items():
-            rows.append([what, name, *(spread(errors(make, calls) / default[calls]) for calls in SURE_CALLS)])
+            ratios = (errors_of_solvers(make, among, calls) / default[calls] for calls in SURE_CALLS)
+            rows.append([what, name, *map(spread, ratios)])
     return table(("among", "solver", *SURE_CALLS), rows)
 
 
