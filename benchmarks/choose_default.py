@@ -15,8 +15,9 @@ rules of its own for runs of few steps.
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
 
 --search changes the numbers of a candidate at random and keeps what lowers its errors: the mean of their logarithms,
-with penalties on cells that grow by half and more, and on those above 1.8 times the least of the simple rules, at the
-lengths of the tables. It looks at runs of the lengths --calls, without them at the given grids.
+with penalties on cells that grow by half and more, on those above 1.8 times the least of the simple rules, at the
+lengths of the tables, and on those in which DDIM on the same grid errs less. It looks at runs of the lengths --calls,
+without them at the given grids.
 
     python benchmarks/choose_default.py
     python benchmarks/choose_default.py --search 30 --calls 8
@@ -54,18 +55,23 @@ from pndm_solvers.rule import OVER_30, RULE, Rule
 
 
 def exchanged(rule: Rule, calls: Sequence[int], new: Rule) -> Rule:
-    """The rule with another one for runs of these lengths. Where that replaces several, each keeps its `share`."""
-    old = [few for few in rule.by_length if any(few[0] <= steps <= few[1] for steps in calls)]
+    """The rule with another one for runs of these lengths. Where that replaces several, they differ as they did."""
+    old = {few[:2]: few[2] for few in rule.by_length if any(few[0] <= steps <= few[1] for steps in calls)}
     if not old:
         return replace(new, by_length=rule.by_length)
-    of_each = {few[:2]: replace(new, share=few[2].share) if len(old) > 1 else new for few in old}
-    by_length = ((least, most, of_each.get((least, most), few)) for least, most, few in rule.by_length)
-    return replace(rule, by_length=tuple(by_length))
+    differ = [name for name in NUMBERS if len({getattr(few, name) for few in old.values()}) > 1]
+    own = {lengths: replace(new, **{name: getattr(few, name) for name in differ}) for lengths, few in old.items()}
+    by_length = tuple((least, most, own.get((least, most), few)) for least, most, few in rule.by_length)
+    return replace(rule, by_length=by_length)
 
 
-# In runs of 3 to 6 steps the oldest answer kept all of its weight.
+# In runs of 3 to 6 steps DDIM had no say, and these numbers were others.
 LONGER = [few for few in RULE.by_length if few[0] > 6]
-UNSHARED = replace(RULE, by_length=((3, 6, replace(RULE.of(6), last_share=0.0)), *LONGER))
+FEW_STEPS = replace(RULE.of(6), long_bound=2.73, last_bound=1.0, last_share=0.4)
+WITHOUT_DDIM = ((3, 4, replace(FEW_STEPS, share=0.5)), (5, 5, replace(FEW_STEPS, share=0.2)), (6, 6, FEW_STEPS))
+WITHOUT_DDIM = replace(RULE, by_length=(*WITHOUT_DDIM, *LONGER))
+# Before that, the oldest answer kept all of its weight there.
+UNSHARED = replace(RULE, by_length=((3, 6, replace(FEW_STEPS, last_share=0.0)), *LONGER))
 # Before that, runs of 6 steps had the numbers of those of 7 to 9.
 SIX_AS_MORE = replace(RULE, by_length=((3, 5, UNSHARED.of(5)), (6, 9, RULE.of(8)), *LONGER[1:]))
 # Before that, networks with a condition had no say beyond 5 steps.
@@ -76,7 +82,7 @@ UNRESTORED = replace(WITHOUT_SPECTRA, by_length=((3, 5, UP_TO_5), *WITHOUT_SPECT
 UNSEARCHED = Rule(last_noise=0.3, by_length=UNRESTORED.by_length[:-1])
 UNMIRRORED = replace(UNSEARCHED, last_noise=0.0)
 OLDER = replace(UNMIRRORED, even_last=math.inf)
-DEFAULT = "2027-09"  # the library's own
+DEFAULT = "2027-10"  # the library's own
 RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
@@ -89,6 +95,7 @@ RULES: dict[str, Rule] = {
     "2027-06": WITHOUT_SPECTRA,
     "2027-07": SIX_AS_MORE,
     "2027-08": UNSHARED,
+    "2027-09": WITHOUT_DDIM,
     DEFAULT: RULE,
     f"{DEFAULT}, from the top": replace(RULE, start=math.inf),
     f"{DEFAULT}, few steps as many": OVER_30,
@@ -133,12 +140,14 @@ SLOW = "digits-kernel"  # no search looks at it
 FEW, LARGER = (4, 5, 6), (2, 4)  # calls and sizes of pictures of the table of few calls
 FEW_RULES = {
     "2027-08": UNSHARED,
+    "2027-09": WITHOUT_DDIM,
     DEFAULT: RULE,
     **{f"2027-08, weights up to {bound:g}": UNSHARED.everywhere(long_bound=bound) for bound in (2.0, 1.6)},
     **{
-        f"2027-08, {step:g} and {last:g} shared": UNSHARED.everywhere(share=step, last_share=last)
-        for step, last in ((0.5, 0.0), (0.2, 0.0), (0.0, 0.4), (0.2, 0.4), (0.5, 0.4), (0.7, 0.6))
+        f"{DEFAULT}, {step:g} and {last:g} shared": RULE.everywhere(share=step, last_share=last)
+        for step, last in ((0.0, 0.0), (0.2, 0.0), (0.0, 0.5), (0.2, 0.5), (0.5, 0.5), (0.8, 0.7), (1.0, 0.7))
     },
+    **{f"{DEFAULT}, weights up to {bound:g}": RULE.everywhere(long_bound=bound) for bound in (2.3, 2.6, 2.9)},
 }
 FEW_PEERS = {"UniPC-2 (bh2)": UniPCSolver, "DPM-Solver++(2M)": DPMMultistepSolver}
 # A condition that nearly determines the sample, and what one may take there.
@@ -356,16 +365,19 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
 
     first = errors(RULE)
     if calls is None:
-        least = [grids.best]
+        least, ddim = [grids.best], [math.inf]
     else:
         known = {(problem.name, count): least for (_, problem, count), least in zip(own.cells, own.least, strict=True)}
         least = [np.array([known.get((p.name, count), math.inf) for p, count in kind]) for kind in cells]
+        plans = [[(p, DDIMSolver(p.schedule).plan(count, **p.grid_options)) for p, count in kind] for kind in cells]
+        ddim = [np.array([paired(*run)[0] for run in kind]) for kind in plans]
 
     def score(rule: Rule) -> float:
         parts = []
-        for found, of_first, of_simple in zip(errors(rule), first, least, strict=True):
-            change, behind = np.log(found / of_first), np.log(found / of_simple)
-            worse, far = np.maximum(change - 0.4, 0) ** 2, np.maximum(behind - math.log(1.8), 0) ** 2
+        for found, of_first, of_simple, of_ddim in zip(errors(rule), first, least, ddim, strict=True):
+            change = np.log(found / of_first)
+            worse = np.maximum(change - 0.4, 0) ** 2
+            far = sum(np.maximum(np.log(found / other), 0) ** 2 for other in (1.8 * of_simple, of_ddim))
             parts.append((change + worse + 1.5 * far).mean())
         return float(np.average(parts, weights=[*KINDS.values()] if calls else None))
 

@@ -226,7 +226,7 @@ class Rule:
 # The fewer the steps, the lower the order. Up to 16 steps the grids are nearly even in log ρ above ρ = 0.1.
 UP_TO_6 = Rule(
     grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
-    tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.73, last_bound=1.0, last_share=0.4, corrected=0.8,
+    tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.65, last_bound=2.1, last_share=0.55, corrected=0.8,
 )  # fmt: skip
 UP_TO_9 = Rule(
     grid_scale=0.224, grid_rise=1.15, grid_fall=9.6, grid_first=1.0, grid_top=0.205, grid_low=0.00015, knee=0.099,
@@ -247,8 +247,8 @@ OVER_30 = Rule(
 # The numbers that are not of a length are those of runs of one and two steps, and of grids that others chose.
 RULE = Rule(
     by_length=(
-        (3, 4, replace(UP_TO_6, share=0.5)), (5, 5, replace(UP_TO_6, share=0.2)), (6, 6, UP_TO_6),
-        (7, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30),
+        (3, 4, replace(UP_TO_6, share=0.8, last_share=0.7, long_bound=2.45)), (5, 5, replace(UP_TO_6, share=0.15)),
+        (6, 6, UP_TO_6), (7, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30),
     )
 )  # fmt: skip
 

@@ -89,13 +89,13 @@ def shares(solver, steps, **options):
 @pytest.mark.parametrize(
     ("steps", "options", "expected"),
     [
-        (3, {}, [0, 0, 0]),  # its last step takes the second answer too
-        (3, {"final": "first"}, [0, 0, 0.5]),
-        (4, {}, [0, 0, 0.5, 0.4]),
-        (5, {}, [0, 0, 0.2, 0.2, 0.4]),
-        (6, {}, [0, 0, 0, 0, 0, 0.4]),
-        (6, {"start": 400}, [0, 0, 0.2, 0.2, 0.4]),  # a part counts as a run of its own length
-        (5, {"data_range": 8.0}, [0, 0, 0.2, 0.2, 0.4]),
+        (3, {}, [0, 0, 0.7]),
+        (3, {"final": "first"}, [0, 0, 0.8]),
+        (4, {}, [0, 0, 0.8, 0.7]),
+        (5, {}, [0, 0, 0.15, 0.15, 0.55]),
+        (6, {}, [0, 0, 0, 0, 0, 0.55]),
+        (6, {"start": 400}, [0, 0, 0.15, 0.15, 0.55]),  # a part counts as a run of its own length
+        (5, {"data_range": 8.0}, [0, 0, 0.15, 0.15, 0.55]),
         (7, {}, [0] * 7),
         (20, {}, [0] * 20),
         (6, {"spacing": "trailing"}, [0] * 6),
@@ -106,7 +106,7 @@ def test_in_short_runs_the_oldest_answer_shares_its_weight_with_the_one_before(s
 
 
 def test_an_answer_at_pure_noise_takes_no_share():
-    assert shares(PLMSSolver(SCHEDULES["rectified_flow"]), 4, sample_shape=(2,)) == [0, 0, 0, 0.4]
+    assert shares(PLMSSolver(SCHEDULES["rectified_flow"]), 4, sample_shape=(2,)) == [0, 0, 0, 0.7]
 
 
 @pytest.mark.parametrize("options", [{"order": 1}, {"order": 2}, {"starter": "heun"}, {"starter": "rk4"}])
