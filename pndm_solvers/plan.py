@@ -11,7 +11,7 @@ from pndm_solvers import checkpoint as files
 from pndm_solvers.advice import advise_on_size, note_on_call
 from pndm_solvers.arguments import boolean, check_options, function, location
 from pndm_solvers.array_library import ArrayLibrary
-from pndm_solvers.arrays import check_state, check_together, library
+from pndm_solvers.arrays import check_state, check_together, is_array, library
 from pndm_solvers.checkpoint import CheckpointFile
 from pndm_solvers.condition import Condition, checked_condition
 from pndm_solvers.in_place import Script, run_in_place
@@ -312,8 +312,8 @@ class State:
             if not self.library.alike(answer, self.states[self.row]):
                 check_together("the model's answer", answer, "the state", self.states[self.row])
         except (TypeError, ValueError) as error:
-            where = f"at t = {self._row.t:g}, {error} (with diffusers' networks: model(x, t).sample)"
-            raise type(error)(where) from error
+            hint = "" if is_array(answer) else " (with diffusers' networks: model(x, t).sample)"
+            raise type(error)(f"at t = {self._row.t:g}, {error}{hint}") from error
 
     def converted(self, answer: Any, *, own: bool = False) -> Any:
         """The network's `answer`, which was checked, as what the row combines: its `space`, mostly ε."""
