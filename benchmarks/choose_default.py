@@ -15,9 +15,9 @@ rules of its own for runs of few steps.
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
 
 --search changes the numbers of a candidate at random and keeps what lowers its errors: the mean of their logarithms,
-with penalties on cells that grow by half and more, on those above 1.8 times the least of the simple rules, at the
-lengths of the tables, and on those in which DDIM on the same grid errs less. It looks at runs of the lengths --calls,
-without them at the given grids.
+with penalties on cells that grow by half and more, on those above DDIM on the default's grid and, at the lengths of the
+tables, on those above 1.8 times the least of the simple rules. It looks at runs of the lengths --calls, without them at
+the given grids. Where these lengths have several rules, the numbers in which those differ stay.
 
     python benchmarks/choose_default.py
     python benchmarks/choose_default.py --search 30 --calls 8
@@ -54,22 +54,27 @@ from pndm_solvers.measure import estimate
 from pndm_solvers.rule import OVER_30, RULE, Rule
 
 
+def differing(rules: Sequence[Rule]) -> set[str]:
+    """The numbers in which rules differ."""
+    return {name for name in NUMBERS if len({getattr(rule, name) for rule in rules}) > 1}
+
+
 def exchanged(rule: Rule, calls: Sequence[int], new: Rule) -> Rule:
     """The rule with another one for runs of these lengths. Where that replaces several, they differ as they did."""
     old = {few[:2]: few[2] for few in rule.by_length if any(few[0] <= steps <= few[1] for steps in calls)}
     if not old:
         return replace(new, by_length=rule.by_length)
-    differ = [name for name in NUMBERS if len({getattr(few, name) for few in old.values()}) > 1]
+    differ = differing(list(old.values()))
     own = {lengths: replace(new, **{name: getattr(few, name) for name in differ}) for lengths, few in old.items()}
     by_length = tuple((least, most, own.get((least, most), few)) for least, most, few in rule.by_length)
     return replace(rule, by_length=by_length)
 
 
-# In runs of 3 to 6 steps DDIM had no say, and these numbers were others.
+# In runs of 3 to 6 steps DDIM had no say in shares and bounds.
 LONGER = [few for few in RULE.by_length if few[0] > 6]
 FEW_STEPS = replace(RULE.of(6), long_bound=2.73, last_bound=1.0, last_share=0.4)
-WITHOUT_DDIM = ((3, 4, replace(FEW_STEPS, share=0.5)), (5, 5, replace(FEW_STEPS, share=0.2)), (6, 6, FEW_STEPS))
-WITHOUT_DDIM = replace(RULE, by_length=(*WITHOUT_DDIM, *LONGER))
+SHARED = (3, 4, replace(FEW_STEPS, share=0.5)), (5, 5, replace(FEW_STEPS, share=0.2)), (6, 6, FEW_STEPS)
+WITHOUT_DDIM = replace(RULE, by_length=(*SHARED, *LONGER))
 # Before that, the oldest answer kept all of its weight there.
 UNSHARED = replace(RULE, by_length=((3, 6, replace(FEW_STEPS, last_share=0.0)), *LONGER))
 # Before that, runs of 6 steps had the numbers of those of 7 to 9.
@@ -142,12 +147,12 @@ FEW_RULES = {
     "2027-08": UNSHARED,
     "2027-09": WITHOUT_DDIM,
     DEFAULT: RULE,
-    **{f"2027-08, weights up to {bound:g}": UNSHARED.everywhere(long_bound=bound) for bound in (2.0, 1.6)},
+    "2027-08, weights up to 1.6": UNSHARED.everywhere(long_bound=1.6),
     **{
         f"{DEFAULT}, {step:g} and {last:g} shared": RULE.everywhere(share=step, last_share=last)
-        for step, last in ((0.0, 0.0), (0.2, 0.0), (0.0, 0.5), (0.2, 0.5), (0.5, 0.5), (0.8, 0.7), (1.0, 0.7))
+        for step, last in ((0.0, 0.0), (0.0, 0.5), (0.2, 0.5), (0.5, 0.5), (1.0, 0.7))
     },
-    **{f"{DEFAULT}, weights up to {bound:g}": RULE.everywhere(long_bound=bound) for bound in (2.3, 2.6, 2.9)},
+    **{f"{DEFAULT}, weights up to {bound:g}": RULE.everywhere(long_bound=bound) for bound in (2.3, 2.9)},
 }
 FEW_PEERS = {"UniPC-2 (bh2)": UniPCSolver, "DPM-Solver++(2M)": DPMMultistepSolver}
 # A condition that nearly determines the sample, and what one may take there.
@@ -382,7 +387,7 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
         return float(np.average(parts, weights=[*KINDS.values()] if calls else None))
 
     lengths = calls or [1]
-    names = NUMBERS if calls else GIVEN_NUMBERS
+    names = sorted({*NUMBERS} - differing([RULE.of(steps) for steps in lengths])) if calls else GIVEN_NUMBERS
     with tqdm(desc="search", unit="rule") as bar:
         tried = rule = exchanged(RULE, lengths, rule.of(max(lengths)))
         while time.monotonic() - began < 60 * minutes:

@@ -106,7 +106,10 @@ def location(name: str, value: Any) -> Path:
 
 # Options of one function that are a step of their own before another.
 ELSEWHERE = {
-    ("plan", "data_mean"): "a plan is for noise around any mean: pass it to Solver.sample, which adds it to the noise",
+    (
+        "plan",
+        "data_mean",
+    ): "pass it to Solver.sample, or run the plan from pndm_solvers.latents.around(mean, noise, plan.levels[0])",
     ("run", "data_mean"): "pass the state that has it: pndm_solvers.latents.around(mean, noise, plan.levels[0])",
     ("run", "data_range"): "it chooses where a plan begins: pass it to Solver.plan",
 }

@@ -58,7 +58,7 @@ def test_an_unknown_option_is_named_with_the_nearest_that_there_is():
         (lambda: solver.plan(5, spaceing="trailing"), r"plan\(\) got .* 'spaceing'; did you mean spacing"),
         (lambda: solver.plan(num_steps=5), r"plan\(\) got .* 'num_steps'; did you mean num_inference_steps"),
         (lambda: solver.sample(never, START, steps=5), "'steps'; did you mean num_inference_steps"),
-        (lambda: solver.plan(5, data_mean=2.0), "'data_mean'; a plan .* pass it to Solver.sample"),
+        (lambda: solver.plan(5, data_mean=2.0), "'data_mean'; pass it to Solver.sample, or run the plan from"),
         (lambda: solver.sample(never, START, 4, predict="flow"), "'predict'; did you mean prediction"),
         (lambda: solver.plan(5).run(never, START, zzz=1), r"run\(\) got .* 'zzz'; options are condition, "),
     ):
