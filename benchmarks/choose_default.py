@@ -371,21 +371,23 @@ def read_rule(name: str) -> Rule:
 def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: Sequence[int] | None, seed: int) -> Rule:
     rng, began, best = np.random.default_rng(seed), time.monotonic(), math.inf
     path = networks.CACHE / f"found-rule-{'-'.join(map(str, calls or ['given']))}-{seed}.json"
-    cells = [[(p, n) for p in own.problems[kind] if SLOW not in p.name for n in calls or ()] for kind in KINDS]
+    problems = [[(p, {}) for p in own.problems[kind] if SLOW not in p.name] for kind in KINDS]
+
+    def errors_by_kind(make: Callable[..., Any]) -> list[np.ndarray]:
+        return [np.concatenate([errors_of_solvers(make, kind, count) for count in calls or ()]) for kind in problems]
 
     def errors(rule: Rule) -> list[np.ndarray]:
-        if calls is None:
-            return [grids.run(rule)]
-        return [np.array([paired(p, plan_of(rule, p, count))[0] for p, count in kind]) for kind in cells]
+        return [grids.run(rule)] if calls is None else errors_by_kind(partial(PLMSSolver, rule=rule))
 
     first = errors(RULE)
     if calls is None:
         least, ddim = [grids.best], [math.inf]
     else:
         known = {(problem.name, count): least for (_, problem, count), least in zip(own.cells, own.least, strict=True)}
-        least = [np.array([known.get((p.name, count), math.inf) for p, count in kind]) for kind in cells]
-        plans = [[(p, DDIMSolver(p.schedule).plan(count, **p.grid_options)) for p, count in kind] for kind in cells]
-        ddim = [np.array([paired(*run)[0] for run in kind]) for kind in plans]
+        least = [
+            np.array([known.get((p.name, count), math.inf) for count in calls for p, _ in kind]) for kind in problems
+        ]
+        ddim = errors_by_kind(DDIMSolver)
 
     def score(rule: Rule) -> float:
         parts = []

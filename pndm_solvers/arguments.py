@@ -105,12 +105,10 @@ def location(name: str, value: Any) -> Path:
 
 
 # Options of one function that are a step of their own before another.
+AROUND = "pndm_solvers.latents.around(mean, noise, plan.levels[0])"
 ELSEWHERE = {
-    (
-        "plan",
-        "data_mean",
-    ): "pass it to Solver.sample, or run the plan from pndm_solvers.latents.around(mean, noise, plan.levels[0])",
-    ("run", "data_mean"): "pass the state that has it: pndm_solvers.latents.around(mean, noise, plan.levels[0])",
+    ("plan", "data_mean"): f"pass it to Solver.sample, or run the plan from {AROUND}",
+    ("run", "data_mean"): f"pass the state that has it: {AROUND}",
     ("run", "data_range"): "it chooses where a plan begins: pass it to Solver.plan",
 }
 
@@ -123,9 +121,9 @@ def check_options(called: str, given: Iterable[str], known: Iterable[str]) -> No
             from difflib import get_close_matches
 
             near = get_close_matches(name, known, 1, 0.4)
+            if name.endswith("steps") and "num_inference_steps" in known:  # by letters "timesteps" is nearer
+                near = ["num_inference_steps"]
             hint = f"did you mean {near[0]}" if near else f"options are {', '.join(known)}"
-            if name.endswith("steps") and called in ("sample", "plan"):  # the first argument, which `known` may lack
-                hint = "did you mean num_inference_steps"
             hint = ELSEWHERE.get((called, name), hint)
             raise TypeError(f"{called}() got an unexpected keyword argument {name!r}; {hint}")
 
