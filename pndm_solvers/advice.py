@@ -29,7 +29,7 @@ __all__ = [
     "warn",
 ]
 
-# Between these σ/α, on data of about unit range, noise becomes a picture.
+# Between these σ/α noise becomes a picture, on data of about unit range. The lower one sinks with smaller data.
 DECISIVE = (0.1, 2.0)
 
 # Only variance-exploding schedules have a σ above this. There a state may be smaller than its noise by this factor.
@@ -84,7 +84,8 @@ def advice_on_plan(
     A plan of fewer than `fewest` steps is coarse on any grid, so it may leap over the decisive levels unwarned.
     """
     first, ratios = plan.levels[0], [level.ratio for level in plan.levels[:-1]]
-    steps, (low, high) = sum(not row.stage for row in plan.rows), (max(data_range, 1.0) * ratio for ratio in DECISIVE)
+    steps = sum(not row.stage for row in plan.rows)
+    low, high = data_range * DECISIVE[0], max(data_range, 1.0) * DECISIVE[1]
     leaps = ratios[:1] > [high] and plan.end.ratio < low and not any(low <= ratio <= high for ratio in ratios)
     # One or two times alone may be the last ones of a run, and these may lie there.
     messages: list[str] = []

@@ -121,6 +121,18 @@ def test_a_grid_that_leaps_over_the_decisive_levels_is_warned_of(spacing):
                 exploding.plan(spacing=spacing, **options)
 
 
+@pytest.mark.parametrize(("data_range", "levels"), [(0.01, "2 and 0.001"), (1.0, "2 and 0.1"), (4.0, "8 and 0.4")])
+def test_the_decisive_levels_are_those_of_the_data(data_range, levels):
+    """On small data the default itself visits lower levels alone, and must not be warned of for it."""
+    exploding = PLMSSolver(NoiseSchedule.ve(1e-4, 80.0))
+    with pytest.warns(UserWarning, match=f"at a level between σ/α = {levels},"):
+        exploding.plan(5, spacing="linspace", data_range=data_range)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for steps in (4, 5, 6, 7, 8, 12):
+            exploding.plan(steps, data_range=data_range, sample_shape=(2,))
+
+
 def test_a_grid_that_visits_the_decisive_levels_is_not_warned_of(no_warning):
     for solver in (PLMSSolver, PNDMSolver):
         exploding = solver(NoiseSchedule.ve(0.01, 80.0))
