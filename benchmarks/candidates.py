@@ -25,6 +25,11 @@ UP_TO_5 = Rule(
     grid_scale=0.25, grid_rise=0.9, grid_fall=10.0, grid_first=1.0, grid_top=0.14, grid_low=0.0007, tail=0.0,
     orders=((0.0, 2),), last_bound=1.0,
 )  # fmt: skip
+# Then all runs of 3 to 6 steps had one grid.
+UP_TO_6 = Rule(
+    grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
+    tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.65, last_bound=2.1, last_share=0.55, corrected=0.8,
+)  # fmt: skip
 UP_TO_8 = Rule(
     grid_scale=0.17, grid_rise=1.0, grid_fall=10.0, grid_first=1.0, grid_top=0.19, grid_low=0.0003, knee=0.095,
     tail=0.013, orders=((8.0, 2), (0.0, 3)), long_bound=3.7, last_bound=4.0,

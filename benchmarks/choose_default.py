@@ -15,9 +15,10 @@ rules of its own for runs of few steps.
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
 
 --search changes the numbers of a candidate at random and keeps what lowers its errors: the mean of their logarithms,
-with penalties on cells that grow by half and more, on those above DDIM on the default's grid and, at the lengths of the
-tables, on those above 1.8 times the least of the simple rules. It looks at runs of the lengths --calls, without them at
-the given grids. Where these lengths have several rules, the numbers in which those differ stay.
+with penalties on cells that grow by a tenth and more, on those above DDIM on the default's grid and, at the lengths of
+the tables, on those above 1.8 times the least of the simple rules. It looks at runs of the lengths --calls, without
+them at the given grids. At few calls it also looks at rings of narrow modes, and at pictures begun as larger ones.
+Where these lengths have several rules, the numbers in which those differ stay.
 
     python benchmarks/choose_default.py
     python benchmarks/choose_default.py --search 30 --calls 8
@@ -41,7 +42,7 @@ import given_grids
 import networks
 import numpy as np
 import torch
-from candidates import FROZEN, UP_TO_5, UP_TO_8, UP_TO_13, UP_TO_16, candidate
+from candidates import FROZEN, UP_TO_5, UP_TO_6, UP_TO_8, UP_TO_13, UP_TO_16, candidate
 from network_recipes import NETWORKS
 from rules import Cells, begun, paired, problems_of_rules, simple_plans
 from sets import DISTRIBUTIONS, SETS, exact
@@ -71,9 +72,12 @@ def exchanged(rule: Rule, calls: Sequence[int], new: Rule) -> Rule:
     return replace(rule, by_length=by_length)
 
 
-# In runs of 3 to 6 steps DDIM had no say in shares and bounds.
-LONGER = [few for few in RULE.by_length if few[0] > 6]
-FEW_STEPS = replace(RULE.of(6), long_bound=2.73, last_bound=1.0, last_share=0.4)
+# Runs of 3 to 6 steps had one grid, and those of 7 the numbers of 8 and 9. Rings of narrow modes had no say.
+LONGER = [(7, 9, RULE.of(8)), *(few for few in RULE.by_length if few[0] > 9)]
+SHORT = (3, 4, replace(UP_TO_6, share=0.8, last_share=0.7, long_bound=2.45)), (5, 5, replace(UP_TO_6, share=0.15))
+WITHOUT_RINGS = replace(RULE, by_length=(*SHORT, (6, 6, UP_TO_6), *LONGER))
+# Before that, DDIM had no say in shares and bounds.
+FEW_STEPS = replace(UP_TO_6, long_bound=2.73, last_bound=1.0, last_share=0.4)
 SHARED = (3, 4, replace(FEW_STEPS, share=0.5)), (5, 5, replace(FEW_STEPS, share=0.2)), (6, 6, FEW_STEPS)
 WITHOUT_DDIM = replace(RULE, by_length=(*SHARED, *LONGER))
 # Before that, the oldest answer kept all of its weight there.
@@ -88,7 +92,7 @@ UNRESTORED = replace(WITHOUT_SPECTRA, by_length=((3, 5, UP_TO_5), *WITHOUT_SPECT
 UNSEARCHED = Rule(last_noise=0.3, by_length=UNRESTORED.by_length[:-1])
 UNMIRRORED = replace(UNSEARCHED, last_noise=0.0)
 OLDER = replace(UNMIRRORED, even_last=math.inf)
-DEFAULT = "2027-10"  # the library's own
+DEFAULT = "2027-11"  # the library's own
 RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
@@ -102,6 +106,7 @@ RULES: dict[str, Rule] = {
     "2027-07": SIX_AS_MORE,
     "2027-08": UNSHARED,
     "2027-09": WITHOUT_DDIM,
+    "2027-10": WITHOUT_RINGS,
     DEFAULT: RULE,
     f"{DEFAULT}, from the top": replace(RULE, start=math.inf),
     f"{DEFAULT}, few steps as many": OVER_30,
@@ -143,14 +148,14 @@ CALLS = {"exact": (4, 5, 6, 8, 10, 20, 50), "small networks": (4, 5, 6, 8, 10, 2
 SETS_CALLS = (8, 10, 20)
 KINDS = {"exact": 0.4, "small networks": 0.3, "20 cells": 0.3}  # and their shares of what a search looks at
 SLOW = "digits-kernel"  # no search looks at it
-FEW, LARGER = (4, 5, 6), (2, 4)  # calls and sizes of pictures of the table of few calls
-# There also rings: how many modes, their radius, their width. They came after the choice, and had no say in it.
+FEW, LARGER = (4, 5, 6, 7), (2, 4)  # calls and sizes of pictures of the table of few calls
+# There also rings: how many modes, their radius, their width. They have no say: a search sees `drawn_rings`.
 NARROW = (
     (2, 0.7, 0.045), (3, 1.4, 0.022), (4, 0.9, 0.046), (6, 1.3, 0.06), (7, 1.0, 0.035), (8, 1.1, 0.03), (9, 1.4, 0.04),
 )  # fmt: skip
 FEW_RULES = {
     "2027-08": UNSHARED,
-    "2027-09": WITHOUT_DDIM,
+    "2027-10": WITHOUT_RINGS,
     DEFAULT: RULE,
     "2027-08, weights up to 1.6": UNSHARED.everywhere(long_bound=1.6),
     **{
@@ -176,10 +181,24 @@ def plan_of(rule: Rule, problem: Problem, calls: int) -> Plan:
     return PLMSSolver(problem.schedule, rule=rule).plan(calls, **problem.grid_options)
 
 
+def drawn_rings(seeds: Sequence[int] = (21, 22)) -> list[Problem]:
+    """Rings of narrow modes, for searches at few calls: as `NARROW`, but their radius, width and schedule are drawn."""
+    problems = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        for modes, *_ in NARROW:
+            radius, width = rng.uniform(0.6, 1.5), math.exp(rng.uniform(math.log(0.02), math.log(0.1)))
+            ring = partial(GaussianMixture.ring, modes=modes, radius=radius, width=width)
+            on = ("linear", "cosine", "rectified_flow")[rng.integers(3)]
+            problems.append(exact(ring, on, 48, 5, name=f"{modes} modes of seed {seed}, {on}"))
+    return problems
+
+
 class OwnGrid:
     """The cells of the rule's own grid, each with the least error of the 36 simple rules."""
 
     def __init__(self, cells: Cells) -> None:
+        self.kept = cells
         self.problems = {
             "exact": [self.exact(cells, name, on) for name in EXACT for on in EXACT[name]],
             "small networks": [self.small(name, starts) for name, starts in SMALL.items()],
@@ -191,10 +210,13 @@ class OwnGrid:
             for problem in problems
             for count in CALLS[kind]
         ]
-        self.least = []
-        for _, problem, count in tqdm(self.cells, desc="36 simple rules", unit="cell"):
-            plans = simple_plans(problem, count).values()
-            self.least.append(min(cells.get(problem, "paired", partial(paired, problem, p), p)[0] for p in plans))
+        bar = tqdm(self.cells, desc="36 simple rules", unit="cell")
+        self.least = [self.least_of(problem, count) for _, problem, count in bar]
+
+    def least_of(self, problem: Problem, calls: int) -> float:
+        """The least error of the simple rules."""
+        plans = simple_plans(problem, calls).values()
+        return min(self.kept.get(problem, "paired", partial(paired, problem, plan), plan)[0] for plan in plans)
 
     def exact(self, cells: Cells, name: str, schedule: str) -> Problem:
         full = f"{name}, {schedule}"
@@ -230,6 +252,11 @@ def errors_of_solvers(
     return np.array([paired(p, plan)[0] for p, plan in plans])
 
 
+def as_larger(problem: Problem, times: int) -> dict[str, Any]:
+    """The options with which a run begins where pictures of so many times the side would."""
+    return {"sample_shape": (math.prod(problem.x.shape[1:]) * times**2,)}
+
+
 def few_calls(own: OwnGrid) -> str:
     """Errors beside the default's, geometric means; cells in which DDIM on its grid errs less; at most beside DDIM"""
     cells = [
@@ -239,7 +266,7 @@ def few_calls(own: OwnGrid) -> str:
         if SLOW not in problem.name
     ]
     cells += [
-        (f"begun as {times} times the side", problem, {"sample_shape": (math.prod(problem.x.shape[1:]) * times**2,)})
+        (f"begun as {times} times the side", problem, as_larger(problem, times))
         for problem in own.problems["20 cells"]
         for times in LARGER
     ]
@@ -371,10 +398,15 @@ def read_rule(name: str) -> Rule:
 def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: Sequence[int] | None, seed: int) -> Rule:
     rng, began, best = np.random.default_rng(seed), time.monotonic(), math.inf
     path = networks.CACHE / f"found-rule-{'-'.join(map(str, calls or ['given']))}-{seed}.json"
-    problems = [[(p, {}) for p in own.problems[kind] if SLOW not in p.name] for kind in KINDS]
+    problems = {kind: [(p, {}) for p in own.problems[kind] if SLOW not in p.name] for kind in KINDS}  # with options
+    rings = drawn_rings() if calls and max(calls) <= max(FEW) else []
+    if rings:
+        problems["exact"] += [(ring, {}) for ring in rings]
+        problems["20 cells"] += [(p, as_larger(p, times)) for p in own.problems["20 cells"] for times in LARGER]
 
     def errors_by_kind(make: Callable[..., Any]) -> list[np.ndarray]:
-        return [np.concatenate([errors_of_solvers(make, kind, count) for count in calls or ()]) for kind in problems]
+        among = problems.values()
+        return [np.concatenate([errors_of_solvers(make, kind, count) for count in calls or ()]) for kind in among]
 
     def errors(rule: Rule) -> list[np.ndarray]:
         return [grids.run(rule)] if calls is None else errors_by_kind(partial(PLMSSolver, rule=rule))
@@ -384,8 +416,10 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
         least, ddim = [grids.best], [math.inf]
     else:
         known = {(problem.name, count): least for (_, problem, count), least in zip(own.cells, own.least, strict=True)}
+        known |= {(ring.name, count): own.least_of(ring, count) for ring in rings for count in calls}
         least = [
-            np.array([known.get((p.name, count), math.inf) for count in calls for p, _ in kind]) for kind in problems
+            np.array([math.inf if larger else known.get((p.name, n), math.inf) for n in calls for p, larger in kind])
+            for kind in problems.values()
         ]
         ddim = errors_by_kind(DDIMSolver)
 
@@ -393,7 +427,7 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
         parts = []
         for found, of_first, of_simple, of_ddim in zip(errors(rule), first, least, ddim, strict=True):
             change = np.log(found / of_first)
-            worse = np.maximum(change - 0.4, 0) ** 2
+            worse = 3 * np.maximum(change - 0.1, 0) ** 2
             far = sum(np.maximum(np.log(found / other), 0) ** 2 for other in (1.8 * of_simple, of_ddim))
             parts.append((change + worse + 1.5 * far).mean())
         return float(np.average(parts, weights=[*KINDS.values()] if calls else None))

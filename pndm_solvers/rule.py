@@ -124,7 +124,7 @@ class Rule:
     def of_levels(self, ratios: Sequence[float]) -> Rule:
         """The rule that made these levels, maybe as a part of a longer grid; else this one.
 
-        Where several have made such levels, as those of 3 to 6 steps have, it is that of a run of as many steps.
+        Any rule can have made the levels of three steps or fewer. There it is that of a run of as many steps.
         """
         rules = self.of(len(ratios) - 1), self, *(rule for _, _, rule in self.by_length)
         return next((rule for rule in rules if rule.made(ratios)), self)
@@ -223,10 +223,28 @@ class Rule:
         return min(most, next(order for above, order in self.orders if ratio > above)), self.long_bound
 
 
-# The fewer the steps, the lower the order. Up to 16 steps the grids are nearly even in log ρ above ρ = 0.1.
-UP_TO_6 = Rule(
-    grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
-    tail=0.0, short=0.28, orders=((0.0, 2),), long_bound=2.65, last_bound=2.1, last_share=0.55, corrected=0.8,
+# The fewer the steps, the lower the order; up to 7 each length has its own numbers. Up to 16 steps the grids are nearly
+# even in log ρ above ρ = 0.1.
+FEW = Rule(tail=0.0, orders=((0.0, 2),))
+OF_3 = replace(
+    FEW, grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
+    long_bound=2.45, last_bound=2.1, share=0.8, last_share=0.7,
+)  # fmt: skip
+OF_4 = replace(
+    FEW, grid_scale=0.21, grid_rise=0.78, grid_fall=10.35, grid_first=1.08, grid_top=0.108, grid_low=0.00088,
+    knee=0.188, long_bound=2.6, last_bound=1.85, share=0.65, last_share=0.45,
+)  # fmt: skip
+OF_5 = replace(
+    FEW, grid_scale=0.145, grid_rise=0.99, grid_fall=6.0, grid_first=0.81, grid_top=0.088, grid_low=0.001, knee=0.141,
+    long_bound=2.69, last_bound=1.9, share=0.165, last_share=0.5,
+)  # fmt: skip
+OF_6 = replace(
+    FEW, grid_scale=0.146, grid_rise=0.9, grid_fall=6.2, grid_first=0.84, grid_top=0.101, grid_low=0.00026, knee=0.121,
+    long_bound=2.58, last_bound=2.4, last_share=0.5,
+)  # fmt: skip
+OF_7 = replace(
+    FEW, grid_scale=0.117, grid_rise=0.71, grid_fall=8.9, grid_first=0.94, grid_top=0.112, grid_low=0.0002, knee=0.088,
+    tail=0.02, long_bound=3.25, last_bound=5.6, last_share=0.72,
 )  # fmt: skip
 UP_TO_9 = Rule(
     grid_scale=0.224, grid_rise=1.15, grid_fall=9.6, grid_first=1.0, grid_top=0.205, grid_low=0.00015, knee=0.099,
@@ -247,8 +265,8 @@ OVER_30 = Rule(
 # The numbers that are not of a length are those of runs of one and two steps, and of grids that others chose.
 RULE = Rule(
     by_length=(
-        (3, 4, replace(UP_TO_6, share=0.8, last_share=0.7, long_bound=2.45)), (5, 5, replace(UP_TO_6, share=0.15)),
-        (6, 6, UP_TO_6), (7, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30),
+        (3, 3, OF_3), (4, 4, OF_4), (5, 5, OF_5), (6, 6, OF_6), (7, 7, OF_7),
+        (8, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30),
     )
 )  # fmt: skip
 

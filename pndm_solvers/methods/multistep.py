@@ -157,7 +157,7 @@ class PLMSSolver(Solver):
     "inverse_ratio", "angle" (arctan ρ), "noise_share" (ρ/(1 + ρ)). With `corrector` each multistep step is repeated
     along the polynomial through the next answer too, which costs no call. `rule` holds the numbers of the library's own
     rule, which "balanced" brings along: its coordinate, the bound of the weights, and with "ramp" the order of long
-    steps, a share for an older answer in runs of 3 to 6 steps, and a correction of the first steps. The other
+    steps, a share for an older answer in runs of 3 to 7 steps, and a correction of the first steps. The other
     coordinates take the polynomial as it is.
 
     `tau` makes the method stochastic: 0 follows the probability flow, 1 the reverse SDE, with the linear part and the
