@@ -18,7 +18,8 @@ rules of its own for runs of few steps.
 with penalties on cells that grow by a tenth and more, on those above DDIM on the default's grid and, at the lengths of
 the tables, on those above 1.8 times the least of the simple rules. It looks at runs of the lengths --calls, without
 them at the given grids. At few calls it also looks at rings of narrow modes, and at pictures begun as larger ones.
-Where these lengths have several rules, the numbers in which those differ stay.
+Where these lengths have several rules, the numbers in which those differ stay. A search finds other valleys when it
+begins at the numbers of a neighbouring length (--of).
 
     python benchmarks/choose_default.py
     python benchmarks/choose_default.py --search 30 --calls 8
@@ -435,7 +436,7 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
     lengths = calls or [1]
     names = sorted({*NUMBERS} - differing([RULE.of(steps) for steps in lengths])) if calls else GIVEN_NUMBERS
     with tqdm(desc="search", unit="rule") as bar:
-        tried = rule = exchanged(RULE, lengths, rule.of(max(lengths)))
+        tried = rule = exchanged(RULE, lengths, rule)
         while time.monotonic() - began < 60 * minutes:
             with suppress(ValueError, FloatingPointError):
                 if (found := score(tried)) < best:
@@ -452,6 +453,8 @@ def main() -> None:
     parser.add_argument("--search", type=float, metavar="MINUTES", help="look for a better rule")
     told = "the candidate, or the file of a rule found before, with which the search begins"
     parser.add_argument("--from", dest="first", type=read_rule, metavar="NAME|FILE", default=DEFAULT, help=told)
+    of = "of that candidate, the numbers of runs of this length; by default of the longest of --calls"
+    parser.add_argument("--of", type=int, metavar="CALLS", help=of)
     parser.add_argument("--calls", type=int, nargs="+", help="search for the rule of runs of these lengths")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-sets", action="store_true", help="leave out the table in distribution")
@@ -463,8 +466,8 @@ def main() -> None:
     with torch.inference_mode():
         own, grids = OwnGrid(Cells(networks.CACHE)), GivenGrids()
         if arguments.search:
-            options = arguments.search, arguments.calls, arguments.seed
-            rules["found"] = search(own, grids, arguments.first, *options)
+            first = arguments.first.of(arguments.of or max(arguments.calls or [1]))
+            rules["found"] = search(own, grids, first, arguments.search, arguments.calls, arguments.seed)
         rows, few, by_calls = [], [], {}
         for name, rule in tqdm(rules.items(), desc="candidates"):
             ratios, given = own.ratios(rule), grids.run(rule)
