@@ -10,6 +10,7 @@ rules of its own for runs of few steps.
   simple rules. That is to the flow from the top, or to the data, so a low start wins nothing by itself.
 - few calls: errors at 4, 5 and 6 calls, of several ways to weigh answers on the default's grid, by kind of problem, and
   the cells in which DDIM on that grid errs less.
+- more calls: the default's errors with one or two calls more.
 - with a condition: other solvers on networks that get one, beside the default.
 - given grids: each error divided by the best of ComfyUI's Euler, ipndm and dpmpp_2m, on its nine schedulers at full and
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
@@ -291,6 +292,18 @@ def few_calls(own: OwnGrid) -> str:
     return "\n\n".join(tables)
 
 
+def more_calls(own: OwnGrid) -> str:
+    """The default's errors with more calls beside those with fewer: their mean, where they rise, and the largest"""
+    problems = [(p, {}) for among in own.problems.values() for p in among if SLOW not in p.name]
+    errors = {calls: errors_of_solvers(PLMSSolver, problems, calls) for calls in (*FEW, 8, 10)}
+    rows = []
+    for fewer, more in itertools.pairwise(errors):
+        ratios = errors[more] / errors[fewer]
+        rises = (f"{np.sum(ratios > least)} of {len(ratios)}" for least in (1, 1.2))
+        rows.append([f"{fewer} → {more}", f"{np.exp(np.log(ratios).mean()):.2f}", *rises, f"{ratios.max():.2f}"])
+    return table(("calls", "mean", "rise", "by more than a fifth", "largest"), rows)
+
+
 def with_condition(own: OwnGrid) -> str:
     """Networks that get a condition: errors of other solvers on the default grid beside the default's, and the worst"""
     problems = [problem for problem in own.problems["small networks"] if NETWORKS[problem.name].given]
@@ -481,7 +494,7 @@ def main() -> None:
         heads = *KINDS, "given grids: mean", "at or below ipndm", "dpmpp_2m", "worst / Euler", "within 1.5 of the best"
         print(f"Ratios to the least of 36 rules: mean (worst).\n\n{table(('rule', *heads), rows)}\n")
         print(table(("rule, calls", *map(str, by_calls)), few), flush=True)
-        for part in (few_calls, with_condition):
+        for part in (few_calls, more_calls, with_condition):
             print(f"\n{part.__doc__}\n\n{part(own)}", flush=True)
         if not arguments.no_sets:
             chosen = {name: rules[name] for name in (DEFAULT, f"{DEFAULT}, from the top")}
