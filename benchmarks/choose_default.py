@@ -8,7 +8,7 @@ rules of its own for runs of few steps.
   on two schedules. Each error is to the flow from the run's own first level.
 - in distribution: SW² less its floor on the same networks from 8 calls on, with its interval, beside the best of five
   simple rules. That is to the flow from the top, or to the data, so a low start wins nothing by itself.
-- few calls: errors at 4, 5 and 6 calls, of several ways to weigh answers on the default's grid, by kind of problem, and
+- few calls: errors at 4 to 7 calls, of several ways to weigh answers on the default's grid, by kind of problem, and
   the cells in which DDIM on that grid errs less.
 - more calls: the default's errors with one or two calls more.
 - with a condition: other solvers on networks that get one, beside the default.
@@ -183,16 +183,19 @@ def plan_of(rule: Rule, problem: Problem, calls: int) -> Plan:
     return PLMSSolver(problem.schedule, rule=rule).plan(calls, **problem.grid_options)
 
 
-def drawn_rings(seeds: Sequence[int] = (21, 22)) -> list[Problem]:
+def narrow_ring(modes: int, radius: float, width: float, on: str) -> Problem:
+    name = f"{modes} modes of width {width:.3g}, {on}"
+    return exact(partial(GaussianMixture.ring, modes, radius, width), on, 48, 5, name=name)
+
+
+def drawn_rings() -> list[Problem]:
     """Rings of narrow modes, for searches at few calls: as `NARROW`, but their radius, width and schedule are drawn."""
     problems = []
-    for seed in seeds:
+    for seed in (21, 22):
         rng = np.random.default_rng(seed)
         for modes, *_ in NARROW:
             radius, width = rng.uniform(0.6, 1.5), math.exp(rng.uniform(math.log(0.02), math.log(0.1)))
-            ring = partial(GaussianMixture.ring, modes=modes, radius=radius, width=width)
-            on = ("linear", "cosine", "rectified_flow")[rng.integers(3)]
-            problems.append(exact(ring, on, 48, 5, name=f"{modes} modes of seed {seed}, {on}"))
+            problems.append(narrow_ring(modes, radius, width, ("linear", "cosine", "rectified_flow")[rng.integers(3)]))
     return problems
 
 
@@ -229,6 +232,10 @@ class OwnGrid:
         saved = networks.CACHE / f"choose-{name}.npz"
         return SETS["choosing"][name].make(starts, 7, progress=False, name=name, saved=saved)
 
+    def quick(self) -> dict[str, list[tuple[Problem, dict[str, Any]]]]:
+        """By kind, all problems but the slow one, each with options of its plan: none yet."""
+        return {kind: [(p, {}) for p in among if SLOW not in p.name] for kind, among in self.problems.items()}
+
     def ratios(self, rule: Rule) -> np.ndarray:
         """Of every cell."""
         found = [paired(problem, plan_of(rule, problem, calls))[0] for _, problem, calls in self.cells]
@@ -261,22 +268,13 @@ def as_larger(problem: Problem, times: int) -> dict[str, Any]:
 
 def few_calls(own: OwnGrid) -> str:
     """Errors beside the default's, geometric means; cells in which DDIM on its grid errs less; at most beside DDIM"""
-    cells = [
-        (group_of(kind, problem), problem, {})
-        for kind, problems in own.problems.items()
-        for problem in problems
-        if SLOW not in problem.name
-    ]
+    cells = [(group_of(kind, p), p, options) for kind, among in own.quick().items() for p, options in among]
     cells += [
         (f"begun as {times} times the side", problem, as_larger(problem, times))
         for problem in own.problems["20 cells"]
         for times in LARGER
     ]
-    cells += [
-        ("narrow modes", exact(partial(GaussianMixture.ring, *ring), on, 48, 5, name=f"{ring}, {on}"), {})
-        for ring in NARROW
-        for on in ("linear", "cosine")
-    ]
+    cells += [("narrow modes", narrow_ring(*numbers, on), {}) for numbers in NARROW for on in ("linear", "cosine")]
     makers = {name: partial(PLMSSolver, rule=rule) for name, rule in FEW_RULES.items()} | FEW_PEERS
     of, problems, tables = np.array([group for group, *_ in cells]), [cell[1:] for cell in cells], []
     groups = dict.fromkeys(of)
@@ -294,7 +292,7 @@ def few_calls(own: OwnGrid) -> str:
 
 def more_calls(own: OwnGrid) -> str:
     """The default's errors with more calls beside those with fewer: their mean, where they rise, and the largest"""
-    problems = [(p, {}) for among in own.problems.values() for p in among if SLOW not in p.name]
+    problems = [run for among in own.quick().values() for run in among]
     errors = {calls: errors_of_solvers(PLMSSolver, problems, calls) for calls in (*FEW, 8, 10)}
     rows = []
     for fewer, more in itertools.pairwise(errors):
@@ -412,7 +410,7 @@ def read_rule(name: str) -> Rule:
 def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: Sequence[int] | None, seed: int) -> Rule:
     rng, began, best = np.random.default_rng(seed), time.monotonic(), math.inf
     path = networks.CACHE / f"found-rule-{'-'.join(map(str, calls or ['given']))}-{seed}.json"
-    problems = {kind: [(p, {}) for p in own.problems[kind] if SLOW not in p.name] for kind in KINDS}  # with options
+    problems = own.quick()
     rings = drawn_rings() if calls and max(calls) <= max(FEW) else []
     if rings:
         problems["exact"] += [(ring, {}) for ring in rings]

@@ -92,7 +92,7 @@ class Cells:
 
 @cache
 def digest(problem: Problem) -> str:
-    """A hash of what figures depend on: the starts, four answers of the network, and a mean that runs are told."""
+    """A hash of what figures depend on: the starts, four answers of the network, and the mean that a run knows."""
     x, t = problem.x[:4], np.full(4, problem.schedule.level_at(1.0).t)
     condition = {name: value[:4] for name, value in (problem.condition or {}).items()}
     answer = problem.model(x, torch.from_numpy(t).to(x.dtype) if torch.is_tensor(x) else t, **condition)
