@@ -58,3 +58,10 @@ def children(process):
     """The processes that a process has started."""
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii")
     return [int(word) for word in listed.split()]
+
+
+def awaits(number, signal):
+    """Whether a signal was sent to the process of this number and not yet taken, as by one that is stopped."""
+    status = Path(f"/proc/{number}/status").read_text(encoding="ascii")
+    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(pending.split()[1], 16) >> (signal - 1) & 1)

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from processes import QUICK, children, environment, finished, shards_of, together, wait_until
+from processes import QUICK, awaits, children, environment, finished, shards_of, together, wait_until
 from run_command import runner
 from torch.distributed.elastic.utils.distributed import get_free_port
 
@@ -24,7 +24,7 @@ def run(capsys, monkeypatch):
     return runner(capsys, monkeypatch)
 
 
-COUNT = 2000
+COUNT = 4000
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +38,20 @@ def expected(tmp_path_factory):
     return shards_of(folder)
 
 
-def kill_a_worker(launched, folder):
-    """SIGKILL for one of the processes that torchrun has started, after they have made some shards."""
-    wait_until(lambda: len(list(folder.glob("shard-*.npz"))) > 3, launched)
+def has_shards(folder):
+    return len(list(folder.glob("shard-*.npz"))) > 3
+
+
+def kill_a_worker(launched):
+    """SIGKILL for one of the processes that torchrun has started."""
     os.kill(children(launched)[-1], signal.SIGKILL)
 
 
 def test_a_killed_run_that_three_processes_resume(tmp_path, expected):
     command = ("generate", *QUICK, "--num-images", COUNT, "--out", tmp_path / "set")
     with subprocess.Popen(together(2, *command), env=environment(), stderr=subprocess.PIPE, text=True) as launched:
-        kill_a_worker(launched, tmp_path / "set")
+        wait_until(lambda: has_shards(tmp_path / "set"), launched)
+        kill_a_worker(launched)
         _, err = launched.communicate()
     assert launched.returncode
     assert "give the same command again" in err
@@ -59,12 +63,21 @@ def test_a_killed_run_that_three_processes_resume(tmp_path, expected):
 
 
 def test_two_nodes_one_of_which_starts_again(tmp_path, expected):
-    """Two torchruns on one machine, as on two nodes. A worker of the second is killed, and started again."""
+    """Two torchruns on one machine, as on two nodes. A worker of the second is killed, and started again.
+
+    The first one's worker is stopped until its torchrun asks it to end. It could make all the shards before, and then
+    the second one's would start again alone.
+    """
     port, folder = get_free_port(), tmp_path / "set"
     launcher = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--max-restarts=2")
     command = together(1, "generate", *QUICK, "--num-images", COUNT, "--out", folder, launcher=launcher)
-    nodes = [subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) for _ in range(2)]
-    kill_a_worker(nodes[1], folder)
+    nodes = [subprocess.Popen(command, env=environment()) for _ in range(2)]
+    wait_until(lambda: has_shards(folder), nodes[0])
+    other = children(nodes[0])[-1]
+    os.kill(other, signal.SIGSTOP)
+    kill_a_worker(nodes[1])
+    wait_until(lambda: awaits(other, signal.SIGTERM), nodes[0])
+    os.kill(other, signal.SIGCONT)
     assert [node.wait() for node in nodes] == [0, 0]
     assert shards_of(folder) == expected
 
