@@ -18,7 +18,8 @@ rules of its own for runs of few steps.
 --search changes the numbers of a candidate at random and keeps what lowers its errors: the mean of their logarithms,
 with penalties on cells that grow by a tenth and more, on those above DDIM on the default's grid and, at the lengths of
 the tables, on those above 1.8 times the least of the simple rules. It looks at runs of the lengths --calls, without
-them at the given grids. At few calls it also looks at rings of narrow modes, and at pictures begun as larger ones.
+them at the given grids. At few calls it also looks at rings of narrow modes, at networks of pictures of 64×64, and at
+smaller pictures begun as larger ones.
 Where these lengths have several rules, the numbers in which those differ stay. A search finds other valleys when it
 begins at the numbers of a neighbouring length (--of).
 
@@ -35,7 +36,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ import given_grids
 import networks
 import numpy as np
 import torch
-from candidates import FROZEN, UP_TO_5, UP_TO_6, UP_TO_8, UP_TO_13, UP_TO_16, candidate
+from candidates import FROZEN, LONGEST, UP_TO_5, UP_TO_6, UP_TO_8, UP_TO_13, UP_TO_16, candidate
 from network_recipes import NETWORKS
 from rules import Cells, begun, paired, problems_of_rules, simple_plans
-from sets import DISTRIBUTIONS, SETS, exact
+from sets import DISTRIBUTIONS, SETS, Entry, exact
 from tables import heading, table
 from tqdm import tqdm
 
@@ -74,8 +75,12 @@ def exchanged(rule: Rule, calls: Sequence[int], new: Rule) -> Rule:
     return replace(rule, by_length=by_length)
 
 
-# Runs of 3 to 6 steps had one grid, and those of 7 the numbers of 8 and 9. Rings of narrow modes had no say.
-LONGER = [(7, 9, RULE.of(8)), *(few for few in RULE.by_length if few[0] > 9)]
+# Short runs of large samples began as high as long ones, and small data on flows had no say in long ones.
+OVER_9 = [(*few[:2], LONGEST if few[0] > 30 else few[2]) for few in RULE.by_length if few[0] > 9]
+HIGH = RULE.everywhere(start_most=math.inf)
+WITHOUT_LARGE = replace(HIGH, by_length=(*(few for few in HIGH.by_length if few[0] <= 9), *OVER_9))
+# Before that, runs of 3 to 6 steps had one grid, and those of 7 the numbers of 8 and 9. Narrow rings had no say.
+LONGER = [(7, 9, RULE.of(8)), *OVER_9]
 SHORT = (3, 4, replace(UP_TO_6, share=0.8, last_share=0.7, long_bound=2.45)), (5, 5, replace(UP_TO_6, share=0.15))
 WITHOUT_RINGS = replace(RULE, by_length=(*SHORT, (6, 6, UP_TO_6), *LONGER))
 # Before that, DDIM had no say in shares and bounds.
@@ -94,7 +99,7 @@ UNRESTORED = replace(WITHOUT_SPECTRA, by_length=((3, 5, UP_TO_5), *WITHOUT_SPECT
 UNSEARCHED = Rule(last_noise=0.3, by_length=UNRESTORED.by_length[:-1])
 UNMIRRORED = replace(UNSEARCHED, last_noise=0.0)
 OLDER = replace(UNMIRRORED, even_last=math.inf)
-DEFAULT = "2027-11"  # the library's own
+DEFAULT = "2027-12"  # the library's own
 RULES: dict[str, Rule] = {
     "2026-11": replace(FROZEN, start=math.inf),  # from the highest level
     "2026-11, lower start": FROZEN,
@@ -109,6 +114,7 @@ RULES: dict[str, Rule] = {
     "2027-08": UNSHARED,
     "2027-09": WITHOUT_DDIM,
     "2027-10": WITHOUT_RINGS,
+    "2027-11": WITHOUT_LARGE,
     DEFAULT: RULE,
     f"{DEFAULT}, from the top": replace(RULE, start=math.inf),
     f"{DEFAULT}, few steps as many": OVER_30,
@@ -136,7 +142,8 @@ EXACT = {
     "mixture": ("linear", "rectified_flow"), "mixture-6": ("cosine", "rectified_flow"),
     "mixture-40": ("scaled_linear", "linear"), "small-mixture": ("cosine", "edm"),
     "power-law": ("linear", "rectified_flow"), "flat-law": ("cosine", "rectified_flow"),
-    "small-law": ("scaled_linear", "linear"), "tails": ("cosine", "edm"),
+    "small-law": ("scaled_linear", "linear", "rectified_flow", "edm"), "tails": ("cosine", "edm"),
+    "faint-field": ("cosine", "rectified_flow"),
     "digits-kernel": ("linear", "rectified_flow"), "picture-field": ("linear", "edm"),
     "field": ("scaled_linear", "rectified_flow"), "latent-field": ("cosine", "rectified_flow"),
     "noise-field": ("linear", "edm"),
@@ -156,8 +163,8 @@ NARROW = (
     (2, 0.7, 0.045), (3, 1.4, 0.022), (4, 0.9, 0.046), (6, 1.3, 0.06), (7, 1.0, 0.035), (8, 1.1, 0.03), (9, 1.4, 0.04),
 )  # fmt: skip
 FEW_RULES = {
-    "2027-08": UNSHARED,
     "2027-10": WITHOUT_RINGS,
+    "2027-11": WITHOUT_LARGE,
     DEFAULT: RULE,
     "2027-08, weights up to 1.6": UNSHARED.everywhere(long_bound=1.6),
     **{
@@ -206,7 +213,7 @@ class OwnGrid:
         self.kept = cells
         self.problems = {
             "exact": [self.exact(cells, name, on) for name in EXACT for on in EXACT[name]],
-            "small networks": [self.small(name, starts) for name, starts in SMALL.items()],
+            "small networks": [self.trained(SETS["choosing"][name], starts) for name, starts in SMALL.items()],
             "20 cells": problems_of_rules(cells)[:-1],
         }
         self.cells: list[tuple[str, Problem, int]] = [
@@ -228,9 +235,14 @@ class OwnGrid:
         problem = exact(DISTRIBUTIONS[name], schedule, 12 if name == "digits-kernel" else 24, 5, name=full)
         return replace(problem, saved=cells.path.with_name(f"choose-{name}-{schedule}.npz"))
 
-    def small(self, name: str, starts: int) -> Problem:
-        saved = networks.CACHE / f"choose-{name}.npz"
-        return SETS["choosing"][name].make(starts, 7, progress=False, name=name, saved=saved)
+    def trained(self, entry: Entry, starts: int) -> Problem:
+        saved = networks.CACHE / f"choose-{entry.name}.npz"
+        return entry.make(starts, 7, progress=False, name=entry.name, saved=saved)
+
+    @cached_property
+    def large(self) -> list[Problem]:
+        """Networks of pictures of 64×64, for runs of few calls."""
+        return [self.trained(entry, 8) for entry in SETS["large"].values()]
 
     def quick(self) -> dict[str, list[tuple[Problem, dict[str, Any]]]]:
         """By kind, all problems but the slow one, each with options of its plan: none yet."""
@@ -274,6 +286,7 @@ def few_calls(own: OwnGrid) -> str:
         for problem in own.problems["20 cells"]
         for times in LARGER
     ]
+    cells += [("64×64", problem, {}) for problem in own.large]
     cells += [("narrow modes", narrow_ring(*numbers, on), {}) for numbers in NARROW for on in ("linear", "cosine")]
     makers = {name: partial(PLMSSolver, rule=rule) for name, rule in FEW_RULES.items()} | FEW_PEERS
     of, problems, tables = np.array([group for group, *_ in cells]), [cell[1:] for cell in cells], []
@@ -414,6 +427,7 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
     rings = drawn_rings() if calls and max(calls) <= max(FEW) else []
     if rings:
         problems["exact"] += [(ring, {}) for ring in rings]
+        problems["20 cells"] += [(p, {}) for p in own.large]
         problems["20 cells"] += [(p, as_larger(p, times)) for p in own.problems["20 cells"] for times in LARGER]
 
     def errors_by_kind(make: Callable[..., Any]) -> list[np.ndarray]:
@@ -428,7 +442,8 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
         least, ddim = [grids.best], [math.inf]
     else:
         known = {(problem.name, count): least for (_, problem, count), least in zip(own.cells, own.least, strict=True)}
-        known |= {(ring.name, count): own.least_of(ring, count) for ring in rings for count in calls}
+        for problem, count in itertools.product([*rings, *(own.large if rings else [])], calls):
+            known[problem.name, count] = own.least_of(problem, count)
         least = [
             np.array([math.inf if larger else known.get((p.name, n), math.inf) for n in calls for p, larger in kind])
             for kind in problems.values()

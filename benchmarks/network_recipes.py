@@ -1,7 +1,8 @@
 """What the small networks of networks.py are: their data, their architectures, and the recipe of each by its name.
 
 The set "choosing" may guide the choice of a default, and "sizes" what it makes of data far from unit range. The set
-"testing" differs in data, architecture and schedule, and has no say in either. The classifiers of the set "features"
+"large", of pictures of 64×64, has a say in runs of few calls. The set "testing" differs in data, architecture and
+schedule, and has no say in any. The classifiers of the set "features"
 turn images into 32 numbers for a Fréchet distance.
 """
 
@@ -23,6 +24,8 @@ from torch.nn import functional
 
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 import network_data
+
+from pndm_solvers.reference.unet import UNet
 
 # ------------------------------------------------------------------------ data
 
@@ -88,6 +91,36 @@ def spectra() -> Data:
     return (height + slope * bins + bend * (3 * bins**2 - 1) / 2 + shapes.sum(1)).astype(np.float32), None
 
 
+def galaxies() -> Data:
+    """Pictures of 64×64 in three colours: one to three galaxies, blurred, in noise; deviation 0.5 around mean 0."""
+    generator, count, parts, side = np.random.default_rng(9), 1000, 3, 64
+    wide = (count, parts, 1, 1)
+    down, across = np.meshgrid(*2 * [np.linspace(-1, 1, side)], indexing="ij")
+    y, x = (generator.uniform(-1, 1, wide) * np.where(np.arange(parts) == 0, 0.1, 0.9)[:, None, None] for _ in range(2))
+    angle, ratio = generator.uniform(0, math.pi, wide), generator.uniform(0.3, 1, wide)
+    size, index = np.exp(generator.uniform(math.log(0.05), math.log(0.2), wide)), generator.uniform(0.5, 1.6, wide)
+    present = np.arange(parts)[:, None, None] < generator.integers(1, parts + 1, (count, 1, 1, 1))
+    flux = present * np.exp(generator.normal(0, 0.8, wide)) * np.where(np.arange(parts) == 0, 1, 0.4)[:, None, None]
+    colour = np.exp(generator.normal(0, 0.4, (count, parts, 3)))
+    along = (across - x) * np.cos(angle) + (down - y) * np.sin(angle)
+    beside = (down - y) * np.cos(angle) - (across - x) * np.sin(angle)
+    radius = np.sqrt(along**2 + (beside / ratio) ** 2 + 0.03**2) / size
+    light = np.einsum("npc,npij->ncij", colour, flux * np.exp(1 - radius ** (1 / index)))
+    values = np.arcsinh(5 * (light + 0.01 * generator.standard_normal(light.shape)))
+    return ((values - values.mean()) / (2 * values.std())).astype(np.float32), None
+
+
+def clouds() -> Data:
+    """Pictures of 64×64: random fields whose power falls as a power of the wave number, bent; deviation 0.5."""
+    generator, count, side = np.random.default_rng(10), 3000, 64
+    waves = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij"))
+    steep = generator.uniform(1, 2, (count, 1, 1))
+    spectrum = np.fft.rfft2(generator.standard_normal((count, side, side))) * np.where(waves, waves, math.inf) ** -steep
+    values = np.fft.irfft2(spectrum, s=(side, side))
+    values = np.tanh(values / values.std((1, 2), keepdims=True) + generator.normal(0, 0.5, (count, 1, 1)))
+    return (values[:, None] / (2 * values.std())).astype(np.float32), None
+
+
 def times(factor: float, data: Callable[[], Data]) -> Data:
     """The same values, multiplied."""
     values, labels = data()
@@ -97,7 +130,7 @@ def times(factor: float, data: Callable[[], Data]) -> Data:
 DATA: dict[str, Callable[[], Data]] = {
     "digits": network_data.digits,
     "fashion": network_data.fashion,
-    **{function.__name__: function for function in (moons, spirals, spectra, audio, trajectories)},
+    **{function.__name__: function for function in (moons, spirals, spectra, galaxies, clouds, audio, trajectories)},
     "small-moons": partial(times, 0.1, moons),
     "large-moons": partial(times, 8.0, moons),
     "small-digits": partial(times, 0.25, network_data.digits),
@@ -210,7 +243,18 @@ class Classifier(nn.Module):
         return functional.silu(self.features(x.flatten(1)))
 
 
-ARCHITECTURES = {kind.__name__: kind for kind in (Mlp, ResidualMlp, Convolutional, Classifier)}
+class AddedUNet(nn.Module):
+    """The architecture of the bundled networks, whose answer is added to the state: near pure noise that is ε."""
+
+    def __init__(self, shape: tuple[int, ...], classes: int, **arguments: Any) -> None:
+        super().__init__()
+        self.unet = UNet(shape[1], shape[0], classes=classes, **arguments)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x + self.unet(x, t)
+
+
+ARCHITECTURES = {kind.__name__: kind for kind in (Mlp, ResidualMlp, Convolutional, Classifier, AddedUNet)}
 
 # --------------------------------------------------------------------- recipes
 
@@ -240,6 +284,7 @@ class Recipe:
 
 
 MLP = ("Mlp", {"width": 128, "layers": 3})
+UNET = ("AddedUNet", {"width": 16, "multipliers": [1, 2, 4], "patch": 2})
 RESIDUAL_MLP = ("ResidualMlp", {"width": 384, "blocks": 3})
 PREDICTED = {"epsilon": "epsilon", "v": "v_prediction", "sample": "sample"}
 PAIRS = ("linear", "epsilon"), ("cosine", "v")
@@ -280,6 +325,12 @@ NETWORKS: dict[str, Recipe] = {
             one_cycle=True,
         )
         for betas, short in PAIRS
+    },
+    **{
+        f"{data}-linear-epsilon": Recipe(
+            "large", data, (channels, 64, 64), UNET, 0, "linear", "epsilon", batch=16, rate=1e-3, one_cycle=True
+        )
+        for data, channels in (("galaxies", 3), ("clouds", 1))
     },
     "spirals": Recipe("testing", "spirals", (2,), MLP, 0, "cosine", "epsilon", seed=1),
     "audio": Recipe(

@@ -2,7 +2,8 @@
 
 A script measures one set at a time, and its result names the set. In the testing set exact problems have other
 distributions, and every problem has other starts. A third set, "sizes", has data far smaller and far larger than 1. It
-chose what the default makes of `data_range=`, and nothing else.
+chose what the default makes of `data_range=`, and nothing else. A fourth, "large", has networks of pictures of 64×64,
+which are dear: it has a say in the numbers of runs of few calls, and stands in no table of peers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pndm_solvers.schedules import SCHEDULES
 
 __all__ = ["SETS", "Entry", "deviation_of", "first_starts", "range_of", "shaped_target", "told"]
 
-SEEDS = {"choosing": 1, "sizes": 1, "testing": 101}  # of the starts
+SEEDS = {"choosing": 1, "sizes": 1, "large": 1, "testing": 101}  # of the starts
 
 
 @dataclass(frozen=True)
@@ -143,17 +144,25 @@ def bundled(network: str, count: int, seed: int, **options: Any) -> Problem:
 EXACT = {
     "choosing": ("ring", "mixture", "digits-kernel", "power-law"),
     "sizes": ("small-mixture", "small-law", "large-mixture", "large-law"),
+    "large": (),
     "testing": ("five-modes", "mixture-24", "steep"),
 }
 SCHEDULE_NAMES = {
     "choosing": ("linear", "scaled_linear", "cosine"),
     "sizes": ("linear", "rectified_flow"),
+    "large": (),
     "testing": ("linear", "cosine", "rectified_flow"),
 }
 # (starts, samples, whether every peer is compared in distribution), by what a call costs.
-CHEAP, MIDDLE, DEAR = (128, 512, True), (48, 256, False), (24, 128, False)
+CHEAP, MIDDLE, DEAR, DEAREST = (128, 512, True), (48, 256, False), (24, 128, False), (8, 96, False)
 MORE_CALLS, FEWER_CALLS = (5, 8, 10, 20, 50), (5, 10)
-SIZES = {"digits-kernel": MIDDLE, "audio": DEAR, "digits-conv": DEAR}
+SIZES = {
+    "digits-kernel": MIDDLE,
+    "audio": DEAR,
+    "digits-conv": DEAR,
+    "galaxies-linear-epsilon": DEAREST,
+    "clouds-linear-epsilon": DEAREST,
+}
 
 
 def scaled(distribution: Gaussian | GaussianMixture, factor: float) -> GaussianMixture:
@@ -195,6 +204,7 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
     "small-law": lambda: scaled(power_law(48, 2.4, 5), 0.3),
     "tails": tails,
     "picture-field": partial(field, dimension=768, exponent=2.0, rms=0.5),
+    "faint-field": partial(field, dimension=768, exponent=2.0, rms=0.15),
     "field": partial(field, dimension=1024, exponent=1.0, rms=1.0),
     "latent-field": partial(field, dimension=1024, exponent=0.5, rms=1.0),
     "noise-field": partial(field, dimension=256, exponent=0.2, rms=0.7),

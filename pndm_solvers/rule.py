@@ -28,8 +28,9 @@ class Rule:
 
     Attributes
     ----------
-    start, spread:
-        An ε- or score-network's run begins at `ρ = start·max(1, √D/spread)` for samples of D numbers.
+    start, spread, start_most:
+        An ε- or score-network's run begins at `ρ = start·max(1, √D/spread)` for samples of D numbers, but at
+        `start_most` at most.
     grid_scale, grid_rise, grid_fall:
         The grid `ρ = scale·s^rise/(1 − s)^fall`, for even s.
     grid_first:
@@ -84,6 +85,7 @@ class Rule:
 
     start: float = 10.0
     spread: float = 6.0
+    start_most: float = math.inf
     grid_scale: float = 0.18
     grid_rise: float = 1.3
     grid_fall: float = 3.0
@@ -143,7 +145,7 @@ class Rule:
         """
         if (unit := data_range if data_range > 1 else data_range**self.small) == 1:
             return self
-        names = "unit", "start", "grid_scale", "knee", "last_noise", "even_top", "even_last"
+        names = "unit", "start", "start_most", "grid_scale", "knee", "last_noise", "even_top", "even_last"
         return replace(
             self,
             **{name: unit * getattr(self, name) for name in names},
@@ -154,7 +156,7 @@ class Rule:
 
     def start_ratio(self, count: int) -> float:
         """The ρ at which a run from pure noise begins, for samples of `count` numbers."""
-        return self.start * max(1.0, math.sqrt(count) / self.spread)
+        return min(self.start * max(1.0, math.sqrt(count) / self.spread), self.start_most)
 
     def grid_ratio(self, s: Any) -> Any:
         """ρ of the grid at s in [0, 1)."""
@@ -225,7 +227,7 @@ class Rule:
 
 # The fewer the steps, the lower the order; up to 7 each length has its own numbers. Up to 16 steps the grids are nearly
 # even in log ρ above ρ = 0.1.
-FEW = Rule(tail=0.0, orders=((0.0, 2),))
+FEW = Rule(tail=0.0, orders=((0.0, 2),), start_most=85.0)
 OF_3 = replace(
     FEW, grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
     long_bound=2.45, last_bound=2.1, share=0.8, last_share=0.7,
@@ -243,8 +245,8 @@ OF_6 = replace(
     long_bound=2.58, last_bound=2.4, last_share=0.5,
 )  # fmt: skip
 OF_7 = replace(
-    FEW, grid_scale=0.117, grid_rise=0.71, grid_fall=8.9, grid_first=0.94, grid_top=0.112, grid_low=0.0002, knee=0.088,
-    tail=0.02, long_bound=3.25, last_bound=5.6, last_share=0.72,
+    FEW, start_most=math.inf, grid_scale=0.117, grid_rise=0.71, grid_fall=8.9, grid_first=0.94, grid_top=0.112,
+    grid_low=0.0002, knee=0.088, tail=0.02, long_bound=3.25, last_bound=5.6, last_share=0.72,
 )  # fmt: skip
 UP_TO_9 = Rule(
     grid_scale=0.224, grid_rise=1.15, grid_fall=9.6, grid_first=1.0, grid_top=0.205, grid_low=0.00015, knee=0.099,
@@ -259,13 +261,13 @@ UP_TO_30 = Rule(
     tail=0.11, orders=((50.0, 2), (0.02, 3), (0.0, 4)), corrected=2.0,
 )  # fmt: skip
 OVER_30 = Rule(
-    grid_scale=0.25, grid_rise=1.44, grid_first=0.76, grid_top=0.27, grid_low=0.0005, knee=0.107, short=0.54,
-    orders=((87.0, 2), (0.016, 3), (0.0, 4)), long_bound=6.9, last_bound=4.0, last_noise=0.41, corrected=0.62,
+    grid_scale=0.3, grid_rise=2.2, grid_first=0.78, grid_top=0.18, grid_low=0.0001, knee=0.085, tail=0.127, short=1.08,
+    orders=((34.0, 2), (0.03, 3), (0.0, 4)), long_bound=7.0, last_bound=2.6, last_noise=0.31, corrected=1.0,
 )  # fmt: skip
-# The numbers that are not of a length are those of runs of one and two steps, and of grids that others chose.
+# The numbers that are not of a length are those of grids that others chose.
 RULE = Rule(
     by_length=(
-        (3, 3, OF_3), (4, 4, OF_4), (5, 5, OF_5), (6, 6, OF_6), (7, 7, OF_7),
+        (1, 2, Rule(start_most=85.0)), (3, 3, OF_3), (4, 4, OF_4), (5, 5, OF_5), (6, 6, OF_6), (7, 7, OF_7),
         (8, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30),
     )
 )  # fmt: skip

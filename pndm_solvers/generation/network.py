@@ -17,6 +17,7 @@ from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.latents import around, first_state, mean_of
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
+from pndm_solvers.rule import RULE
 from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
@@ -144,7 +145,8 @@ def advise(loaded: Any, samples: Any, plan: Plan) -> None:
     mean, size = data_of(loaded)
     if mean is not None:
         return
-    start = default_start(loaded.schedule, loaded.prediction, size, tuple(loaded.shape))
+    rule = RULE.of(len(plan.levels) - 1)
+    start = default_start(loaded.schedule, loaded.prediction, size, tuple(loaded.shape), rule)
     own = math.isclose(plan.levels[0].t, start.t, rel_tol=1e-9, abs_tol=1e-9)
     advise_on_samples(samples, plan, loaded.schedule, size if own else None)
 

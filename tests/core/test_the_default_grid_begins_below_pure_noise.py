@@ -28,6 +28,19 @@ def test_networks_whose_error_grows_with_the_noise_begin_where_data_drown(predic
     assert plan.model_calls == 8
 
 
+@pytest.mark.parametrize(("steps", "ratio"), [(1, 85), (2, 85), (3, 85), (6, 85), (7, 10 * math.sqrt(12288) / 6)])
+def test_short_runs_of_large_samples_begin_lower(steps, ratio):
+    """There the errors of the first answers outweigh what a lower start leaves out. Few numbers begin lower anyway."""
+    for data_range in (1.0, 3.0):
+        facts = {"sample_shape": (3, 64, 64), "data_range": data_range}
+        for solver in (PLMSSolver(COSINE), DDIMSolver(COSINE)):
+            assert solver.plan(steps, **facts).levels[0].ratio == pytest.approx(data_range * ratio)
+        assert PLMSSolver(COSINE).plan(steps, prediction="sample", **facts).levels[0].t == COSINE.t_max
+        few = replace(RULE.of(steps), start_most=math.inf)
+        one = make_grid(COSINE, steps, sample_shape=(1, 28, 28), data_range=data_range, rule=few)
+        assert one == make_grid(COSINE, steps, sample_shape=(1, 28, 28), data_range=data_range)
+
+
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction", "flow"])
 def test_networks_that_are_accurate_at_pure_noise_begin_there(prediction):
     assert DDIMSolver(COSINE).plan(8, prediction=prediction).levels[0].t == COSINE.t_max

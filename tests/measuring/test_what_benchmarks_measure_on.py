@@ -29,20 +29,33 @@ def test_the_sets_share_no_problem_and_no_starts():
         assert name in choosing
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in NETWORKS.items() if recipe.schedule])
+def samples_of(found, count, **options):
+    x = torch.from_numpy(initial_noise((count, *found.shape), 5)).float()
+    plan = PLMSSolver(found.schedule).plan(20, **options)
+    drawn = plan.run(found.network, x, prediction=found.prediction, condition=found.condition(count))
+    return drawn.double().numpy()
+
+
+@pytest.mark.parametrize("name", [name for name, of in NETWORKS.items() if of.schedule and of.set != "large"])
 def test_every_trained_network_samples_its_data(name):
     """From σ/α = 10, where none of their errors is multiplied by much, samples lie near the data."""
     found = networks.load(name)
     assert found.set in sets.SETS
     assert name in sets.SETS[found.set]
-    x = torch.from_numpy(initial_noise((64, *found.shape), 5)).float()
-    plan = PLMSSolver(found.schedule).plan(20, start=found.schedule.level_at(10.0).t)
-    samples = plan.run(found.network, x, prediction=found.prediction, condition=found.condition(64)).double().numpy()
-    data = found.data()
+    samples, data = samples_of(found, 64, start=found.schedule.level_at(10.0).t), found.data()
     assert data.shape[1:] == found.shape
     distance = np.abs(samples.reshape(64, 1, -1) - data.reshape(1, len(data), -1)[:, :1500]).max(2).min(1)
     spread = np.abs(data - data.mean(0)).max()
     assert np.median(distance) < 0.8 * spread
+
+
+@pytest.mark.parametrize("name", sets.SETS["large"])
+def test_networks_of_large_pictures_draw_pictures_as_wide_and_as_rough_as_their_data(name):
+    """Such pictures lie far from one another, so near the data would say little."""
+    found = networks.load(name)
+    samples, data = samples_of(found, 16, prediction=found.prediction, sample_shape=found.shape), found.data()
+    for measure in (np.std, lambda x: np.std(np.diff(x))):
+        assert 0.6 < measure(samples) / measure(data) < 1.6
 
 
 def test_features_are_those_of_a_classifier():
