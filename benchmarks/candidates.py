@@ -38,7 +38,7 @@ UP_TO_16 = Rule(
     grid_scale=0.24, grid_rise=1.0, grid_fall=11.4, grid_first=0.9, grid_top=0.123, grid_low=0.00033, knee=0.114,
     tail=0.0255, orders=((12.3, 2), (0.0, 3)), long_bound=3.63, last_bound=5.0,
 )  # fmt: skip
-LONGEST = Rule(  # of more than 30 steps
+FROM_31 = Rule(  # runs of more than 30 steps
     grid_scale=0.25, grid_rise=1.44, grid_first=0.76, grid_top=0.27, grid_low=0.0005, knee=0.107, short=0.54,
     orders=((87.0, 2), (0.016, 3), (0.0, 4)), long_bound=6.9, last_bound=4.0, last_noise=0.41, corrected=0.62,
 )  # fmt: skip

@@ -26,6 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from itertools import product
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -218,10 +219,11 @@ def lower(check: Check) -> str:
     for entry in tqdm(check.entries, desc="lower"):
         problem = check.sampled(entry)
         first = plan_of(problem, 10).levels[0].ratio  # shorter runs may begin lower
-        for calls in (2, 4, 6, 8):
-            for share in LOWER if math.isfinite(first) else ():
-                rule = RULE.everywhere(start_most=share * first)
-                plan = PLMSSolver(problem.schedule, rule=rule).plan(calls, **problem.grid_options)
+        unit = RULE.of_range(problem.grid_options.get("data_range", 1.0)).unit
+        for calls, share in product((2, 4, 6, 8), LOWER):
+            rule = RULE.everywhere(start_most=share * first / unit)  # the grid moves with its start
+            plan = PLMSSolver(problem.schedule, rule=rule).plan(calls, **problem.grid_options)
+            if share == 1 or plan.levels[0].ratio < first:  # not of networks that begin at pure noise
                 gap = estimate(problem, begun(problem, plan), None, "sliced-wasserstein")
                 found[f"{entry.name}, {calls} calls, from {first:.3g}", share] = f"{gap.value:.3f}"
     return by_cell("times", found)

@@ -31,6 +31,7 @@ import argparse
 import itertools
 import json
 import math
+import operator
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ import given_grids
 import networks
 import numpy as np
 import torch
-from candidates import FROZEN, LONGEST, UP_TO_5, UP_TO_6, UP_TO_8, UP_TO_13, UP_TO_16, candidate
+from candidates import FROM_31, FROZEN, UP_TO_5, UP_TO_6, UP_TO_8, UP_TO_13, UP_TO_16, candidate
 from network_recipes import NETWORKS
 from rules import Cells, begun, paired, problems_of_rules, simple_plans
 from sets import DISTRIBUTIONS, SETS, Entry, exact
@@ -69,16 +70,16 @@ def exchanged(rule: Rule, calls: Sequence[int], new: Rule) -> Rule:
     old = {few[:2]: few[2] for few in rule.by_length if any(few[0] <= steps <= few[1] for steps in calls)}
     if not old:
         return replace(new, by_length=rule.by_length)
-    differ = differing(list(old.values()))
+    differ = differing(list(old.values())) | {"start_most"}
     own = {lengths: replace(new, **{name: getattr(few, name) for name in differ}) for lengths, few in old.items()}
     by_length = tuple((least, most, own.get((least, most), few)) for least, most, few in rule.by_length)
     return replace(rule, by_length=by_length)
 
 
-# Short runs of large samples began as high as long ones, and small data on flows had no say in long ones.
-OVER_9 = [(*few[:2], LONGEST if few[0] > 30 else few[2]) for few in RULE.by_length if few[0] > 9]
-HIGH = RULE.everywhere(start_most=math.inf)
-WITHOUT_LARGE = replace(HIGH, by_length=(*(few for few in HIGH.by_length if few[0] <= 9), *OVER_9))
+# Short runs of large samples began as high as long ones. Neither these nor small data on flows had a say.
+OVER_9 = [(*few[:2], FROM_31 if few[0] > 30 else few[2]) for few in RULE.by_length if few[0] > 9]
+HIGH = RULE.everywhere(start_most=math.inf).by_length
+BEFORE_LARGE = replace(RULE, by_length=(*(few for few in HIGH if few[0] <= 9), *OVER_9))
 # Before that, runs of 3 to 6 steps had one grid, and those of 7 the numbers of 8 and 9. Narrow rings had no say.
 LONGER = [(7, 9, RULE.of(8)), *OVER_9]
 SHORT = (3, 4, replace(UP_TO_6, share=0.8, last_share=0.7, long_bound=2.45)), (5, 5, replace(UP_TO_6, share=0.15))
@@ -114,9 +115,9 @@ RULES: dict[str, Rule] = {
     "2027-08": UNSHARED,
     "2027-09": WITHOUT_DDIM,
     "2027-10": WITHOUT_RINGS,
-    "2027-11": WITHOUT_LARGE,
+    "2027-11": BEFORE_LARGE,
     DEFAULT: RULE,
-    f"{DEFAULT}, from the top": replace(RULE, start=math.inf),
+    f"{DEFAULT}, from the top": RULE.everywhere(start=math.inf, start_most=math.inf),
     f"{DEFAULT}, few steps as many": OVER_30,
     f"{DEFAULT}, even from the highest level": RULE.everywhere(grid_top=math.inf),
     f"{DEFAULT}, own coordinate everywhere": replace(RULE, even=False),
@@ -164,7 +165,7 @@ NARROW = (
 )  # fmt: skip
 FEW_RULES = {
     "2027-10": WITHOUT_RINGS,
-    "2027-11": WITHOUT_LARGE,
+    "2027-11": BEFORE_LARGE,
     DEFAULT: RULE,
     "2027-08, weights up to 1.6": UNSHARED.everywhere(long_bound=1.6),
     **{
@@ -459,7 +460,8 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
             parts.append((change + worse + 1.5 * far).mean())
         return float(np.average(parts, weights=[*KINDS.values()] if calls else None))
 
-    lengths = calls or [1]
+    lengths = calls or []
+    of = operator.methodcaller("of", max(calls)) if calls else lambda rule: rule
     names = sorted({*NUMBERS} - differing([RULE.of(steps) for steps in lengths])) if calls else GIVEN_NUMBERS
     with tqdm(desc="search", unit="rule") as bar:
         tried = rule = exchanged(RULE, lengths, rule)
@@ -468,8 +470,8 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
                 if (found := score(tried)) < best:
                     best, rule = found, tried
                     path.write_text(json.dumps(asdict(rule), indent=1))
-                    bar.write(f"{best:.4f} {rule.of(max(lengths))}")
-            tried = exchanged(rule, lengths, changed(rule.of(max(lengths)), names, rng))
+                    bar.write(f"{best:.4f} {of(rule)}")
+            tried = exchanged(rule, lengths, changed(of(rule), names, rng))
             bar.update()
     return rule
 
@@ -492,7 +494,7 @@ def main() -> None:
     with torch.inference_mode():
         own, grids = OwnGrid(Cells(networks.CACHE)), GivenGrids()
         if arguments.search:
-            first = arguments.first.of(arguments.of or max(arguments.calls or [1]))
+            first = arguments.first.of(arguments.of or max(arguments.calls)) if arguments.calls else arguments.first
             rules["found"] = search(own, grids, first, arguments.search, arguments.calls, arguments.seed)
         rows, few, by_calls = [], [], {}
         for name, rule in tqdm(rules.items(), desc="candidates"):

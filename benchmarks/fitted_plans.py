@@ -132,7 +132,7 @@ def bundled_networks(bench: Bench) -> Iterator[tuple[Problem, int, dict[str, Any
             ]
             default = plan_of(problem, calls)
             simple = simple_plans(problem, calls).values()
-            plans = [*simple, *plain_rules(problem.schedule, default, problem.grid_options), default]
+            plans = [*simple, *plain_rules(problem.schedule, default, problem.grid_options, {}), default]
             rules = [
                 bench.cells.get(problem, f"errors of {count}", partial(_listed, problem, plan), plan)
                 for plan in tqdm(plans, desc=f"{name}, {calls} calls, rules")

@@ -2,8 +2,8 @@
 
 The set "choosing" may guide the choice of a default, and "sizes" what it makes of data far from unit range. The set
 "large", of pictures of 64×64, has a say in runs of few calls. The set "testing" differs in data, architecture and
-schedule, and has no say in any. The classifiers of the set "features"
-turn images into 32 numbers for a Fréchet distance.
+schedule, and has no say in any of these. The classifiers of the set "features" turn images into 32 numbers for a
+Fréchet distance.
 """
 
 from __future__ import annotations

@@ -188,24 +188,22 @@ def make_grid(
     if whole("steps_offset", steps_offset, least=0) and (timesteps is not None or not leading_named):
         raise ValueError("steps_offset belongs to spacing='leading' alone")
     data_range = size_of_data(data_range)
-    own = rule
-    if timesteps is None and whole("num_inference_steps", num_inference_steps) and _magnified(prediction):
-        own = rule.of(num_inference_steps)
-    lowered = default_start(schedule, prediction, data_range, sample_shape, own)
+    steps = whole("num_inference_steps", num_inference_steps) if timesteps is None else None
+    lowered = default_start(schedule, prediction, data_range, sample_shape, rule, steps)
     if isinstance(start, str):
         choice("start", start, ("top",))
         start = schedule.t_max
-    if timesteps is None and isinstance(spacing, str) and spacing == DEFAULT_SPACING:
-        drowned = _drowned(data_range, sample_shape, own)
-        spacing = partial(
-            default, first=lowered if start is None else None, drowned=drowned, rule=rule.of_range(data_range)
-        )
+    if steps is not None and isinstance(spacing, str) and spacing == DEFAULT_SPACING:
+        first_at = lowered if start is None else None
+        below = first_at and lowered.ratio < schedule.level(schedule.t_max).ratio
+        drowned = _drowned(data_range, sample_shape, rule.of(steps) if below else rule)
+        spacing = partial(default, first=first_at, drowned=drowned, rule=rule.of_range(data_range))
     if stop is not None:
         end = schedule.level(stop, "stop")
     else:
         end = schedule.clean if final == "clean" else schedule.level(schedule.t_min)
-    if timesteps is None:
-        times = _spaced(schedule, num_inference_steps, spacing, end) + steps_offset
+    if steps is not None:
+        times = _spaced(schedule, steps, spacing, end) + steps_offset
         if stop is not None and start is None and end.t >= times[0]:
             raise ValueError(
                 f"stop = {end.t:g} is not below t = {times[0]:g}, where this spacing begins; to run upwards, from data "
@@ -241,13 +239,15 @@ def default_start(
     data_range: float = 1.0,
     sample_shape: tuple[int, ...] | None = None,
     rule: Rule = RULE,
+    steps: int | None = None,
 ) -> Level:
     """Where a run from pure noise begins on the default grid: the highest level, or a lower one.
 
     At σ/α = ρ an error δ of ε is one of δ·ρ in the picture. So networks that predict ε or a score are not asked far
     above the level where the data drown in noise: ρ = 10·unit·max(1, √D/6). The unit is the data's range, and its root
     below 1. Noise has to drown the data's widest direction, and in D numbers of one range that is up to √D wide. With
-    few steps such errors outweigh what a lower start leaves out, so runs of 6 steps or fewer begin at ρ = 85 at most.
+    few steps such errors outweigh what a lower start leaves out, so runs of 6 steps or fewer without noise in the steps
+    begin at ρ = 85·unit at most.
     Networks that predict v, x_0 or a flow are accurate at pure noise, and begin there. So does every run where pure
     noise of the lower level would have another deviation, as on variance-exploding schedules: a caller's noise is that
     of the highest level.
@@ -263,24 +263,22 @@ def default_start(
     sample_shape:
         Of one sample, without the batch; None counts as 1,024 numbers.
     rule:
-        Its `start`, `spread` and `start_most` are the 10, the 6 and the 85: `RULE.of(steps)`.
+        Its `start`, `spread` and `start_most` are the 10, the 6 and the 85.
+    steps:
+        Of the run; None is a run of more than 6.
     """
     top, lowest = schedule.level(schedule.t_max), schedule.level(schedule.t_min).ratio
-    ratio = _drowned(size_of_data(data_range), sample_shape, rule)
+    kind = Prediction.of(prediction).type
+    ratio = _drowned(size_of_data(data_range), sample_shape, rule if steps is None else rule.of(steps))
     if ratio <= lowest:
         raise ValueError(
             f"data_range is {data_range:g}; noise at the schedule's lowest level, σ/α = {lowest:g}, drowns such data"
         )
-    if not _magnified(prediction) or ratio >= top.ratio:
+    if kind not in ("epsilon", "score") or ratio >= top.ratio:
         return top
     level = schedule.level_at(ratio)
     same = math.isclose(math.hypot(*level[1:]), math.hypot(*top[1:]), rel_tol=1e-6)
     return level if same else top
-
-
-def _magnified(prediction: str | Prediction) -> bool:
-    """Whether an error of the network's answer is ρ times as large in the picture."""
-    return Prediction.of(prediction).type in ("epsilon", "score")
 
 
 def size_of_data(data_range: Any) -> float:

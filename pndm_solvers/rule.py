@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["COUNT", "NOISY_RULE", "OVER_30", "RULE", "Rule"]
+__all__ = ["COUNT", "NOISY_RULE", "OVER_30", "RULE", "SHORT", "Rule"]
 
 # The numbers of a sample whose shape is not known: those of a picture of 32×32.
 COUNT = 1024
 
 # More steps than any run has.
 MOST = 2**62
+
+# Runs of as many steps begin at σ/α = 85 at most, for data of unit range.
+SHORT, SHORT_START = 6, 85.0
 
 
 @dataclass(frozen=True)
@@ -227,26 +230,28 @@ class Rule:
 
 # The fewer the steps, the lower the order; up to 7 each length has its own numbers. Up to 16 steps the grids are nearly
 # even in log ρ above ρ = 0.1.
-FEW = Rule(tail=0.0, orders=((0.0, 2),), start_most=85.0)
+UP_TO_2 = Rule(start_most=SHORT_START)
+FEW = Rule(tail=0.0, orders=((0.0, 2),))
+LOW = replace(FEW, start_most=SHORT_START)
 OF_3 = replace(
-    FEW, grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
+    LOW, grid_scale=0.25, grid_rise=0.9, grid_fall=9.7, grid_first=0.92, grid_top=0.116, grid_low=0.00067, knee=0.173,
     long_bound=2.45, last_bound=2.1, share=0.8, last_share=0.7,
 )  # fmt: skip
 OF_4 = replace(
-    FEW, grid_scale=0.21, grid_rise=0.78, grid_fall=10.35, grid_first=1.08, grid_top=0.108, grid_low=0.00088,
+    LOW, grid_scale=0.21, grid_rise=0.78, grid_fall=10.35, grid_first=1.08, grid_top=0.108, grid_low=0.00088,
     knee=0.188, long_bound=2.6, last_bound=1.85, share=0.65, last_share=0.45,
 )  # fmt: skip
 OF_5 = replace(
-    FEW, grid_scale=0.145, grid_rise=0.99, grid_fall=6.0, grid_first=0.81, grid_top=0.088, grid_low=0.001, knee=0.141,
+    LOW, grid_scale=0.145, grid_rise=0.99, grid_fall=6.0, grid_first=0.81, grid_top=0.088, grid_low=0.001, knee=0.141,
     long_bound=2.69, last_bound=1.9, share=0.165, last_share=0.5,
 )  # fmt: skip
 OF_6 = replace(
-    FEW, grid_scale=0.146, grid_rise=0.9, grid_fall=6.2, grid_first=0.84, grid_top=0.101, grid_low=0.00026, knee=0.121,
+    LOW, grid_scale=0.146, grid_rise=0.9, grid_fall=6.2, grid_first=0.84, grid_top=0.101, grid_low=0.00026, knee=0.121,
     long_bound=2.58, last_bound=2.4, last_share=0.5,
 )  # fmt: skip
 OF_7 = replace(
-    FEW, start_most=math.inf, grid_scale=0.117, grid_rise=0.71, grid_fall=8.9, grid_first=0.94, grid_top=0.112,
-    grid_low=0.0002, knee=0.088, tail=0.02, long_bound=3.25, last_bound=5.6, last_share=0.72,
+    FEW, grid_scale=0.117, grid_rise=0.71, grid_fall=8.9, grid_first=0.94, grid_top=0.112, grid_low=0.0002, knee=0.088,
+    tail=0.02, long_bound=3.25, last_bound=5.6, last_share=0.72,
 )  # fmt: skip
 UP_TO_9 = Rule(
     grid_scale=0.224, grid_rise=1.15, grid_fall=9.6, grid_first=1.0, grid_top=0.205, grid_low=0.00015, knee=0.099,
@@ -264,10 +269,10 @@ OVER_30 = Rule(
     grid_scale=0.3, grid_rise=2.2, grid_first=0.78, grid_top=0.18, grid_low=0.0001, knee=0.085, tail=0.127, short=1.08,
     orders=((34.0, 2), (0.03, 3), (0.0, 4)), long_bound=7.0, last_bound=2.6, last_noise=0.31, corrected=1.0,
 )  # fmt: skip
-# The numbers that are not of a length are those of grids that others chose.
+# The numbers that are not of a length are those of grids that others chose, and of the start of longer runs.
 RULE = Rule(
     by_length=(
-        (1, 2, Rule(start_most=85.0)), (3, 3, OF_3), (4, 4, OF_4), (5, 5, OF_5), (6, 6, OF_6), (7, 7, OF_7),
+        (1, 2, UP_TO_2), (3, 3, OF_3), (4, 4, OF_4), (5, 5, OF_5), (SHORT, SHORT, OF_6), (7, 7, OF_7),
         (8, 9, UP_TO_9), (10, 16, UP_TO_16), (17, 30, UP_TO_30), (31, MOST, OVER_30),
     )
 )  # fmt: skip

@@ -22,7 +22,7 @@ from pndm_solvers.grid import default_start
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
 from pndm_solvers.reference import NETWORK_NAMES, ReferenceNetwork, load_network
-from pndm_solvers.rule import RULE
+from pndm_solvers.rule import SHORT
 
 __all__ = [
     "Class",
@@ -250,8 +250,7 @@ def plan_of(options: SolverOptions, loaded: Any, scale: float, prediction: Predi
             f"--plan: {error}; the network is {loaded.name!r}, --network or --model names another"
         ) from error
     first = plan.levels[0].ratio
-    rule = RULE.of(len(plan.levels) - 1)
-    if options.plan and size > 1 and first < default_start(loaded.schedule, **facts, rule=rule).ratio / 2:
+    if options.plan and size > 1 and first < default_start(loaded.schedule, **facts, steps=SHORT).ratio / 2:
         typer.echo(
             f"note: {plan.name} begins at σ/α = {first:.3g}, where data that reach ±{size:g} show through the noise; "
             f"fit a plan anew, now that the network says how far they reach",

@@ -60,7 +60,7 @@ def fit_plan(
     Returns
     -------
     Plan
-        It begins at `plan.levels[0]`, where the default begins for samples of this shape, and runs as any other. With
+        It begins at `plan.levels[0]`, where longer runs of the default do for samples of this shape. With
         `data_mean` run it by `FittedSolver.sample(…, data_mean=)`, which begins about the mean. Its `fitted` says
         what it was fitted to, and so does its JSON. `FittedSolver` takes it where a solver is asked for.
 

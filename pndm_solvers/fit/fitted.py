@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pndm_solvers import spacings
 from pndm_solvers.advice import warn
 from pndm_solvers.arguments import function, whole
 from pndm_solvers.fit.gauss_newton import typical
@@ -20,6 +22,7 @@ from pndm_solvers.fit.search import drafts, expected_calls
 from pndm_solvers.methods import DDIMSolver, DEISSolver, DPMMultistepSolver, PLMSSolver, UniPCSolver
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
+from pndm_solvers.rule import RULE
 from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Float64
 from pndm_solvers.schedules import NoiseSchedule
@@ -110,10 +113,14 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
             f"max_model_calls is {max_model_calls}, and the pilot has {pilot.plan.model_calls} levels; record one with "
             f"levels={FINER * max_model_calls} at least"
         )
-    default = _quietly(PLMSSolver(pilot.schedule), max_model_calls, pilot.options)
+    default, begun = _quietly(PLMSSolver(pilot.schedule), max_model_calls, pilot.options), {}
+    if default.levels[0] != (first := pilot.plan.levels[0]):  # a short run begins lower, and the pilot's states do not
+        rule = RULE.of_range(pilot.options.get("data_range", 1.0))
+        begun = {"spacing": partial(spacings.default, first=first, drowned=first.ratio, rule=rule)}
+        default = _quietly(PLMSSolver(pilot.schedule), max_model_calls, pilot.options | begun)
     fitting, judging = pilot.parts()
     count, judges = (sum(len(part.rows) for part in parts) for parts in (fitting, judging))
-    rules = list(plain_rules(pilot.schedule, default, pilot.options))
+    rules = list(plain_rules(pilot.schedule, default, pilot.options, begun))
     expected = expected_calls(default, pilot, count) + judges * default.model_calls * (len(rules) + 1)
     bar = tqdm(total=expected, desc=default.cost(), unit="sample", unit_scale=True, disable=not progress)
 
@@ -171,13 +178,16 @@ def _label(name: str, plan: Plan) -> str:
     return f"{name}: {plan.name}" if name == "best plain rule" else name
 
 
-def plain_rules(schedule: NoiseSchedule, default: Plan, options: Any) -> Iterator[Plan]:
-    """The plans of the plain rules, from the first level of the `default`; `options` are those of `Solver.plan`."""
+def plain_rules(schedule: NoiseSchedule, default: Plan, options: Any, begun: Any) -> Iterator[Plan]:
+    """The plans of the plain rules, from the first level of the `default`.
+
+    `options` are those of `Solver.plan`, and `begun` what the default grid needs to begin there.
+    """
     for make, spacing in product(RULES, SPACINGS if "spacing" not in options else ("default",)):
-        own = {} if spacing == "default" else {"spacing": spacing, "start": default.levels[0].t}
+        own = begun if spacing == "default" else {"spacing": spacing, "start": default.levels[0].t}
         with suppress(ValueError):  # of a grid that the schedule lacks
             plan = _quietly(make(schedule), default.model_calls, {**options, **own})
-            yield replace(plan, name=f"{plan.name}, {spacing}" if own else plan.name)
+            yield replace(plan, name=plan.name if spacing == "default" else f"{plan.name}, {spacing}")
 
 
 def _quietly(solver: Solver, calls: int, options: Any) -> Plan:

@@ -17,7 +17,7 @@ from pndm_solvers.guidance import classifier_free_guidance
 from pndm_solvers.latents import around, first_state, mean_of
 from pndm_solvers.plan import Plan
 from pndm_solvers.prediction import Prediction
-from pndm_solvers.rule import RULE
+from pndm_solvers.rule import SHORT
 from pndm_solvers.run_options import Model
 from pndm_solvers.schedule import Level
 from pndm_solvers.schedules import NoiseSchedule
@@ -145,9 +145,9 @@ def advise(loaded: Any, samples: Any, plan: Plan) -> None:
     mean, size = data_of(loaded)
     if mean is not None:
         return
-    rule = RULE.of(len(plan.levels) - 1)
-    start = default_start(loaded.schedule, loaded.prediction, size, tuple(loaded.shape), rule)
-    own = math.isclose(plan.levels[0].t, start.t, rel_tol=1e-9, abs_tol=1e-9)
+    facts = loaded.schedule, loaded.prediction, size, tuple(loaded.shape)
+    starts = (default_start(*facts, steps=steps).t for steps in (None, SHORT))
+    own = any(math.isclose(plan.levels[0].t, t, rel_tol=1e-9, abs_tol=1e-9) for t in starts)
     advise_on_samples(samples, plan, loaded.schedule, size if own else None)
 
 

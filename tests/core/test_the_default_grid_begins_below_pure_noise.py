@@ -16,6 +16,7 @@ from pndm_solvers.schedules import SCHEDULES
 from pndm_solvers.spacings import ALIGN_YOUR_STEPS
 
 COSINE, LINEAR = NoiseSchedule.cosine(), NoiseSchedule.linear()
+HIGH = RULE.everywhere(start_most=math.inf)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "score"])
@@ -65,6 +66,20 @@ def test_named_spacings_and_a_start_keep_their_levels(name):
     """Whatever the network predicts."""
     assert make_grid(LINEAR, 9, spacing=name).levels[0].t == LINEAR.t_max
     assert PLMSSolver(LINEAR).plan(9, spacing=name) == PLMSSolver(LINEAR).plan(9, spacing=name, prediction="sample")
+
+
+@pytest.mark.parametrize("start", [None, "top"])
+def test_short_runs_keep_their_grid_where_they_begin_at_the_highest_level(start):
+    """It has no lower start to follow: where noise has another size below, and where a caller asks for the top."""
+    facts = {"sample_shape": (3, 64, 64), "start": start}
+    for schedule in (LINEAR,) if start else (SCHEDULES["edm"](), NoiseSchedule.scaled_linear()):
+        plan, high = (PLMSSolver(schedule, rule=rule).plan(4, **facts) for rule in (RULE, HIGH))
+        assert plan.levels == high.levels
+
+
+def test_a_whole_number_of_steps_may_be_a_float():
+    for spacing in spacings_of(LINEAR):
+        assert make_grid(LINEAR, 10.0, spacing=spacing) == make_grid(LINEAR, 10, spacing=spacing)
 
 
 def test_top_begins_at_the_highest_level():

@@ -9,7 +9,8 @@ from array_libraries import LIBRARIES
 from conftest import SCHEDULES, named
 from problems import error, noise, recorded, ring
 
-from pndm_solvers import NoiseSchedule, Pilot, PLMSSolver, Prediction, fit_plan
+from pndm_solvers import NoiseSchedule, Pilot, PLMSSolver, Prediction, fit_plan, initial_noise
+from pndm_solvers.analytic import Gaussian
 
 LINEAR = NoiseSchedule.linear()
 
@@ -175,3 +176,18 @@ def test_a_short_budget_has_fewer_numbers(pilot):
         warnings.simplefilter("ignore")  # one call may have nothing to gain
         for calls in (1, 2, 3):
             assert pilot.fit(ring(LINEAR), calls).plan.model_calls == calls
+
+
+def test_a_short_plan_for_large_samples_begins_where_its_pilot_did():
+    """The default begins such a run lower, and the pilot's states are those of its own start."""
+    schedule = NoiseSchedule.cosine()
+    model, x = Gaussian(np.zeros(3072), np.full(3072, 0.25)).model(schedule), initial_noise((64, 3, 32, 32), 0)
+
+    def network(x, t):
+        return model(x.reshape(len(x), -1), t).reshape(x.shape)
+
+    pilot = Pilot.record(network, schedule, x, levels=16)
+    found = pilot.fit(network, 4)
+    assert found.plan.levels[0] == pilot.plan.levels[0]
+    assert found.plan.levels[0].ratio > PLMSSolver(schedule).plan(4, sample_shape=(3, 32, 32)).levels[0].ratio
+    assert found.plan.model_calls == 4

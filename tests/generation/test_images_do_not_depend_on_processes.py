@@ -65,8 +65,8 @@ def test_a_killed_run_that_three_processes_resume(tmp_path, expected):
 def test_two_nodes_one_of_which_starts_again(tmp_path, expected):
     """Two torchruns on one machine, as on two nodes. A worker of the second is killed, and started again.
 
-    The first one's worker is stopped until its torchrun asks it to end. It could make all the shards before, and then
-    the second one's would start again alone.
+    The first one's worker is stopped until its torchrun asks it to end. Otherwise it might make all the shards first,
+    and the second one's worker would wait in vain for another to start again with.
     """
     port, folder = get_free_port(), tmp_path / "set"
     launcher = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--max-restarts=2")
@@ -75,9 +75,11 @@ def test_two_nodes_one_of_which_starts_again(tmp_path, expected):
     wait_until(lambda: has_shards(folder), nodes[0])
     other = children(nodes[0])[-1]
     os.kill(other, signal.SIGSTOP)
-    kill_a_worker(nodes[1])
-    wait_until(lambda: awaits(other, signal.SIGTERM), nodes[0])
-    os.kill(other, signal.SIGCONT)
+    try:
+        kill_a_worker(nodes[1])
+        wait_until(lambda: awaits(other, signal.SIGTERM), nodes[0])
+    finally:
+        os.kill(other, signal.SIGCONT)
     assert [node.wait() for node in nodes] == [0, 0]
     assert shards_of(folder) == expected
 

@@ -46,3 +46,14 @@ def test_the_shares():
         rule = RULE.of(steps)
         found = [number for cell in cells for number in numbers_in(cell)]
         assert found == pytest.approx([rule.share, rule.last_share, rule.long_bound], **ROUNDED)
+
+
+def test_the_largest_start_of_short_runs():
+    pages = {
+        "explanation/default-rule.md": r"In runs of 1 to (\d+)\s+steps .* it is at most (\d+)\.",
+        "explanation/start-level.md": r"Runs of 1 to (\d+) steps .* begin at \$\\rho = (\d+)",
+        "how-to/choosing.md": r"Runs of up to (\d+)\s+steps begin at (\d+) at most",
+    }
+    for page, words in pages.items():
+        steps, most = map(int, re.search(words, (PAGE.parents[1] / page).read_text()).groups())
+        assert RULE.of(steps).start_most == most < RULE.of(steps + 1).start_most
