@@ -18,7 +18,7 @@ __all__ = ["COUNT", "NOISY_RULE", "OVER_30", "RULE", "SHORT", "Rule"]
 # The numbers of a sample whose shape is not known: those of a picture of 32×32.
 COUNT = 1024
 
-# More steps than any run has.
+# More steps than any run has, and a higher σ/α than any begins at.
 MOST = 2**62
 
 # Runs of as many steps begin at σ/α = 85 at most, for data of unit range.
@@ -88,7 +88,7 @@ class Rule:
 
     start: float = 10.0
     spread: float = 6.0
-    start_most: float = math.inf
+    start_most: float = MOST
     grid_scale: float = 0.18
     grid_rise: float = 1.3
     grid_fall: float = 3.0
