@@ -194,10 +194,11 @@ def make_grid(
         choice("start", start, ("top",))
         start = schedule.t_max
     if steps is not None and isinstance(spacing, str) and spacing == DEFAULT_SPACING:
-        first_at = lowered if start is None else None
-        below = first_at and lowered.ratio < schedule.level(schedule.t_max).ratio
+        below = start is None and lowered.ratio < schedule.level(schedule.t_max).ratio
         drowned = _drowned(data_range, sample_shape, rule.of(steps) if below else rule)
-        spacing = partial(default, first=first_at, drowned=drowned, rule=rule.of_range(data_range))
+        spacing = partial(
+            default, first=lowered if start is None else None, drowned=drowned, rule=rule.of_range(data_range)
+        )
     if stop is not None:
         end = schedule.level(stop, "stop")
     else:
@@ -246,8 +247,9 @@ def default_start(
     At σ/α = ρ an error δ of ε is one of δ·ρ in the picture. So networks that predict ε or a score are not asked far
     above the level where the data drown in noise: ρ = 10·unit·max(1, √D/6). The unit is the data's range, and its root
     below 1. Noise has to drown the data's widest direction, and in D numbers of one range that is up to √D wide. With
-    few steps such errors outweigh what a lower start leaves out, so runs of 6 steps or fewer without noise in the steps
-    begin at ρ = 85·unit at most.
+    few steps such errors outweigh what a lower start leaves out. So runs of 6 steps or fewer begin at ρ = 85·unit at
+    most, unless their steps have noise.
+
     Networks that predict v, x_0 or a flow are accurate at pure noise, and begin there. So does every run where pure
     noise of the lower level would have another deviation, as on variance-exploding schedules: a caller's noise is that
     of the highest level.

@@ -21,7 +21,7 @@ COUNT = 1024
 # More steps than any run has, and a higher σ/α than any begins at.
 MOST = 2**62
 
-# Runs of as many steps begin at σ/α = 85 at most, for data of unit range.
+# Runs of up to so many steps begin at this σ/α at most, for data of unit range.
 SHORT, SHORT_START = 6, 85.0
 
 

@@ -114,7 +114,8 @@ def fitted(pilot: Pilot, model: Model, max_model_calls: int, *, progress: bool, 
             f"levels={FINER * max_model_calls} at least"
         )
     default, begun = _quietly(PLMSSolver(pilot.schedule), max_model_calls, pilot.options), {}
-    if default.levels[0] != (first := pilot.plan.levels[0]):  # a short run begins lower, and the pilot's states do not
+    own = pilot.options.get("spacing", "default") == "default" and pilot.options.get("start") is None
+    if own and default.levels[0] != (first := pilot.plan.levels[0]):  # the default begins lower, the pilot's states not
         rule = RULE.of_range(pilot.options.get("data_range", 1.0))
         begun = {"spacing": partial(spacings.default, first=first, drowned=first.ratio, rule=rule)}
         default = _quietly(PLMSSolver(pilot.schedule), max_model_calls, pilot.options | begun)
