@@ -307,7 +307,7 @@ def few_calls(own: OwnGrid) -> str:
 def more_calls(own: OwnGrid) -> str:
     """The default's errors with more calls beside those with fewer: their mean, where they rise, and the largest"""
     problems = [run for among in own.quick().values() for run in among]
-    errors = {calls: errors_of_solvers(PLMSSolver, problems, calls) for calls in (*FEW, 8, 10)}
+    errors = {calls: errors_of_solvers(PLMSSolver, problems, calls) for calls in (*FEW, 8, 10, 16, 17, 20)}
     rows = []
     for fewer, more in itertools.pairwise(errors):
         ratios = errors[more] / errors[fewer]
