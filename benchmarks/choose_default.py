@@ -10,7 +10,7 @@ rules of its own for runs of few steps.
   simple rules. That is to the flow from the top, or to the data, so a low start wins nothing by itself.
 - few calls: errors at 4 to 7 calls, of several ways to weigh answers on the default's grid, by kind of problem, and
   the cells in which DDIM on that grid errs less.
-- more calls: the default's errors with one or two calls more.
+- more calls: the default's errors with some calls more.
 - with a condition: other solvers on networks that get one, beside the default.
 - given grids: each error divided by the best of ComfyUI's Euler, ipndm and dpmpp_2m, on its nine schedulers at full and
   at half denoise, 10 and 20 steps, two exact mixtures as ε- and as flow-models.
@@ -19,9 +19,8 @@ rules of its own for runs of few steps.
 with penalties on cells that grow by a tenth and more, on those above DDIM on the default's grid and, at the lengths of
 the tables, on those above 1.8 times the least of the simple rules. It looks at runs of the lengths --calls, without
 them at the given grids. At few calls it also looks at rings of narrow modes, at networks of pictures of 64×64, and at
-smaller pictures begun as larger ones.
-Where these lengths have several rules, the numbers in which those differ stay. A search finds other valleys when it
-begins at the numbers of a neighbouring length (--of).
+smaller pictures begun as larger ones. Where these lengths have several rules, the numbers in which those differ stay. A
+search finds other valleys when it begins at the numbers of a neighbouring length (--of).
 
     python benchmarks/choose_default.py
     python benchmarks/choose_default.py --search 30 --calls 8
@@ -425,10 +424,10 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
     rng, began, best = np.random.default_rng(seed), time.monotonic(), math.inf
     path = networks.CACHE / f"found-rule-{'-'.join(map(str, calls or ['given']))}-{seed}.json"
     problems = own.quick()
-    rings = drawn_rings() if calls and max(calls) <= max(FEW) else []
-    if rings:
-        problems["exact"] += [(ring, {}) for ring in rings]
-        problems["20 cells"] += [(p, {}) for p in own.large]
+    rings, large = (drawn_rings(), own.large) if calls and max(calls) <= max(FEW) else ([], [])
+    problems["exact"] += [(ring, {}) for ring in rings]
+    problems["20 cells"] += [(p, {}) for p in large]
+    if large:
         problems["20 cells"] += [(p, as_larger(p, times)) for p in own.problems["20 cells"] for times in LARGER]
 
     def errors_by_kind(make: Callable[..., Any]) -> list[np.ndarray]:
@@ -443,7 +442,7 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
         least, ddim = [grids.best], [math.inf]
     else:
         known = {(problem.name, count): least for (_, problem, count), least in zip(own.cells, own.least, strict=True)}
-        for problem, count in itertools.product([*rings, *(own.large if rings else [])], calls):
+        for problem, count in itertools.product([*rings, *large], calls):
             known[problem.name, count] = own.least_of(problem, count)
         least = [
             np.array([math.inf if larger else known.get((p.name, n), math.inf) for n in calls for p, larger in kind])
@@ -470,7 +469,7 @@ def search(own: OwnGrid, grids: GivenGrids, rule: Rule, minutes: float, calls: S
                 if (found := score(tried)) < best:
                     best, rule = found, tried
                     path.write_text(json.dumps(asdict(rule), indent=1))
-                    bar.write(f"{best:.4f} {of(rule)}")
+                    bar.write(f"{best:.4f} {replace(of(rule), by_length=())}")
             tried = exchanged(rule, lengths, changed(of(rule), names, rng))
             bar.update()
     return rule

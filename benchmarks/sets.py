@@ -144,25 +144,17 @@ def bundled(network: str, count: int, seed: int, **options: Any) -> Problem:
 EXACT = {
     "choosing": ("ring", "mixture", "digits-kernel", "power-law"),
     "sizes": ("small-mixture", "small-law", "large-mixture", "large-law"),
-    "large": (),
     "testing": ("five-modes", "mixture-24", "steep"),
 }
 SCHEDULE_NAMES = {
     "choosing": ("linear", "scaled_linear", "cosine"),
     "sizes": ("linear", "rectified_flow"),
-    "large": (),
     "testing": ("linear", "cosine", "rectified_flow"),
 }
 # (starts, samples, whether every peer is compared in distribution), by what a call costs.
 CHEAP, MIDDLE, DEAR, DEAREST = (128, 512, True), (48, 256, False), (24, 128, False), (8, 96, False)
 MORE_CALLS, FEWER_CALLS = (5, 8, 10, 20, 50), (5, 10)
-SIZES = {
-    "digits-kernel": MIDDLE,
-    "audio": DEAR,
-    "digits-conv": DEAR,
-    "galaxies-linear-epsilon": DEAREST,
-    "clouds-linear-epsilon": DEAREST,
-}
+SIZES = {"digits-kernel": MIDDLE, "audio": DEAR, "digits-conv": DEAR}
 
 
 def scaled(distribution: Gaussian | GaussianMixture, factor: float) -> GaussianMixture:
@@ -221,12 +213,13 @@ DISTRIBUTIONS: dict[str, Callable[[], Distribution]] = {
 def _entries(name: str) -> list[Entry]:
     found = [
         Entry(f"{data}, {schedule}", name, partial(exact, DISTRIBUTIONS[data], schedule), *SIZES.get(data, CHEAP))
-        for data in EXACT[name]
+        for data in EXACT.get(name, ())
         for schedule in SCHEDULE_NAMES[name]
     ]
     for network, recipe in NETWORKS.items():
         digits = "digits" in network
         size = SIZES.get(network, MIDDLE if digits or recipe.given else CHEAP)
+        size = DEAREST if name == "large" else size
         if recipe.set == name:
             found.append(Entry(network, name, partial(trained, network), *size, "digits" if digits else None))
     if name == "choosing":
